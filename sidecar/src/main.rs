@@ -1,0 +1,2 @@
+//! s3pod
+fn main() {}

@@ -1,0 +1,4 @@
+//! seam
+/// Bounds the requests in flight.
+#[derive(Debug)]
+pub struct Limit {}

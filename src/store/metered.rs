@@ -1,0 +1,4 @@
+//! seam
+/// Counts and times the requests.
+#[derive(Debug)]
+pub struct Metered {}

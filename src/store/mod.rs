@@ -1,0 +1,340 @@
+//! An object store, as the floors above see one.
+//!
+//! Owns the trait [`ObjectStore`], one method per capability, and the words its callers use:
+//! [`Version`], [`Properties`], [`Condition`]. Promises: every method is whole (done or not done,
+//! never half), a body arrives as it was stored or ends in an error, and a retry never repeats
+//! something that may have been done without saying so ([`Error::is_ambiguous`]). Must not know
+//! files, directories or caches.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::naming::Key;
+use crate::units::ByteRange;
+
+mod error;
+mod limit;
+mod metered;
+mod retry;
+pub mod s3;
+
+pub use error::{Error, ErrorKind, Operation, Result};
+pub use limit::Limit;
+pub use metered::Metered;
+pub use retry::{Retry, RetryPolicy};
+
+/// A store with one bucket. Wrappers add limits, retries and metrics.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + fmt::Debug {
+    /// The object's version and properties (HEAD).
+    async fn head(&self, key: &Key) -> Result<ObjectHead>;
+
+    /// The object's bytes. An answer of [`ErrorKind::Changed`] means the pinned version is gone,
+    /// [`ErrorKind::NotModified`] that [`GetPin::IfChanged`] found the version it named.
+    async fn get(&self, request: &GetRequest) -> Result<GetResponse>;
+
+    /// One page of a listing, in key order, at most 1 000 lines.
+    async fn list(&self, request: &ListRequest) -> Result<ListPage>;
+
+    /// Stores an object in one request.
+    async fn put(&self, request: &PutRequest, payload: &Payload) -> Result<Version>;
+
+    /// Begins a multipart upload.
+    async fn create_upload(&self, key: &Key, properties: &Properties) -> Result<UploadId>;
+
+    /// Sends one part.
+    async fn upload_part(&self, part: &PartTarget, payload: &Payload) -> Result<PartTag>;
+
+    /// Takes one part from an existing object, server-side; `range` within `source`.
+    async fn copy_part(
+        &self,
+        part: &PartTarget,
+        source: &Version,
+        range: ByteRange,
+    ) -> Result<PartTag>;
+
+    /// Makes the object of the parts, which are in order of number.
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[PartTag],
+        condition: &Condition,
+    ) -> Result<Version>;
+
+    /// Gives an unfinished upload up; one that is gone already is no error.
+    async fn abort_upload(&self, upload: &Upload) -> Result<()>;
+
+    /// Copies a whole object of at most 5 GiB, server-side, pinned to `source`.
+    async fn copy(&self, source: &Version, request: &CopyRequest) -> Result<Version>;
+
+    /// Deletes one object; one that is gone already is no error.
+    async fn delete(&self, key: &Key, condition: &Condition) -> Result<()>;
+
+    /// Deletes up to 1 000 objects and returns those that could not be.
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>>;
+}
+
+/// One version of one object: the only pin there is.
+///
+/// Two versions are the same where the ETag and the key are; stores without ETags are compared by
+/// size and time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// The object's key.
+    pub key: Key,
+    /// The entity tag with its quotes, as the store wrote it; none where the store has none.
+    pub etag: Option<Arc<str>>,
+    /// The version's id on a versioned bucket.
+    pub version_id: Option<Arc<str>>,
+    /// Bytes.
+    pub size: u64,
+    /// Whole seconds: stores disagree about the rest between LIST and HEAD.
+    pub last_modified: SystemTime,
+}
+
+impl Version {
+    /// True where both say the same bytes under the same key, whichever request told.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same_tag = match (&self.etag, &other.etag) {
+            (Some(mine), Some(theirs)) => mine == theirs,
+            _ => self.last_modified == other.last_modified,
+        };
+        self.key == other.key && self.size == other.size && same_tag
+    }
+}
+
+/// What a store keeps with an object besides its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Content-Language`.
+    pub content_language: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+    /// `Expires`, as the store spelled it.
+    pub expires: Option<String>,
+    /// Storage class where it is not the bucket's default.
+    pub storage_class: Option<String>,
+    /// `x-amz-server-side-encryption` where it is not the bucket's default.
+    pub sse: Option<String>,
+    /// The KMS key of that encryption.
+    pub sse_kms_key_id: Option<String>,
+    /// `x-amz-meta-*`, names lower-case and without the prefix.
+    pub user_metadata: BTreeMap<String, String>,
+    /// Object tags; only ever filled where they are known to be there.
+    pub tags: Vec<(String, String)>,
+}
+
+/// What a HEAD, or the headers of a GET, say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectHead {
+    /// Which version this is.
+    pub version: Version,
+    /// What is kept with it; `tags` is empty, since no HEAD carries them.
+    pub properties: Properties,
+    /// How many tags the object has.
+    pub tag_count: u32,
+}
+
+/// Which version a GET wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GetPin {
+    /// This one and no other (`If-Match`, and `versionId` where known).
+    Version(Version),
+    /// Whatever stands under the key.
+    Latest(Key),
+    /// Whatever stands under the key unless it is still this (`If-None-Match`).
+    IfChanged(Version),
+}
+
+impl GetPin {
+    /// The object's key.
+    pub const fn key(&self) -> &Key {
+        match self {
+            Self::Version(version) | Self::IfChanged(version) => &version.key,
+            Self::Latest(key) => key,
+        }
+    }
+}
+
+/// A GET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GetRequest {
+    /// Which object and which version of it.
+    pub pin: GetPin,
+    /// Which bytes; none for all. A range that ends beyond the object is cut to it; one that
+    /// starts beyond it is [`ErrorKind::InvalidRange`].
+    pub range: Option<ByteRange>,
+}
+
+/// The answer to a GET: the head at once, the bytes as they come.
+pub struct GetResponse {
+    /// Version and properties of the whole object.
+    pub head: ObjectHead,
+    /// The bytes that `body` will yield, in full or ending in an error.
+    pub range: ByteRange,
+    /// Frames in order.
+    pub body: BoxStream<'static, Result<Bytes>>,
+}
+
+impl fmt::Debug for GetResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GetResponse")
+            .field("head", &self.head)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A LIST of one page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Only keys that start so.
+    pub prefix: String,
+    /// Group at the first `/` behind the prefix.
+    pub delimited: bool,
+    /// Only keys after this one.
+    pub start_after: Option<String>,
+    /// Where the last page ended: [`ListPage::next`].
+    pub continuation: Option<String>,
+    /// At most so many lines (1 to 1 000; none is 1 000).
+    pub max_keys: Option<u16>,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// Objects and common prefixes together, in key order.
+    pub lines: Vec<ListLine>,
+    /// How to ask for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// A line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListLine {
+    /// An object.
+    Object(Version),
+    /// A common prefix, ending in `/`.
+    Prefix(String),
+}
+
+impl ListLine {
+    /// The line's key or prefix.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Object(version) => version.key.as_str(),
+            Self::Prefix(prefix) => prefix,
+        }
+    }
+}
+
+/// What must hold for a write to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing: the last writer wins.
+    #[default]
+    None,
+    /// No object under the key (`If-None-Match: *`).
+    Absent,
+    /// Still this version (`If-Match`).
+    Unchanged(Version),
+}
+
+/// A PUT, or the object a multipart upload makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutRequest {
+    /// Where to.
+    pub key: Key,
+    /// What is kept with the bytes.
+    pub properties: Properties,
+    /// What must hold.
+    pub condition: Condition,
+}
+
+/// A server-side copy of a whole object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyRequest {
+    /// Where to; may be the source's own key.
+    pub key: Key,
+    /// The copy's properties; none takes the source's over, tags included. Where they are given,
+    /// tags still follow the source.
+    pub properties: Option<Properties>,
+    /// What must hold at the destination.
+    pub condition: Condition,
+}
+
+/// The store's name for an unfinished upload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UploadId(pub Arc<str>);
+
+/// An unfinished upload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upload {
+    /// The object it will make.
+    pub key: Key,
+    /// The store's name for it.
+    pub id: UploadId,
+}
+
+/// Where a part goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartTarget {
+    /// Which upload.
+    pub upload: Upload,
+    /// 1 to 10 000.
+    pub number: u32,
+}
+
+/// A part the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartTag {
+    /// 1 to 10 000.
+    pub number: u32,
+    /// Its entity tag.
+    pub etag: Arc<str>,
+    /// The CRC-32 that was sent with it, base64, which Complete must repeat.
+    pub crc32: Option<Arc<str>>,
+}
+
+/// Bytes to send. Cheap to clone, and it can be read again from the start, so that a request can
+/// be repeated.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// In memory.
+    Bytes(Bytes),
+    /// A range of an open local file, which must not change until the request is answered.
+    File(Arc<std::fs::File>, ByteRange),
+}
+
+impl Payload {
+    /// Length in bytes.
+    pub const fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, range) => range.len(),
+        }
+    }
+
+    /// True for no bytes at all.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}

@@ -1,0 +1,3 @@
+//! seam
+mod error;
+pub use error::{Error, Result};
