@@ -1,3 +1,5 @@
 //! seam
 mod error;
+mod extents;
 pub use error::{Error, Result};
+pub use extents::Extents;
