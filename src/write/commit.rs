@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::plan::{PartSource, Plan, PlannedPart, plan};
+use super::plan::{Edit, PartSource, Plan, PlannedPart, plan};
 use super::stage::{Account, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
 use super::{COMMIT_ID, Committed, Engine, Error, Result, Staged, Target, copy};
@@ -99,12 +99,18 @@ async fn send(
 ) -> Result<(Version, Properties)> {
     let id = new_id();
     let properties = with_id(&target.properties, &id);
-    let base_size = account.base.is_some().then_some(account.base_len);
-    let limits = &staged.engine.0.limits;
-    let plan = plan(base_size, &account.dirty, &account.holes(), account.size, limits);
-    let version = match plan {
-        Plan::Put => put(staged, target, account, &properties, &id).await?,
-        Plan::Multipart(parts) => multipart(staged, target, &parts, &properties, &id).await?,
+    let edit = Edit {
+        base_size: account.base.is_some().then_some(account.base_len),
+        dirty: &account.dirty,
+        holes: &account.holes(),
+        size: account.size,
+    };
+    let planned = plan(&edit, &staged.engine.0.limits);
+    let version = match planned.map_err(|_| Error::TooBig { key: target.key.clone() })? {
+        Plan::Put { .. } => put(staged, target, account, &properties, &id).await?,
+        Plan::Multipart { parts, .. } => {
+            multipart(staged, target, &parts, &properties, &id).await?
+        }
     };
     Ok((version, properties))
 }

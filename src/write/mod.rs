@@ -33,7 +33,7 @@ use stream::Stream;
 
 pub use error::{Error, Result};
 pub use extents::Extents;
-pub use plan::{Limits, PartSource, Plan, PlannedPart};
+pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge};
 pub use stage::{Slice, Staging};
 
 /// The user metadata key under which each commit's id stands, so that a lost answer can be
@@ -242,7 +242,7 @@ impl Staged {
     }
 
     fn check_size(&self, end: u64, key: &Key) -> Result<()> {
-        if end > self.engine.0.limits.max_object {
+        if end > self.engine.0.limits.max_size() {
             return Err(Error::TooBig { key: key.clone() });
         }
         Ok(())
