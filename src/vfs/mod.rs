@@ -40,9 +40,10 @@ use tokio::sync::RwLock;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::naming::Name;
+use crate::naming::{HiddenReason, Name};
 use crate::store::ObjectStore;
 use crate::tasks::Tasks;
+use crate::telemetry::Once;
 use crate::write::Engine;
 
 use handle::Handles;
@@ -59,6 +60,9 @@ pub use settings::{ExclusiveCreate, Metadata, Settings};
 
 /// The size `statfs` shows where no quota is set: a bucket has no end.
 const BUCKET_BYTES: u64 = 1 << 50;
+
+/// Hidden keys that get a line in the log; the rest are counted.
+const HIDDEN_KEYS_SAID: usize = 100;
 
 /// The preferred size of I/O that `stat` and `statfs` show.
 const BLOCK_SIZE: u32 = 4096;
@@ -77,6 +81,8 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    /// Keys that cannot be shown: counted, and said once each.
+    hidden: Once,
     tasks: Tasks,
 }
 
@@ -93,6 +99,7 @@ impl Vfs {
         root.knowledge.has_marker = true;
         let table = Mutex::new(Table::new(settings.prefix.clone(), root));
         let (namespace, handles, tasks) = (RwLock::new(()), Handles::default(), Tasks::new());
+        let hidden = Once::new(HIDDEN_KEYS_SAID);
         let core = Core {
             settings,
             store,
@@ -102,6 +109,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            hidden,
             tasks,
         };
         Self(Arc::new(core))
@@ -159,6 +167,15 @@ impl Vfs {
     fn entry_uncounted(&self, inode: &Inode, attr_ttl: Duration) -> Entry {
         let entry_ttl = self.settings().metadata_ttl;
         Entry { attr: inode.attr(), generation: inode.generation, entry_ttl, attr_ttl }
+    }
+
+    /// Notes a key that no path can name.
+    fn hide(&self, key: &str, reason: HiddenReason) {
+        let reason = reason.as_str();
+        metrics::counter!("s3pod_hidden_keys_total", "reason" => reason).increment(1);
+        if self.0.hidden.is_new(key) {
+            tracing::warn!(key, "not shown, since the key has {reason}");
+        }
     }
 
     fn name(&self, name: &std::ffi::OsStr) -> Result<Name> {

@@ -11,10 +11,9 @@ use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
 use super::inode::Inode;
 use super::knowledge::Listed as Remembered;
 use super::lookup::Found;
-use super::{Error, Metadata, Result, Vfs};
+use super::{Metadata, Result, Vfs};
 use crate::naming::{Child, Listed, Merge, Name, Prefix, classify};
 use crate::store::{ListLine, ListPage, ListRequest, Version};
-use crate::telemetry;
 
 /// Entries kept behind the reader, so that a small seek back costs no request. The kernel asks
 /// again for what did not fit into its buffer: at most 32 KiB, some 1 000 entries.
@@ -194,7 +193,7 @@ impl Vfs {
                     }
                 }
                 Listed::Directory(name) => walk.merge.directory(name, &mut children),
-                Listed::Hidden(reason) => telemetry::hidden_key(line.key(), reason.as_str()),
+                Listed::Hidden(reason) => self.hide(line.key(), reason),
                 Listed::Reserved => {}
             }
         }
