@@ -122,6 +122,11 @@ impl Session {
         }
     }
 
+    /// True once [`Session::ended`] has come to an end.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.outcome.is_some()
+    }
+
     /// Unmounts, lazily where it is busy, and only what is still ours. An aborted connection
     /// leaves a dead mount behind, so this is also for a session that has ended.
     pub(super) fn unmount(&mut self) -> Unmounted {
