@@ -35,6 +35,9 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// The object's version and properties (HEAD).
     async fn head(&self, key: &Key) -> Result<ObjectHead>;
 
+    /// The version's tags; those of the object as it stands where the version has no id.
+    async fn tags(&self, version: &Version) -> Result<Vec<(String, String)>>;
+
     /// The object's bytes. An answer of [`ErrorKind::Changed`] means the pinned version is gone,
     /// [`ErrorKind::NotModified`] that [`GetPin::IfChanged`] found the version it named.
     async fn get(&self, request: &GetRequest) -> Result<GetResponse>;
