@@ -1,2 +1,7 @@
-//! s3pod
-fn main() {}
+//! The program: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    s3pod::cli::run(std::env::args_os())
+}

@@ -1,1 +1,91 @@
-//! seam
+//! The command line: one file per subcommand.
+//!
+//! Owns which commands there are and the exit codes: 2 where what was typed is wrong, 78 where
+//! the configuration is, 1 for every other failure. Promises: a failure is one clear line on
+//! stderr. Must not know how a command does its work.
+
+mod mount;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Command;
+
+/// Runs the command that `arguments` spell, the program's own name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match command().try_get_matches_from(mount::from_mount_8(arguments)) {
+        Ok(matches) => match matches.subcommand() {
+            Some((mount::NAME, matches)) => mount::run(matches),
+            _ => ExitCode::from(2),
+        },
+        // Help and version are "errors" with code 0 that go to stdout.
+        Err(error) => {
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+/// Every command.
+fn command() -> Command {
+    Command::new("s3pod")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("S3 buckets as files")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .max_term_width(100)
+        .subcommand(mount::command())
+}
+
+/// Prints one line for the person at the terminal.
+fn say(line: impl std::fmt::Display) {
+    // There is nobody left to tell where stderr is closed.
+    let _ = writeln!(std::io::stderr(), "s3pod: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit_code(arguments: &[&str]) -> String {
+        let all = std::iter::once("s3pod").chain(arguments.iter().copied()).map(OsString::from);
+        format!("{:?}", run(all))
+    }
+
+    #[test]
+    fn clap_finds_no_fault_with_the_commands() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_typed_wrong_is_exit_code_2() {
+        let usage = format!("{:?}", ExitCode::from(2));
+        for arguments in [
+            &["mount"][..],
+            &["unmount"],
+            &["mount", "bucket", "/mnt", "--no-such-flag"],
+            &["mount", "bucket", "/mnt", "--metadata-ttl", "soon"],
+            &["mount", "bucket", "/mnt", "-o", "endpont-url=x"],
+            &["mount", "bucket/prefix", "/mnt"],
+            &["mount", "s3://bucket/a", "/mnt", "--prefix", "b"],
+        ] {
+            assert_eq!(exit_code(arguments), usage, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_configured_is_exit_code_78() {
+        let configuration = format!("{:?}", ExitCode::from(78));
+        let arguments = ["mount", "bucket", "/mnt", "--cache-dir", "/dev/null/cache"];
+        assert_eq!(exit_code(&arguments), configuration);
+    }
+
+    #[test]
+    fn help_and_version_are_exit_code_0() {
+        let success = format!("{:?}", ExitCode::SUCCESS);
+        for arguments in [&["--version"][..], &["--help"], &["help"], &["mount", "--help"]] {
+            assert_eq!(exit_code(arguments), success, "{arguments:?}");
+        }
+    }
+}

@@ -1,1 +1,151 @@
-//! seam
+//! What the mount shall be: options as people write them, settings as the program takes them.
+//!
+//! Owns the table of options ([`OPTIONS`]), its projections (command line, `-o`, environment,
+//! documentation) and [`Config`], the resolved settings. Promises: `Options` touch nothing;
+//! [`Config::resolve`] looks at environment, cgroup and disk once, and nobody else does. Must not
+//! know how a mount works.
+
+mod command;
+mod definition;
+
+mod error;
+mod mount_options;
+mod options;
+mod resolve;
+mod values;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::naming::Prefix;
+use crate::telemetry::LogSettings;
+
+pub use command::{MountArguments, mount_command};
+pub use definition::{Authority, Category, Definition, Kind};
+pub use error::Error;
+pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
+pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};
+pub use resolve::Host;
+pub use values::{
+    CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
+    ProxyUrl, Sse,
+};
+
+/// Everything a mount has to be told, resolved and checked. Plain values: it can be cloned,
+/// compared and logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The bucket.
+    pub bucket: String,
+    /// What of the bucket is the mount's root.
+    pub prefix: Prefix,
+    /// The directory to mount on, as it was typed; nobody looked at it yet.
+    pub directory: PathBuf,
+    /// How the store is reached.
+    pub s3: S3Config,
+    /// How objects are written.
+    pub upload: UploadConfig,
+
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Where attributes come from.
+    pub metadata: MetadataMode,
+    /// How long names and attributes are believed; [`INDEFINITE`] is a value like any other.
+    pub metadata_ttl: Duration,
+    /// How long changed attributes wait for a commit to ride on; zero sends them at once.
+    pub attr_delay: Duration,
+    /// When unlink answers.
+    pub delete: DeleteMode,
+    /// When O_EXCL is decided.
+    pub exclusive_create: ExclusiveCreate,
+    /// Owner of files that name none.
+    pub uid: u32,
+    /// Group of files that name none.
+    pub gid: u32,
+    /// Permission bits of directories that have none, `0o7777` at most.
+    pub dir_mode: u16,
+    /// Permission bits of files that have none, `0o7777` at most.
+    pub file_mode: u16,
+
+    /// Bytes of memory that everything together may hold.
+    pub memory_limit: u64,
+    /// The folder for staging files, made and found writable; none keeps everything in memory.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes that may be staged: on disk, or in memory where there is no folder.
+    pub staging_size: u64,
+    /// A call that made no progress for so long fails.
+    pub op_timeout: Duration,
+
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Mount over a directory with files in it.
+    pub nonempty: bool,
+    /// Mount over a dead FUSE mount.
+    pub replace_stale: bool,
+    /// How the log looks and where it goes.
+    pub log: LogSettings,
+
+    /// Lines to print when the mount starts: what follows from what was asked for and may
+    /// surprise.
+    pub notices: Vec<String>,
+}
+
+/// How the store is reached. What is none is left to the SDK's own rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Config {
+    /// Another endpoint than the region's.
+    pub endpoint_url: Option<EndpointUrl>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// A profile of `~/.aws`.
+    pub profile: Option<String>,
+    /// Send no credentials.
+    pub no_sign_request: bool,
+    /// The bucket stands in the path of the URL.
+    pub force_path_style: bool,
+    /// Pay for requests to a Requester Pays bucket.
+    pub requester_pays: bool,
+    /// A PEM file with the authorities to trust in place of the system's; it was readable.
+    pub ca_bundle: Option<PathBuf>,
+    /// Proxies by the scheme of the endpoint, and who is reached without one.
+    pub proxies: Proxies,
+    /// Requests that may be on their way at once.
+    pub max_requests: u32,
+}
+
+/// How objects are written. What is none is the bucket's choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadConfig {
+    /// Storage class of new objects.
+    pub storage_class: Option<String>,
+    /// Server-side encryption of new objects.
+    pub sse: Option<Sse>,
+    /// The KMS key of that encryption.
+    pub sse_kms_key_id: Option<String>,
+    /// Every upload carries a checksum; otherwise those for which the API demands one.
+    pub checksum_always: bool,
+    /// Bytes in a part of an upload.
+    pub part_size: u64,
+}
+
+/// Which proxy for what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For https endpoints.
+    pub https: Option<ProxyUrl>,
+    /// For http endpoints.
+    pub http: Option<ProxyUrl>,
+    /// Hosts, domains, addresses and networks to reach directly, separated by commas. The
+    /// addresses of instance metadata are always among them.
+    pub bypass: String,
+}
+
+impl EndpointUrl {
+    /// True where the host is an address, so that no bucket's name can stand before it.
+    pub fn is_address(&self) -> bool {
+        self.host().trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    }
+}

@@ -1,0 +1,106 @@
+//! `s3pod mount BUCKET DIR`.
+//!
+//! Owns the way from what was typed to a running mount: parse, resolve, log, run. Promises:
+//! nothing is mounted where the configuration is wrong. Must not know what mounting is.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use crate::config::{Config, Host, MountArguments, mount_command};
+use crate::telemetry::Log;
+
+use super::say;
+
+/// The subcommand's name.
+pub(super) const NAME: &str = "mount";
+
+const EXAMPLES: &str = "\
+Examples:
+  s3pod mount photos /mnt/photos
+  s3pod mount s3://photos/2024 /mnt/photos --read-only
+  s3pod mount photos /mnt/photos --endpoint-url http://127.0.0.1:9000
+  fusermount3 -u /mnt/photos           (or, as root, umount)
+
+In /etc/fstab, with s3pod linked as /sbin/mount.s3pod:
+  s3://photos/2024 /mnt/photos s3pod _netdev,allow_other,uid=1000 0 0
+
+Every option is also read from the environment: --metadata-ttl is S3POD_METADATA_TTL. A flag
+wins over the environment. Sizes are written 64MiB or 5GB, times 500ms, 30s, 5m or 2h.
+
+Exit code: 0 mounted (or, with --foreground, unmounted in order); 2 the command line is wrong;
+78 the configuration is wrong; 1 anything else.";
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    let command = Command::new(NAME)
+        .about("Show a bucket's objects as files in a directory")
+        .override_usage("s3pod mount [OPTIONS] BUCKET DIR")
+        .after_help("`s3pod mount --help` says more of each option and gives examples.")
+        .after_long_help(EXAMPLES);
+    mount_command(command)
+}
+
+/// Mounts what `matches` say.
+pub(super) fn run(matches: &ArgMatches) -> ExitCode {
+    let resolved = MountArguments::from_matches(matches)
+        .and_then(|arguments| Config::resolve(arguments, &Host::read()));
+    let config = match resolved {
+        Ok(config) => config,
+        Err(error) => {
+            say(&error);
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    for notice in &config.notices {
+        say(notice);
+    }
+    if let Err(error) = Log::start(&config.log) {
+        let path = config.log.file.unwrap_or_default();
+        say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
+        return ExitCode::from(78);
+    }
+    crate::mount::run(config)
+}
+
+/// Reads a call by mount(8), which runs `mount.s3pod BUCKET DIR [-nsv] -o OPTIONS`, as ours.
+pub(super) fn from_mount_8(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter();
+    let program = arguments.next().unwrap_or_default();
+    let is_mount_8 = Path::new(&program).file_name().is_some_and(|name| name == "mount.s3pod");
+    if !is_mount_8 {
+        return std::iter::once(program).chain(arguments).collect();
+    }
+    // No mtab, tolerate unknown options, verbose: none of them is for us.
+    let is_ours = |argument: &OsString| !["-n", "-s", "-v"].iter().any(|flag| argument == flag);
+    [program, OsString::from(NAME)].into_iter().chain(arguments.filter(is_ours)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn translated(arguments: &[&str]) -> Vec<String> {
+        let given = arguments.iter().map(OsString::from);
+        from_mount_8(given).into_iter().map(|text| text.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_call_by_mount_8_is_a_mount() {
+        assert_eq!(
+            translated(&["/sbin/mount.s3pod", "photos", "/mnt", "-n", "-o", "rw,uid=1"]),
+            ["/sbin/mount.s3pod", "mount", "photos", "/mnt", "-o", "rw,uid=1"]
+        );
+        assert_eq!(translated(&["s3pod", "help"]), ["s3pod", "help"]);
+    }
+
+    #[test]
+    fn help_groups_the_options() {
+        let help = command().render_help().to_string();
+        for heading in ["Bucket:", "Access:", "Files and attributes:", "Logging:"] {
+            assert!(help.contains(heading), "{heading}\n{help}");
+        }
+    }
+}

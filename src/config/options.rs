@@ -1,0 +1,661 @@
+//! THE table of options: every one exists here and nowhere else.
+//!
+//! Owns [`OPTIONS`] and the typed [`Options`] it fills. The command line, the environment, `-o`,
+//! `--help` and `docs/configuration.md` are projections of it. Promises: reading options touches
+//! nothing, neither environment nor disk. Must not know what is done with a value.
+//!
+//! What is said nearer wins: a flag or `-o`, then `S3POD_<FLAG>`, then the default.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::naming::Prefix;
+use crate::telemetry::{LogFormat, LogLevel, Secret};
+use crate::units::{GIB, MIB, TIB};
+
+use super::definition::{Authority, Category, Definition, Kind};
+use super::values::{
+    self, CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, MetadataMode, ProxyUrl,
+    Sse,
+};
+
+/// What somebody asked for; none where they said nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Who runs the process said so.
+    pub local: LocalOptions,
+    /// Who owns the volume said so.
+    pub operator: OperatorOptions,
+    /// Anybody may say so.
+    pub tuning: TuningOptions,
+    // A proxy's URL may have a password in it, and this struct is logged.
+    given: BTreeMap<&'static str, Secret>,
+}
+
+/// Options of [`Authority::Local`]; each field is the flag of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table documents the flag of the same name")]
+pub struct LocalOptions {
+    pub allow_other: Option<bool>,
+    pub ca_bundle: Option<PathBuf>,
+    pub cache_dir: Option<CacheDir>,
+    pub foreground: Option<bool>,
+    pub log_file: Option<PathBuf>,
+    pub log_format: Option<LogFormat>,
+    pub log_level: Option<LogLevel>,
+    pub memory_limit: Option<u64>,
+    pub nonempty: Option<bool>,
+    pub profile: Option<String>,
+    pub replace_stale: Option<bool>,
+    pub staging_size: Option<u64>,
+}
+
+/// Options of [`Authority::Operator`]; each field is the flag of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table documents the flag of the same name")]
+pub struct OperatorOptions {
+    pub checksums: Option<Checksums>,
+    pub endpoint_url: Option<EndpointUrl>,
+    pub force_path_style: Option<bool>,
+    pub max_requests: Option<u32>,
+    pub no_proxy: Option<String>,
+    pub no_sign_request: Option<bool>,
+    pub prefix: Option<Prefix>,
+    pub proxy: Option<ProxyUrl>,
+    pub region: Option<String>,
+    pub requester_pays: Option<bool>,
+    pub sse: Option<Sse>,
+    pub sse_kms_key_id: Option<String>,
+    pub storage_class: Option<String>,
+}
+
+/// Options of [`Authority::Tuning`]; each field is the flag of the same name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table documents the flag of the same name")]
+pub struct TuningOptions {
+    pub attr_delay: Option<Duration>,
+    pub delete: Option<DeleteMode>,
+    pub dir_mode: Option<u16>,
+    pub exclusive_create: Option<ExclusiveCreate>,
+    pub file_mode: Option<u16>,
+    pub gid: Option<u32>,
+    pub metadata: Option<MetadataMode>,
+    pub metadata_ttl: Option<Duration>,
+    pub op_timeout: Option<Duration>,
+    pub part_size: Option<u64>,
+    pub read_only: Option<bool>,
+    pub uid: Option<u32>,
+}
+
+impl Options {
+    /// Sets one option to the value that `text` spells.
+    ///
+    /// # Errors
+    /// A sentence that says what the option takes.
+    pub fn set(&mut self, option: &'static Definition, text: &str) -> Result<(), String> {
+        (option.set)(self, text)?;
+        self.given.insert(option.flag, Secret::new(text.to_owned()));
+        Ok(())
+    }
+
+    /// Every option that was set, as it was spelled.
+    pub fn given(&self) -> impl Iterator<Item = (&'static Definition, &str)> {
+        let spelled = |option: &'static Definition| Some((option, self.text_of(option)?));
+        OPTIONS.iter().filter_map(spelled)
+    }
+
+    /// True where both mean the same, however it was spelled.
+    pub fn agrees(&self, other: &Self) -> bool {
+        self.local == other.local && self.operator == other.operator && self.tuning == other.tuning
+    }
+
+    /// How `option` was spelled, where it was set.
+    pub fn text_of(&self, option: &Definition) -> Option<&str> {
+        self.given.get(option.flag).map(Secret::expose)
+    }
+}
+
+/// The option behind a flag.
+pub fn find(flag: &str) -> Option<&'static Definition> {
+    OPTIONS.iter().find(|option| option.flag == flag)
+}
+
+fn parse<T: std::str::FromStr<Err = String>>(text: &str) -> Result<Option<T>, String> {
+    text.parse().map(Some)
+}
+
+/// Every option, in the order in which they are shown within their category.
+pub static OPTIONS: &[Definition] = &[
+    Definition {
+        flag: "prefix",
+        kind: Kind::Value("PREFIX"),
+        default: "",
+        help: "Show only keys below this prefix, as the root of the mount",
+        details: "The same as mounting s3://BUCKET/PREFIX. Slashes at both ends are dropped.",
+        category: Category::Bucket,
+        authority: Authority::Operator,
+        example: "team-a/data",
+        set: |o, text| values::prefix(text).map(|prefix| o.operator.prefix = Some(prefix)),
+    },
+    Definition {
+        flag: "endpoint-url",
+        kind: Kind::Value("URL"),
+        default: "",
+        help: "Talk to this S3 endpoint, not to the one of the region",
+        details: "Scheme, host and port alone, like http://127.0.0.1:9000. Where it is absent, the \
+                  SDK's own rules hold (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile).",
+        category: Category::Bucket,
+        authority: Authority::Operator,
+        example: "http://127.0.0.1:9000",
+        set: |o, text| parse(text).map(|url| o.operator.endpoint_url = url),
+    },
+    Definition {
+        flag: "region",
+        kind: Kind::Value("REGION"),
+        default: "",
+        help: "Region of the bucket",
+        details: "Where it is absent, the SDK's own rules hold (AWS_REGION, the profile, the \
+                  instance), and us-east-1 where those say nothing.",
+        category: Category::Bucket,
+        authority: Authority::Operator,
+        example: "eu-central-1",
+        set: |o, text| values::word(text).map(|region| o.operator.region = Some(region)),
+    },
+    Definition {
+        flag: "force-path-style",
+        kind: Kind::Switch,
+        default: "on with an endpoint outside AWS",
+        help: "Put the bucket into the URL's path, not into the host's name",
+        details: "MinIO, SeaweedFS and most servers without a wildcard DNS name need it, so it is \
+                  on for every --endpoint-url outside amazonaws.com. A store that refuses it needs \
+                  -o force-path-style=false.",
+        category: Category::Bucket,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.force_path_style = Some(on)),
+    },
+    Definition {
+        flag: "requester-pays",
+        kind: Kind::Switch,
+        default: "",
+        help: "Pay for the requests to a Requester Pays bucket",
+        details: "",
+        category: Category::Bucket,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.requester_pays = Some(on)),
+    },
+    Definition {
+        flag: "profile",
+        kind: Kind::Value("NAME"),
+        default: "",
+        help: "Take credentials and region from this profile of ~/.aws",
+        details: "Where it is absent, the SDK's default chain holds: environment, AWS_PROFILE, web \
+                  identity (IRSA), Pod Identity, instance metadata.",
+        category: Category::Access,
+        authority: Authority::Local,
+        example: "research",
+        set: |o, text| values::word(text).map(|profile| o.local.profile = Some(profile)),
+    },
+    Definition {
+        flag: "no-sign-request",
+        kind: Kind::Switch,
+        default: "",
+        help: "Send no credentials, for public buckets",
+        details: "",
+        category: Category::Access,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.no_sign_request = Some(on)),
+    },
+    Definition {
+        flag: "ca-bundle",
+        kind: Kind::Value("FILE"),
+        default: "$AWS_CA_BUNDLE, else the system's",
+        help: "Trust the certificate authorities in this PEM file",
+        details: "They take the place of the system's. Environment: AWS_CA_BUNDLE as well.",
+        category: Category::Access,
+        authority: Authority::Local,
+        example: "/etc/ssl/company.pem",
+        set: |o, text| values::path(text).map(|path| o.local.ca_bundle = Some(path)),
+    },
+    Definition {
+        flag: "proxy",
+        kind: Kind::Value("URL"),
+        default: "$HTTPS_PROXY and $HTTP_PROXY",
+        help: "Send requests through this HTTP proxy",
+        details: "For https and http endpoints alike. Every process can read a command line, so a \
+                  proxy's password goes into S3POD_PROXY or HTTPS_PROXY. Addresses of instance \
+                  metadata are never asked through a proxy.",
+        category: Category::Access,
+        authority: Authority::Operator,
+        example: "http://proxy.example.com:3128",
+        set: |o, text| parse(text).map(|url| o.operator.proxy = url),
+    },
+    Definition {
+        flag: "no-proxy",
+        kind: Kind::Value("HOSTS"),
+        default: "$NO_PROXY",
+        help: "Reach these hosts without the proxy",
+        details: "Host names, domains, addresses and networks, separated by commas.",
+        category: Category::Access,
+        authority: Authority::Operator,
+        example: "localhost,10.0.0.0/8,.internal",
+        set: |o, text| values::word(text).map(|hosts| o.operator.no_proxy = Some(hosts)),
+    },
+    Definition {
+        flag: "read-only",
+        kind: Kind::Switch,
+        default: "",
+        help: "Refuse every change",
+        details: "It also makes --metadata list and --metadata-ttl 60s the defaults. `ro` behind \
+                  -o is the same, `rw` its opposite.",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.tuning.read_only = Some(on)),
+    },
+    Definition {
+        flag: "metadata",
+        kind: Kind::Value("posix|list"),
+        default: "posix; list with --read-only",
+        help: "Where mode, owner, mtime and symlinks come from",
+        details: "posix: from the objects' metadata, for one HEAD per file looked at. list: from \
+                  listings alone, without any HEAD; every file then has --uid, --gid and \
+                  --file-mode, and chmod, chown and symlinks are refused.",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "list",
+        set: |o, text| parse(text).map(|mode| o.tuning.metadata = mode),
+    },
+    Definition {
+        flag: "metadata-ttl",
+        kind: Kind::Value("TIME"),
+        default: "1s; 60s with --read-only",
+        help: "How long names and attributes are believed without asking the store",
+        details: "Changes made elsewhere show after at most this time. `indefinite` never asks \
+                  again: for buckets that nobody changes while they are mounted.",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "5m",
+        set: |o, text| values::ttl(text).map(|ttl| o.tuning.metadata_ttl = Some(ttl)),
+    },
+    Definition {
+        flag: "uid",
+        kind: Kind::Value("UID"),
+        default: "the user who mounts",
+        help: "Owner of files that say nothing of an owner",
+        details: "",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "1000",
+        set: |o, text| values::id(text).map(|uid| o.tuning.uid = Some(uid)),
+    },
+    Definition {
+        flag: "gid",
+        kind: Kind::Value("GID"),
+        default: "the group of who mounts",
+        help: "Group of files that say nothing of a group",
+        details: "",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "1000",
+        set: |o, text| values::id(text).map(|gid| o.tuning.gid = Some(gid)),
+    },
+    Definition {
+        flag: "dir-mode",
+        kind: Kind::Value("MODE"),
+        default: "0755",
+        help: "Permissions of directories that say nothing of them, in octal",
+        details: "",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "2775",
+        set: |o, text| values::mode(text).map(|mode| o.tuning.dir_mode = Some(mode)),
+    },
+    Definition {
+        flag: "file-mode",
+        kind: Kind::Value("MODE"),
+        default: "0644",
+        help: "Permissions of files that say nothing of them, in octal",
+        details: "",
+        category: Category::Files,
+        authority: Authority::Tuning,
+        example: "0664",
+        set: |o, text| values::mode(text).map(|mode| o.tuning.file_mode = Some(mode)),
+    },
+    Definition {
+        flag: "storage-class",
+        kind: Kind::Value("CLASS"),
+        default: "the bucket's",
+        help: "Storage class of new objects",
+        details: "Like STANDARD_IA or INTELLIGENT_TIERING. An object that is replaced or edited \
+                  keeps its own.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "INTELLIGENT_TIERING",
+        set: |o, text| values::word(text).map(|class| o.operator.storage_class = Some(class)),
+    },
+    Definition {
+        flag: "sse",
+        kind: Kind::Value("KIND"),
+        default: "the bucket's",
+        help: "Encrypt new objects in the store: AES256, aws:kms or aws:kms:dsse",
+        details: "An object that is replaced or edited keeps its own.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "aws:kms",
+        set: |o, text| parse(text).map(|sse| o.operator.sse = sse),
+    },
+    Definition {
+        flag: "sse-kms-key-id",
+        kind: Kind::Value("KEY"),
+        default: "the bucket's",
+        help: "KMS key of that encryption: id, alias or ARN",
+        details: "Needs --sse aws:kms or aws:kms:dsse.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "alias/team-a",
+        set: |o, text| values::word(text).map(|key| o.operator.sse_kms_key_id = Some(key)),
+    },
+    Definition {
+        flag: "checksums",
+        kind: Kind::Value("WHICH"),
+        default: "auto",
+        help: "Which uploads carry a CRC: auto, always or when-required",
+        details: "The store verifies it. always: all. when-required: those for which the API demands one; for \
+                  servers that refuse the rest. auto: all on AWS, when-required at another --endpoint-url.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "always",
+        set: |o, text| parse(text).map(|checksums| o.operator.checksums = checksums),
+    },
+    Definition {
+        flag: "exclusive-create",
+        kind: Kind::Value("commit|open"),
+        default: "commit",
+        help: "When O_EXCL is decided between two mounts",
+        details: "commit: at the first close() or fsync(), where the loser gets EEXIST; costs \
+                  nothing. open: at open(), for one more PUT per file; a lock across pods.",
+        category: Category::Writing,
+        authority: Authority::Tuning,
+        example: "open",
+        set: |o, text| parse(text).map(|moment| o.tuning.exclusive_create = moment),
+    },
+    Definition {
+        flag: "delete",
+        kind: Kind::Value("async|sync"),
+        default: "async; sync with --cache-dir none",
+        help: "When unlink() answers",
+        details: "async: the first unlink in a directory waits for the store, later ones are \
+                  queued and leave together within 100 ms. sync: each waits for the store.",
+        category: Category::Writing,
+        authority: Authority::Tuning,
+        example: "sync",
+        set: |o, text| parse(text).map(|mode| o.tuning.delete = mode),
+    },
+    Definition {
+        flag: "attr-delay",
+        kind: Kind::Value("TIME"),
+        default: "1s; 0 with --cache-dir none",
+        help: "How long chmod, chown and utimes may wait for a commit to ride on",
+        details: "A change of attributes alone costs a copy of the object onto itself. Held up \
+                  for this long (at most 60s), it often goes with the next commit or rename.",
+        category: Category::Writing,
+        authority: Authority::Tuning,
+        example: "500ms",
+        set: |o, text| {
+            let longest = Duration::from_secs(60);
+            values::duration_within(text, Duration::ZERO, longest)
+                .map(|delay| o.tuning.attr_delay = Some(delay))
+        },
+    },
+    Definition {
+        flag: "part-size",
+        kind: Kind::Value("SIZE"),
+        default: "8MiB",
+        help: "Size of an upload's parts",
+        details: "From 5MiB to 5GiB. An upload has at most 10 000 parts.",
+        category: Category::Writing,
+        authority: Authority::Tuning,
+        example: "16MiB",
+        // S3's own bounds for a part.
+        set: |o, text| {
+            values::size_within(text, 5 * MIB, 5 * GIB).map(|size| o.tuning.part_size = Some(size))
+        },
+    },
+    Definition {
+        flag: "op-timeout",
+        kind: Kind::Value("TIME"),
+        default: "60s",
+        help: "Fail a call that made no progress for so long",
+        details: "Progress is a byte, a part or a key that the store acknowledged. Within this \
+                  time, failed requests are retried; after it, the call is EIO. From 1s to 1h.",
+        category: Category::Resources,
+        authority: Authority::Tuning,
+        example: "2m",
+        set: |o, text| {
+            let (least, most) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
+            values::duration_within(text, least, most)
+                .map(|timeout| o.tuning.op_timeout = Some(timeout))
+        },
+    },
+    Definition {
+        flag: "max-requests",
+        kind: Kind::Value("COUNT"),
+        default: "64",
+        help: "How many requests may be on their way at once",
+        details: "From 1 to 1024.",
+        category: Category::Resources,
+        authority: Authority::Operator,
+        example: "128",
+        set: |o, text| {
+            values::count_within(text, 1, 1024).map(|count| o.operator.max_requests = Some(count))
+        },
+    },
+    Definition {
+        flag: "memory-limit",
+        kind: Kind::Value("SIZE"),
+        default: "a quarter of the cgroup's limit, at least 64MiB; 192MiB without a limit",
+        help: "Memory for everything the mount holds: read-ahead, parts, buffers, inodes",
+        details: "At least 32MiB. The process stays under this and a fixed 48MiB.",
+        category: Category::Resources,
+        authority: Authority::Local,
+        example: "256MiB",
+        // 32 MiB: two blocks being read and two parts being written, of 8 MiB each.
+        set: |o, text| {
+            values::size_within(text, 32 * MIB, TIB).map(|size| o.local.memory_limit = Some(size))
+        },
+    },
+    Definition {
+        flag: "cache-dir",
+        kind: Kind::Value("DIR|none"),
+        default: "/var/cache/s3pod for root, else $XDG_CACHE_HOME/s3pod or ~/.cache/s3pod",
+        help: "Folder for what is kept on local disk",
+        details: "Files that are being written are staged there. `none` stages in the memory \
+                  budget (ENOSPC beyond it) and makes --delete sync and --attr-delay 0.",
+        category: Category::Resources,
+        authority: Authority::Local,
+        example: "/var/cache/s3pod",
+        set: |o, text| parse(text).map(|folder| o.local.cache_dir = folder),
+    },
+    Definition {
+        flag: "staging-size",
+        kind: Kind::Value("SIZE"),
+        default: "half of the folder's free space at start",
+        help: "Disk for bytes that are written and not in S3 yet",
+        details: "At least 16MiB. When it is full, a streaming writer goes on and any other gets \
+                  ENOSPC. With --cache-dir none it is half of the memory limit.",
+        category: Category::Resources,
+        authority: Authority::Local,
+        example: "20GiB",
+        // 16 MiB: what of a streamed file stays staged whatever happens.
+        set: |o, text| {
+            values::size_within(text, 16 * MIB, 1024 * TIB)
+                .map(|size| o.local.staging_size = Some(size))
+        },
+    },
+    Definition {
+        flag: "foreground",
+        kind: Kind::Switch,
+        default: "",
+        help: "Stay in the foreground until the mount ends",
+        details: "Without it, the command returns once the mount answers, or prints why it does \
+                  not.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.local.foreground = Some(on)),
+    },
+    Definition {
+        flag: "allow-other",
+        kind: Kind::Switch,
+        default: "",
+        help: "Let other users than the one who mounts use the files",
+        details: "File permissions hold for them as on a disk. Where the mount is not made by \
+                  root, /etc/fuse.conf must say user_allow_other.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.local.allow_other = Some(on)),
+    },
+    Definition {
+        flag: "nonempty",
+        kind: Kind::Switch,
+        default: "",
+        help: "Mount over a directory that has files in it",
+        details: "They are hidden until the unmount.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.local.nonempty = Some(on)),
+    },
+    Definition {
+        flag: "replace-stale",
+        kind: Kind::Switch,
+        default: "",
+        help: "Mount over a FUSE mount whose server has died",
+        details: "Such a directory answers \"Transport endpoint is not connected\".",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.local.replace_stale = Some(on)),
+    },
+    Definition {
+        flag: "log-level",
+        kind: Kind::Value("LEVEL"),
+        default: "info",
+        help: "Log this and worse: error, warn, info, debug or trace",
+        details: "Libraries beneath are held at warn, since their debug lines can show requests \
+                  with signatures.",
+        category: Category::Logging,
+        authority: Authority::Local,
+        example: "debug",
+        set: |o, text| parse(text).map(|level| o.local.log_level = level),
+    },
+    Definition {
+        flag: "log-format",
+        kind: Kind::Value("text|json"),
+        default: "text",
+        help: "How a line of the log looks",
+        details: "",
+        category: Category::Logging,
+        authority: Authority::Local,
+        example: "json",
+        set: |o, text| parse(text).map(|format| o.local.log_format = format),
+    },
+    Definition {
+        flag: "log-file",
+        kind: Kind::Value("FILE"),
+        default: "stderr",
+        help: "Append the log to this file",
+        details: "",
+        category: Category::Logging,
+        authority: Authority::Local,
+        example: "/var/log/s3pod.log",
+        set: |o, text| values::path(text).map(|path| o.local.log_file = Some(path)),
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_option_is_there_twice() {
+        let flags: BTreeSet<_> = OPTIONS.iter().map(|option| option.flag).collect();
+        assert_eq!(flags.len(), OPTIONS.len());
+        let names: BTreeSet<_> = OPTIONS.iter().map(Definition::env).collect();
+        assert_eq!(names.len(), OPTIONS.len());
+    }
+
+    #[test]
+    fn every_option_is_explained_in_one_line_of_plain_words() {
+        for option in OPTIONS {
+            let flag = option.flag;
+            let plain = |c: char| c.is_ascii_lowercase() || c == '-';
+            assert!(flag.chars().all(plain), "{flag}");
+            assert!(!option.help.is_empty() && option.help.len() <= 80, "{flag}");
+            assert!(!option.help.contains('\n') && !option.help.ends_with('.'), "{flag}");
+            assert!(option.details.is_empty() || option.details.ends_with('.'), "{flag}");
+        }
+    }
+
+    #[test]
+    fn the_environment_names_follow_from_the_flags() {
+        assert_eq!(find("endpoint-url").unwrap().env(), "S3POD_ENDPOINT_URL");
+        for option in OPTIONS {
+            let name = option.env();
+            let back = name.strip_prefix("S3POD_").unwrap().to_ascii_lowercase().replace('_', "-");
+            assert_eq!(back, option.flag);
+        }
+    }
+
+    #[test]
+    fn every_option_takes_its_example_and_no_two_share_a_field() {
+        let mut results = BTreeSet::new();
+        for option in OPTIONS {
+            let mut options = Options::default();
+            options.set(option, option.example).unwrap();
+            assert_ne!(options, Options::default(), "{} changes nothing", option.flag);
+            options.given.clear();
+            assert!(results.insert(format!("{options:?}")), "{} writes another's", option.flag);
+        }
+    }
+
+    #[test]
+    fn an_option_writes_into_the_struct_of_its_authority() {
+        for option in OPTIONS {
+            let mut options = Options::default();
+            options.set(option, option.example).unwrap();
+            let written = [
+                (Authority::Local, options.local != LocalOptions::default()),
+                (Authority::Operator, options.operator != OperatorOptions::default()),
+                (Authority::Tuning, options.tuning != TuningOptions::default()),
+            ];
+            for (authority, is_written) in written {
+                assert_eq!(is_written, authority == option.authority, "{}", option.flag);
+            }
+        }
+    }
+
+    #[test]
+    fn a_default_that_is_a_plain_value_is_one_the_option_takes() {
+        for flag in [
+            "dir-mode",
+            "file-mode",
+            "checksums",
+            "exclusive-create",
+            "part-size",
+            "op-timeout",
+            "max-requests",
+            "log-level",
+            "log-format",
+        ] {
+            let option = find(flag).unwrap();
+            assert_eq!(option.check(option.default), Ok(()), "{flag}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! From options to settings.
+//!
+//! Owns [`Config::resolve`]: which default follows from what, and which options exclude each
+//! other. It is the only reader of environment, user, cgroup and free space. Promises: what it
+//! returns holds together; what it refuses is refused before anything is mounted. Must not know
+//! how a setting is used.
+
+mod host;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::naming::Prefix;
+use crate::telemetry::LogSettings;
+use crate::units::{ByteSize, MIB};
+
+use super::options::{OPTIONS, Options};
+use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
+use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
+
+pub use host::Host;
+
+/// What the process needs beside its budget: code, stacks, allocator, TLS.
+const FIXED_MEMORY: u64 = 48 * MIB;
+
+/// Addresses of instance and pod metadata: AWS's IMDS (v4 and v6), ECS's credentials, EKS Pod
+/// Identity (v4 and v6). A proxy could not reach them, and must not see what they answer.
+const METADATA_ADDRESSES: &str =
+    "169.254.169.254,fd00:ec2::254,169.254.170.2,169.254.170.23,fd00:ec2::23";
+
+impl Config {
+    /// Settings for what was typed, on this `host`. Makes the cache folder.
+    ///
+    /// # Errors
+    /// Where a value of the environment cannot be read, options exclude each other, or the
+    /// machine does not have what they ask for.
+    pub fn resolve(arguments: MountArguments, host: &Host) -> Result<Self, Error> {
+        let MountArguments { bucket, directory, options: mut asked } = arguments;
+        refuse_password(&asked)?;
+        let typed = asked.clone();
+        add_environment(&mut asked, host)?;
+        refuse_contradictions(&asked)?;
+        let memory_limit = memory_limit(&asked, host)?;
+        let cache_dir = cache_dir(&asked, host)?;
+        let in_memory = cache_dir.is_none();
+        let tuning = &asked.tuning;
+        let read_only = tuning.read_only.unwrap_or(false);
+        Ok(Self {
+            bucket,
+            prefix: asked.operator.prefix.clone().unwrap_or_else(Prefix::root),
+            directory,
+            s3: s3(&asked, &typed, host)?,
+            upload: upload(&asked),
+            read_only,
+            metadata: metadata(&asked),
+            metadata_ttl: tuning.metadata_ttl.unwrap_or(Duration::from_secs(if read_only {
+                60
+            } else {
+                1
+            })),
+            attr_delay: tuning.attr_delay.unwrap_or(Duration::from_secs(if in_memory {
+                0
+            } else {
+                1
+            })),
+            delete: tuning.delete.unwrap_or(if in_memory {
+                DeleteMode::Sync
+            } else {
+                DeleteMode::Async
+            }),
+            exclusive_create: tuning.exclusive_create.unwrap_or(ExclusiveCreate::Commit),
+            uid: tuning.uid.unwrap_or(host.uid),
+            gid: tuning.gid.unwrap_or(host.gid),
+            dir_mode: tuning.dir_mode.unwrap_or(0o755),
+            file_mode: tuning.file_mode.unwrap_or(0o644),
+            memory_limit,
+            staging_size: staging_size(&asked, cache_dir.as_deref(), memory_limit)?,
+            cache_dir,
+            op_timeout: tuning.op_timeout.unwrap_or(Duration::from_secs(60)),
+            foreground: asked.local.foreground.unwrap_or(false),
+            allow_other: asked.local.allow_other.unwrap_or(false),
+            nonempty: asked.local.nonempty.unwrap_or(false),
+            replace_stale: asked.local.replace_stale.unwrap_or(false),
+            log: log(&asked),
+            notices: notices(&asked),
+        })
+    }
+}
+
+/// Fills what nobody typed from `S3POD_<FLAG>`.
+fn add_environment(asked: &mut Options, host: &Host) -> Result<(), Error> {
+    for option in OPTIONS {
+        let name = option.env();
+        let Some(value) = host.variable(&name) else { continue };
+        if asked.text_of(option).is_none() {
+            asked.set(option, value).map_err(|reason| Error::Environment { name, reason })?;
+        }
+    }
+    Ok(())
+}
+
+/// A password that was typed stands in every process list.
+fn refuse_password(typed: &Options) -> Result<(), Error> {
+    match &typed.operator.proxy {
+        Some(proxy) if proxy.has_password() => Err(Error::Argument {
+            argument: "--proxy".to_owned(),
+            reason: "every process can read a password in a command line; put the URL into the \
+                     environment as S3POD_PROXY"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
+    let Options { local, operator, tuning, .. } = asked;
+    let in_memory = local.cache_dir == Some(CacheDir::None);
+    let is_kms = operator.sse.is_some_and(|sse| sse.as_str().starts_with("aws:kms"));
+    let is_anonymous = operator.no_sign_request == Some(true);
+    let rules = [
+        (
+            is_anonymous && local.profile.is_some(),
+            ("--no-sign-request", "--profile", "an anonymous request has no profile"),
+        ),
+        (
+            is_anonymous && operator.requester_pays == Some(true),
+            ("--no-sign-request", "--requester-pays", "nobody would be there to pay"),
+        ),
+        (
+            operator.sse_kms_key_id.is_some() && operator.sse.is_some() && !is_kms,
+            ("--sse-kms-key-id", "--sse AES256", "write --sse aws:kms"),
+        ),
+        (
+            operator.sse_kms_key_id.is_some() && operator.sse.is_none(),
+            ("--sse-kms-key-id", "no --sse", "write --sse aws:kms"),
+        ),
+        (
+            in_memory && tuning.delete == Some(DeleteMode::Async),
+            ("--cache-dir none", "--delete async", "queued deletes need a folder"),
+        ),
+        (
+            in_memory && tuning.attr_delay.is_some_and(|delay| !delay.is_zero()),
+            ("--cache-dir none", "--attr-delay", "changes that wait need a folder"),
+        ),
+    ];
+    match rules.into_iter().find(|(is_broken, _)| *is_broken) {
+        None => Ok(()),
+        Some((_, (one, other, fix))) => Err(Error::Contradiction {
+            one: one.to_owned(),
+            other: other.to_owned(),
+            fix: fix.to_owned(),
+        }),
+    }
+}
+
+fn s3(asked: &Options, typed: &Options, host: &Host) -> Result<S3Config, Error> {
+    let operator = &asked.operator;
+    let is_elsewhere = operator.endpoint_url.as_ref().is_some_and(|url| !url.is_aws());
+    Ok(S3Config {
+        endpoint_url: operator.endpoint_url.clone(),
+        region: operator.region.clone(),
+        profile: asked.local.profile.clone(),
+        no_sign_request: operator.no_sign_request.unwrap_or(false),
+        force_path_style: operator.force_path_style.unwrap_or(is_elsewhere),
+        requester_pays: operator.requester_pays.unwrap_or(false),
+        ca_bundle: ca_bundle(asked, typed, host)?,
+        proxies: proxies(asked, host)?,
+        max_requests: operator.max_requests.unwrap_or(64),
+    })
+}
+
+fn upload(asked: &Options) -> UploadConfig {
+    let operator = &asked.operator;
+    let is_elsewhere = operator.endpoint_url.as_ref().is_some_and(|url| !url.is_aws());
+    let checksum_always = match operator.checksums.unwrap_or(Checksums::Auto) {
+        Checksums::Always => true,
+        Checksums::WhenRequired => false,
+        Checksums::Auto => !is_elsewhere,
+    };
+    UploadConfig {
+        storage_class: operator.storage_class.clone(),
+        sse: operator.sse,
+        sse_kms_key_id: operator.sse_kms_key_id.clone(),
+        checksum_always,
+        part_size: asked.tuning.part_size.unwrap_or(8 * MIB),
+    }
+}
+
+/// The bundle, opened once so that a wrong path is an error now and not a handshake's later.
+fn ca_bundle(asked: &Options, typed: &Options, host: &Host) -> Result<Option<PathBuf>, Error> {
+    let (path, origin) = match (&asked.local.ca_bundle, host.variable("AWS_CA_BUNDLE")) {
+        (Some(path), _) if typed.local.ca_bundle.is_some() => (path.clone(), "--ca-bundle"),
+        (Some(path), _) => (path.clone(), "S3POD_CA_BUNDLE"),
+        (None, Some(path)) => (PathBuf::from(path), "AWS_CA_BUNDLE"),
+        (None, None) => return Ok(None),
+    };
+    match std::fs::read(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(source) => Err(Error::CaBundle { origin, path, source }),
+    }
+}
+
+fn proxies(asked: &Options, host: &Host) -> Result<Proxies, Error> {
+    // The lower-case spelling wins, as with curl.
+    let from_environment = |lower: &str, upper: &str| -> Result<Option<ProxyUrl>, Error> {
+        let Some((name, value)) =
+            [lower, upper].into_iter().find_map(|name| Some((name, host.variable(name)?)))
+        else {
+            return Ok(None);
+        };
+        let environment = |reason| Error::Environment { name: name.to_owned(), reason };
+        value.parse().map(Some).map_err(environment)
+    };
+    let (https, http) = match &asked.operator.proxy {
+        Some(proxy) => (Some(proxy.clone()), Some(proxy.clone())),
+        None => (
+            from_environment("https_proxy", "HTTPS_PROXY")?,
+            from_environment("http_proxy", "HTTP_PROXY")?,
+        ),
+    };
+    let hosts = (asked.operator.no_proxy.as_deref())
+        .or_else(|| host.variable("no_proxy"))
+        .or_else(|| host.variable("NO_PROXY"));
+    let bypass = match hosts {
+        Some(hosts) => format!("{hosts},{METADATA_ADDRESSES}"),
+        None => METADATA_ADDRESSES.to_owned(),
+    };
+    Ok(Proxies { https, http, bypass })
+}
+
+fn metadata(asked: &Options) -> MetadataMode {
+    let read_only = asked.tuning.read_only.unwrap_or(false);
+    let default = if read_only { MetadataMode::List } else { MetadataMode::Posix };
+    asked.tuning.metadata.unwrap_or(default)
+}
+
+/// A quarter of the cgroup's limit: the rest is for the application's page cache beside us, and
+/// 64 MiB are what one reader and one writer need to be quick.
+fn memory_limit(asked: &Options, host: &Host) -> Result<u64, Error> {
+    let Some(limit) = asked.local.memory_limit else {
+        return Ok(host.memory_limit.map_or(192 * MIB, |cgroup| (cgroup / 4).max(64 * MIB)));
+    };
+    match host.memory_limit {
+        Some(cgroup) if limit.saturating_add(FIXED_MEMORY) > cgroup => {
+            Err(Error::MemoryLimit { asked: ByteSize(limit), cgroup: ByteSize(cgroup) })
+        }
+        _ => Ok(limit),
+    }
+}
+
+fn cache_dir(asked: &Options, host: &Host) -> Result<Option<PathBuf>, Error> {
+    let path = match &asked.local.cache_dir {
+        Some(CacheDir::None) => return Ok(None),
+        Some(CacheDir::At(path)) => path.clone(),
+        None => default_cache_dir(host)?,
+    };
+    match host::make_writable(&path) {
+        Ok(path) => Ok(Some(path)),
+        Err(source) => Err(Error::CacheDir { path, source }),
+    }
+}
+
+fn default_cache_dir(host: &Host) -> Result<PathBuf, Error> {
+    if host.uid == 0 {
+        return Ok(PathBuf::from("/var/cache/s3pod"));
+    }
+    // The XDG specification has relative paths ignored.
+    let absolute = |name| host.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("s3pod"))
+        .ok_or(Error::NoCacheDir)
+}
+
+fn staging_size(
+    asked: &Options,
+    cache_dir: Option<&std::path::Path>,
+    memory_limit: u64,
+) -> Result<u64, Error> {
+    let Some(folder) = cache_dir else {
+        // Staged bytes count against the budget, and reading needs the other half.
+        return Ok(asked.local.staging_size.unwrap_or(u64::MAX).min(memory_limit / 2));
+    };
+    if let Some(size) = asked.local.staging_size {
+        return Ok(size);
+    }
+    host::free_space(folder)
+        .map(|free| free / 2)
+        .map_err(|source| Error::CacheDir { path: folder.to_owned(), source })
+}
+
+fn log(asked: &Options) -> LogSettings {
+    LogSettings {
+        level: asked.local.log_level.unwrap_or_default(),
+        format: asked.local.log_format.unwrap_or_default(),
+        file: asked.local.log_file.clone(),
+    }
+}
+
+fn notices(asked: &Options) -> Vec<String> {
+    let is_read_only = asked.tuning.read_only == Some(true);
+    let mut lines = Vec::new();
+    if is_read_only && asked.tuning.metadata.is_none() {
+        lines.push(
+            "--read-only takes attributes from listings (--metadata list); --metadata posix shows \
+             each object's own mode, owner, mtime and symlinks, for a HEAD per file"
+                .to_owned(),
+        );
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests;
