@@ -105,9 +105,36 @@ pub enum Operation {
     Delete,
     /// DeleteObjects.
     DeleteMany,
+    /// GetObjectTagging.
+    Tags,
+    /// HeadBucket.
+    Probe,
 }
 
 impl Operation {
+    /// Every operation, in the order of declaration.
+    pub const ALL: [Self; 14] = [
+        Self::Head,
+        Self::Get,
+        Self::List,
+        Self::Put,
+        Self::CreateUpload,
+        Self::UploadPart,
+        Self::CopyPart,
+        Self::CompleteUpload,
+        Self::AbortUpload,
+        Self::Copy,
+        Self::Delete,
+        Self::DeleteMany,
+        Self::Tags,
+        Self::Probe,
+    ];
+
+    /// True where the operation leaves the store as it was, however often it is done.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::Head | Self::Get | Self::List | Self::Tags | Self::Probe)
+    }
+
     /// The API's name, for logs and as a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -123,11 +150,41 @@ impl Operation {
             Self::Copy => "CopyObject",
             Self::Delete => "DeleteObject",
             Self::DeleteMany => "DeleteObjects",
+            Self::Tags => "GetObjectTagging",
+            Self::Probe => "HeadBucket",
         }
     }
 }
 
 impl ErrorKind {
+    /// The kind in one word, as a metric's label.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::NoSuchBucket => "no_such_bucket",
+            Self::Denied => "denied",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Changed => "changed",
+            Self::NotModified => "not_modified",
+            Self::Conflict => "conflict",
+            Self::NoSuchUpload => "no_such_upload",
+            Self::InvalidRange => "invalid_range",
+            Self::TooLarge => "too_large",
+            Self::WrongRegion(_) => "wrong_region",
+            Self::Unsupported => "unsupported",
+            Self::Archived => "archived",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Connection(_) => "connection",
+            Self::Tls(_) => "tls",
+            Self::Damaged(_) => "damaged",
+            Self::NotS3(_) => "not_s3",
+            Self::Local(_) => "local",
+            Self::Other(_) => "other",
+        }
+    }
+
     /// True where the same request may succeed a moment later.
     pub const fn is_transient(&self) -> bool {
         matches!(
