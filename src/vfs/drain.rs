@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 
 use super::Vfs;
 use super::inode::Inode;
@@ -40,8 +41,11 @@ impl Vfs {
             let all = self.table().all();
             all.into_iter().filter(|inode| is_waiting(inode)).collect()
         };
-        let mut sent = futures::stream::iter(waiting.iter().map(|inode| self.send_all(inode)))
-            .buffer_unordered(COMMITS_IN_FLIGHT_MAX);
+        let mut sends: Vec<BoxFuture<'_, bool>> = Vec::with_capacity(waiting.len());
+        for inode in &waiting {
+            sends.push(self.send_all(inode).boxed());
+        }
+        let mut sent = futures::stream::iter(sends).buffer_unordered(COMMITS_IN_FLIGHT_MAX);
         let mut drained = Drained::default();
         while let Some(is_sent) = sent.next().await {
             if is_sent {

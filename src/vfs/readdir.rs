@@ -11,7 +11,7 @@ use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
 use super::inode::Inode;
 use super::knowledge::Listed as Remembered;
 use super::lookup::Found;
-use super::{Metadata, Result, Vfs};
+use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Child, Listed, Merge, Name, Prefix, classify};
 use crate::store::{ListLine, ListPage, ListRequest, Version};
 

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::attr::{FileKind, Ino, RenameMode};
 use super::inode::Inode;
@@ -203,13 +204,17 @@ impl Vfs {
         new: &Prefix,
     ) -> Result<HashMap<Key, Version>> {
         let engine = &self.0.engine;
-        let copies = versions.iter().map(|version| async move {
+        let mut copies: Vec<BoxFuture<'_, Result<(Key, Version)>>> = Vec::new();
+        for version in versions {
             let key = moved_key(&version.key, old, new);
-            let copied = engine.copy(version, &key, None, &Condition::None).await?;
-            Result::Ok((key, copied))
-        });
-        let copied: Result<HashMap<Key, Version>> =
-            futures::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX).try_collect().await;
+            let copy = async move {
+                let copied = engine.copy(version, &key, None, &Condition::None).await?;
+                Ok((key, copied))
+            };
+            copies.push(copy.boxed());
+        }
+        let copying = futures::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
+        let copied: Result<HashMap<Key, Version>> = copying.try_collect().await;
         if copied.is_err() {
             self.delete_all(versions.iter().map(|v| moved_key(&v.key, old, new)).collect()).await;
         }
@@ -218,8 +223,10 @@ impl Vfs {
 
     /// Deletes keys whose objects have been copied; one that stays is a second copy, not a loss.
     async fn delete_all(&self, keys: Vec<Key>) {
-        let batches = keys.chunks(DELETES_PER_REQUEST);
-        let requests = batches.map(|batch| self.0.store.delete_many(batch));
+        let mut requests = Vec::new();
+        for batch in keys.chunks(DELETES_PER_REQUEST) {
+            requests.push(self.0.store.delete_many(batch));
+        }
         let mut answers = futures::stream::iter(requests).buffer_unordered(4);
         while let Some(answer) = answers.next().await {
             match answer {

@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::plan::{Edit, PartSource, Plan, PlannedPart, plan};
 use super::stage::{Account, Slice};
@@ -175,7 +176,10 @@ async fn send_parts(
     upload: &Upload,
     parts: &[PlannedPart],
 ) -> Result<Vec<PartTag>> {
-    let sending = parts.iter().map(|part| send_part(staged, target, upload, part));
+    let mut sending: Vec<BoxFuture<'_, Result<PartTag>>> = Vec::with_capacity(parts.len());
+    for part in parts {
+        sending.push(send_part(staged, target, upload, part).boxed());
+    }
     futures::stream::iter(sending).buffered(PARTS_IN_FLIGHT_MAX).try_collect().await
 }
 

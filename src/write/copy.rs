@@ -3,12 +3,13 @@
 //! Owns the choice between one CopyObject and parallel part copies above S3's 5 GiB. Must not
 //! know why something is copied.
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::{Engine, Result};
 use crate::naming::Key;
 use crate::store::{
-    Condition, CopyRequest, PartTag, PartTarget, Properties, Upload, UploadId, Version,
+    self, Condition, CopyRequest, PartTag, PartTarget, Properties, Upload, Version,
 };
 use crate::units::{ByteRange, GIB, MIB};
 
@@ -63,15 +64,14 @@ async fn copy_parts(
     upload: &Upload,
     condition: &Condition,
 ) -> Result<Version> {
-    let UploadId(_) = &upload.id;
-    let tags: Vec<PartTag> = futures::stream::iter(part_ranges(source.size).into_iter().enumerate())
-        .map(|(index, range)| {
-            let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
-            async move { engine.0.store.copy_part(&target, source, range).await }
-        })
-        .buffered(COPIES_IN_FLIGHT_MAX)
-        .try_collect()
-        .await?;
+    let mut copies: Vec<BoxFuture<'_, store::Result<PartTag>>> = Vec::new();
+    for (index, range) in part_ranges(source.size).into_iter().enumerate() {
+        let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
+        let copy = async move { engine.0.store.copy_part(&target, source, range).await };
+        copies.push(copy.boxed());
+    }
+    let copied = futures::stream::iter(copies).buffered(COPIES_IN_FLIGHT_MAX);
+    let tags: Vec<PartTag> = copied.try_collect().await?;
     Ok(engine.0.store.complete_upload(upload, &tags, condition).await?)
 }
 

@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 use super::plan::stream_part_size;
@@ -213,22 +214,21 @@ impl Running {
 
     async fn send_rest(&mut self, staged: &Staged) -> Result<()> {
         let (upload, store) = (&self.upload, &staged.engine.0.store);
-        let unsent = self.parts.iter_mut().enumerate();
-        let mut sending = futures::stream::iter(
-            unsent.filter(|(_, part)| matches!(part.state, PartState::Unsent)).map(
-                |(index, part)| async move {
-                    let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
-                    let payload = Payload::File(staged.stage.file(), part.range);
-                    part.state = PartState::Sent(store.upload_part(&target, &payload).await?);
-                    Result::Ok(())
-                },
-            ),
-        )
-        .buffer_unordered(PARTS_IN_FLIGHT_MAX);
-        while let Some(sent) = sending.next().await {
-            sent?;
+        let mut unsent: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
+        for (index, part) in self.parts.iter_mut().enumerate() {
+            if matches!(part.state, PartState::Sent(_)) {
+                continue;
+            }
+            let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
+            let payload = Payload::File(staged.stage.file(), part.range);
+            let send = async move {
+                part.state = PartState::Sent(store.upload_part(&target, &payload).await?);
+                Ok(())
+            };
+            unsent.push(send.boxed());
         }
-        Ok(())
+        let sending = futures::stream::iter(unsent).buffer_unordered(PARTS_IN_FLIGHT_MAX);
+        sending.try_collect().await
     }
 
     /// Gives the upload up; an upload that cannot be aborted is logged, since it costs storage.
