@@ -20,8 +20,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// s3fs escapes all punctuation and undoes only `%` and, once, `+` for a space: what a header
-/// takes goes as it is, since each escape costs two bytes of 2 048.
+/// s3fs escapes all punctuation but undoes `%` alone, so what a header takes goes as it is: each
+/// escape costs two bytes of 2 048. Old releases spell a space `+`, hence that one.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b'+').add(b' ');
 
 /// A decimal (or 0x) mode with type bits. Two guards keep rclone's octal out, whose digits are
