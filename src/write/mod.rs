@@ -80,6 +80,8 @@ pub struct Committed {
     pub version: Arc<Version>,
     /// The properties it has now.
     pub properties: Properties,
+    /// They are [`Target::properties`]; otherwise [`Target::streamed`], without the time.
+    pub carries_mtime: bool,
 }
 
 impl Engine {
