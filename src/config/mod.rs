@@ -7,6 +7,7 @@
 
 mod command;
 mod definition;
+mod docs;
 
 mod error;
 mod mount_options;
@@ -23,6 +24,7 @@ use crate::telemetry::LogSettings;
 
 pub use command::{MountArguments, mount_command};
 pub use definition::{Authority, Category, Definition, Kind};
+pub use docs::render as render_docs;
 pub use error::Error;
 pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
 pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};

@@ -364,8 +364,9 @@ pub static OPTIONS: &[Definition] = &[
         kind: Kind::Value("WHICH"),
         default: "auto",
         help: "Which uploads carry a CRC: auto, always or when-required",
-        details: "The store verifies it. always: all. when-required: those for which the API demands one; for \
-                  servers that refuse the rest. auto: all on AWS, when-required at another --endpoint-url.",
+        details: "The store verifies it. always: all. when-required: those for which the API \
+                  demands one; for servers that refuse the rest. auto: all on AWS, when-required \
+                  at another --endpoint-url.",
         category: Category::Writing,
         authority: Authority::Operator,
         example: "always",
