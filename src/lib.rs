@@ -21,14 +21,15 @@ pub mod vfs;
 pub mod read;
 pub mod write;
 
-pub mod cache;
 pub mod journal;
+pub mod cache;
 pub mod store;
 
 pub mod naming;
 pub mod posix_metadata;
 
+pub mod telemetry;
 pub mod budget;
 pub mod clock;
-pub mod telemetry;
+pub mod tasks;
 pub mod units;

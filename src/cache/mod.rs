@@ -1,1 +1,144 @@
-//! seam
+//! Blocks of object versions, fetched once whoever asks.
+//!
+//! Owns where the bytes of a version are found: in memory, on their way, or in the store. A block
+//! is 128 KiB of one version, so nothing here is ever invalidated: another version is another
+//! key. Promises: one flight per block; a reader wakes when its blocks are there, not when the
+//! whole GET is over; every byte held is taken from the budget. Must not know handles, patterns
+//! or inodes.
+
+mod flight;
+mod memory;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::budget::Budget;
+use crate::store::{ObjectStore, Result, Version};
+use crate::tasks::Tasks;
+use crate::units::{ByteRange, KIB, MIB};
+
+use flight::Flights;
+use memory::Memory;
+
+pub use memory::Block;
+
+/// Bytes of a block: the kernel's default read-ahead, so that a small random read fetches little
+/// and a request of 1 MiB joins eight.
+pub const BLOCK_SIZE: u64 = 128 * KIB;
+
+/// The longest run of blocks that one GET fetches.
+pub const RUN_SIZE_MAX: u64 = 8 * MIB;
+
+/// A block of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    /// Whose bytes.
+    pub version: Arc<Version>,
+    /// From 0, in units of [`BLOCK_SIZE`].
+    pub index: u64,
+}
+
+impl BlockKey {
+    /// The block's bytes within the object; the last block is short.
+    pub fn range(&self) -> ByteRange {
+        ByteRange::at(self.index * BLOCK_SIZE, BLOCK_SIZE)
+            .intersect(ByteRange::new(0, self.version.size))
+    }
+}
+
+/// The cache in front of a store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cache(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    budget: Arc<Budget>,
+    memory: Arc<Memory>,
+    flights: Flights,
+    tasks: Tasks,
+}
+
+impl Cache {
+    /// An empty cache that lives within `budget`.
+    pub fn new(store: Arc<dyn ObjectStore>, budget: Arc<Budget>) -> Self {
+        let memory = Arc::new(Memory::default());
+        let reclaimed = Arc::downgrade(&memory);
+        budget.set_reclaimer(move |bytes| {
+            if let Some(memory) = reclaimed.upgrade() {
+                memory.evict(bytes);
+            }
+        });
+        let (flights, tasks) = (Flights::default(), Tasks::new());
+        Self(Arc::new(Inner { store, budget, memory, flights, tasks }))
+    }
+
+    /// The bytes of `range` of `version`, cut to its size.
+    ///
+    /// # Errors
+    /// What the store said of the GET that was to bring one of the blocks.
+    pub async fn get_or_fetch(&self, version: &Arc<Version>, range: ByteRange) -> Result<Bytes> {
+        let range = range.intersect(ByteRange::new(0, version.size));
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let mut pending = self.request(version, range);
+        if pending.len() == 1
+            && let Some(first) = pending.pop()
+        {
+            return Ok(first.wait().await?.slice(range));
+        }
+        let mut joined = BytesMut::with_capacity(usize::try_from(range.len()).unwrap_or(0));
+        for block in pending {
+            joined.extend_from_slice(&block.wait().await?.slice(range));
+        }
+        Ok(joined.freeze())
+    }
+
+    /// Begins to fetch what is missing of `range`, and does not wait.
+    pub fn prefetch(&self, version: &Arc<Version>, range: ByteRange) {
+        let range = range.intersect(ByteRange::new(0, version.size));
+        if !range.is_empty() {
+            drop(self.request(version, range));
+        }
+    }
+
+    /// True where every byte of `range` is in memory or on its way.
+    pub fn is_known(&self, version: &Arc<Version>, range: ByteRange) -> bool {
+        blocks_of(version, range.intersect(ByteRange::new(0, version.size)))
+            .all(|key| self.0.memory.has(&key) || self.0.flights.has(&key))
+    }
+
+    /// Finds or orders each block of `range`; what is missing goes out in runs.
+    fn request(&self, version: &Arc<Version>, range: ByteRange) -> Vec<flight::Pending> {
+        let mut pending = Vec::new();
+        let mut run: Vec<flight::Landing> = Vec::new();
+        for key in blocks_of(version, range) {
+            let (found, landing) = self.0.flights.join_or_begin(&key, &self.0.memory);
+            pending.push(found);
+            let run_is_full = run.len() as u64 * BLOCK_SIZE >= RUN_SIZE_MAX;
+            if (landing.is_none() || run_is_full) && !run.is_empty() {
+                self.launch(version, std::mem::take(&mut run));
+            }
+            run.extend(landing);
+        }
+        if !run.is_empty() {
+            self.launch(version, run);
+        }
+        pending
+    }
+
+    fn launch(&self, version: &Arc<Version>, run: Vec<flight::Landing>) {
+        let (store, budget) = (Arc::clone(&self.0.store), Arc::clone(&self.0.budget));
+        let version = Arc::clone(version);
+        self.0.tasks.spawn(flight::fly(store, budget, version, run));
+    }
+}
+
+/// The keys of the blocks that `range` touches; `range` lies within the object.
+fn blocks_of(version: &Arc<Version>, range: ByteRange) -> impl Iterator<Item = BlockKey> {
+    let first = range.start / BLOCK_SIZE;
+    let end = if range.is_empty() { first } else { range.end.div_ceil(BLOCK_SIZE) };
+    (first..end).map(|index| BlockKey { version: Arc::clone(version), index })
+}

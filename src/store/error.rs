@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::naming::Key;
 
@@ -12,8 +13,9 @@ use crate::naming::Key;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed operation: what kind of failure, of what, and what the store said.
-#[derive(Debug)]
-pub struct Error(Box<Inner>);
+/// Cheap to clone, since everyone who waited for the same bytes gets it.
+#[derive(Debug, Clone)]
+pub struct Error(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -103,9 +105,36 @@ pub enum Operation {
     Delete,
     /// DeleteObjects.
     DeleteMany,
+    /// GetObjectTagging.
+    Tags,
+    /// HeadBucket.
+    Probe,
 }
 
 impl Operation {
+    /// Every operation, in the order of declaration.
+    pub const ALL: [Self; 14] = [
+        Self::Head,
+        Self::Get,
+        Self::List,
+        Self::Put,
+        Self::CreateUpload,
+        Self::UploadPart,
+        Self::CopyPart,
+        Self::CompleteUpload,
+        Self::AbortUpload,
+        Self::Copy,
+        Self::Delete,
+        Self::DeleteMany,
+        Self::Tags,
+        Self::Probe,
+    ];
+
+    /// True where the operation leaves the store as it was, however often it is done.
+    pub const fn is_read(self) -> bool {
+        matches!(self, Self::Head | Self::Get | Self::List | Self::Tags | Self::Probe)
+    }
+
     /// The API's name, for logs and as a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -121,11 +150,41 @@ impl Operation {
             Self::Copy => "CopyObject",
             Self::Delete => "DeleteObject",
             Self::DeleteMany => "DeleteObjects",
+            Self::Tags => "GetObjectTagging",
+            Self::Probe => "HeadBucket",
         }
     }
 }
 
 impl ErrorKind {
+    /// The kind in one word, as a metric's label.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::NoSuchBucket => "no_such_bucket",
+            Self::Denied => "denied",
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Changed => "changed",
+            Self::NotModified => "not_modified",
+            Self::Conflict => "conflict",
+            Self::NoSuchUpload => "no_such_upload",
+            Self::InvalidRange => "invalid_range",
+            Self::TooLarge => "too_large",
+            Self::WrongRegion(_) => "wrong_region",
+            Self::Unsupported => "unsupported",
+            Self::Archived => "archived",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Connection(_) => "connection",
+            Self::Tls(_) => "tls",
+            Self::Damaged(_) => "damaged",
+            Self::NotS3(_) => "not_s3",
+            Self::Local(_) => "local",
+            Self::Other(_) => "other",
+        }
+    }
+
     /// True where the same request may succeed a moment later.
     pub const fn is_transient(&self) -> bool {
         matches!(
@@ -148,7 +207,7 @@ impl ErrorKind {
 impl Error {
     /// A failure of `operation`.
     pub fn new(operation: Operation, kind: ErrorKind) -> Self {
-        Self(Box::new(Inner {
+        Self(Arc::new(Inner {
             kind,
             operation,
             key: None,
@@ -159,54 +218,57 @@ impl Error {
         }))
     }
 
+    /// Errors are built before they are shared, so the only owner is at hand.
+    fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            change(inner);
+        }
+        self
+    }
+
     /// Says which object.
     #[must_use]
-    pub fn with_key(mut self, key: &Key) -> Self {
-        self.0.key = Some(key.clone());
-        self
+    pub fn with_key(self, key: &Key) -> Self {
+        self.edit(|inner| inner.key = Some(key.clone()))
     }
 
     /// Says which request, in the store's own words.
     #[must_use]
-    pub fn with_request_id(mut self, id: Option<&str>) -> Self {
-        self.0.request_id = id.map(str::to_owned);
-        self
+    pub fn with_request_id(self, id: Option<&str>) -> Self {
+        self.edit(|inner| inner.request_id = id.map(str::to_owned))
     }
 
     /// Says how long the store wants to be left alone.
     #[must_use]
-    pub fn with_retry_after(mut self, wait: Option<std::time::Duration>) -> Self {
-        self.0.retry_after = wait;
-        self
+    pub fn with_retry_after(self, wait: Option<std::time::Duration>) -> Self {
+        self.edit(|inner| inner.retry_after = wait)
     }
 
     /// Says what lies beneath.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
-        self
+    pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.edit(|inner| inner.source = Some(source.into()))
     }
 
     /// Says that an earlier attempt of the same call ended without an answer, so that this error
     /// may be the echo of a success: a conditional write must look before it believes it.
     #[must_use]
-    pub fn after_lost_answer(mut self) -> Self {
-        self.0.ambiguous = true;
-        self
+    pub fn after_lost_answer(self) -> Self {
+        self.edit(|inner| inner.ambiguous = true)
     }
 
     /// The kind of failure.
-    pub const fn kind(&self) -> &ErrorKind {
+    pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
     }
 
     /// Which operation failed.
-    pub const fn operation(&self) -> Operation {
+    pub fn operation(&self) -> Operation {
         self.0.operation
     }
 
     /// Which object, where it was one.
-    pub const fn key(&self) -> Option<&Key> {
+    pub fn key(&self) -> Option<&Key> {
         self.0.key.as_ref()
     }
 
@@ -216,12 +278,12 @@ impl Error {
     }
 
     /// How long the store wants to be left alone.
-    pub const fn retry_after(&self) -> Option<std::time::Duration> {
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
         self.0.retry_after
     }
 
     /// True where the operation may have been done all the same.
-    pub const fn is_ambiguous(&self) -> bool {
+    pub fn is_ambiguous(&self) -> bool {
         self.0.ambiguous || self.0.kind.is_unanswered()
     }
 

@@ -26,7 +26,7 @@ pub mod s3;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use limit::Limit;
-pub use metered::Metered;
+pub use metered::{Counters, Metered};
 pub use retry::{Retry, RetryPolicy};
 
 /// A store with one bucket. Wrappers add limits, retries and metrics.
@@ -35,6 +35,9 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// The object's version and properties (HEAD).
     async fn head(&self, key: &Key) -> Result<ObjectHead>;
 
+    /// The version's tags; those of the object as it stands where the version has no id.
+    async fn tags(&self, version: &Version) -> Result<Vec<(String, String)>>;
+
     /// The object's bytes. An answer of [`ErrorKind::Changed`] means the pinned version is gone,
     /// [`ErrorKind::NotModified`] that [`GetPin::IfChanged`] found the version it named.
     async fn get(&self, request: &GetRequest) -> Result<GetResponse>;
@@ -42,7 +45,8 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// One page of a listing, in key order, at most 1 000 lines.
     async fn list(&self, request: &ListRequest) -> Result<ListPage>;
 
-    /// Stores an object in one request.
+    /// Stores an object in one request. The version's `last_modified` is the time of the answer
+    /// by the store's clock, which can be a second or two later than what a HEAD will say.
     async fn put(&self, request: &PutRequest, payload: &Payload) -> Result<Version>;
 
     /// Begins a multipart upload.
@@ -59,7 +63,8 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         range: ByteRange,
     ) -> Result<PartTag>;
 
-    /// Makes the object of the parts, which are in order of number.
+    /// Makes the object of the parts, which are in order of number. `last_modified` is the time of
+    /// the answer; S3 itself dates the object back to when the upload was created.
     async fn complete_upload(
         &self,
         upload: &Upload,
@@ -73,11 +78,78 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Copies a whole object of at most 5 GiB, server-side, pinned to `source`.
     async fn copy(&self, source: &Version, request: &CopyRequest) -> Result<Version>;
 
-    /// Deletes one object; one that is gone already is no error.
+    /// Deletes one object; one that is gone already is no error, unless it was to be
+    /// [`Condition::Unchanged`]. [`Condition::Absent`] is [`ErrorKind::Unsupported`].
     async fn delete(&self, key: &Key, condition: &Condition) -> Result<()>;
 
     /// Deletes up to 1 000 objects and returns those that could not be.
     async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>>;
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
+    async fn head(&self, key: &Key) -> Result<ObjectHead> {
+        (**self).head(key).await
+    }
+
+    async fn tags(&self, version: &Version) -> Result<Vec<(String, String)>> {
+        (**self).tags(version).await
+    }
+
+    async fn get(&self, request: &GetRequest) -> Result<GetResponse> {
+        (**self).get(request).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        (**self).list(request).await
+    }
+
+    async fn put(&self, request: &PutRequest, payload: &Payload) -> Result<Version> {
+        (**self).put(request, payload).await
+    }
+
+    async fn create_upload(&self, key: &Key, properties: &Properties) -> Result<UploadId> {
+        (**self).create_upload(key, properties).await
+    }
+
+    async fn upload_part(&self, part: &PartTarget, payload: &Payload) -> Result<PartTag> {
+        (**self).upload_part(part, payload).await
+    }
+
+    async fn copy_part(
+        &self,
+        part: &PartTarget,
+        source: &Version,
+        range: ByteRange,
+    ) -> Result<PartTag> {
+        (**self).copy_part(part, source, range).await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[PartTag],
+        condition: &Condition,
+    ) -> Result<Version> {
+        (**self).complete_upload(upload, parts, condition).await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<()> {
+        (**self).abort_upload(upload).await
+    }
+
+    async fn copy(&self, source: &Version, request: &CopyRequest) -> Result<Version> {
+        (**self).copy(source, request).await
+    }
+
+    async fn delete(&self, key: &Key, condition: &Condition) -> Result<()> {
+        (**self).delete(key, condition).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+        (**self).delete_many(keys).await
+    }
 }
 
 /// One version of one object: the only pin there is.
@@ -241,6 +313,9 @@ impl ListLine {
 }
 
 /// What must hold for a write to be done.
+///
+/// A store that gives no entity tags cannot be asked for one: there [`Condition::Unchanged`] of a
+/// version without a tag holds always.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
     /// Nothing: the last writer wins.
@@ -268,7 +343,8 @@ pub struct PutRequest {
 pub struct CopyRequest {
     /// Where to; may be the source's own key.
     pub key: Key,
-    /// The copy's properties; none takes the source's over, tags included. Where they are given,
+    /// The copy's properties; none takes the source's over, tags included, except for storage
+    /// class and encryption, which S3 gives a copy as it gives a new object. Where they are given,
     /// tags still follow the source.
     pub properties: Option<Properties>,
     /// What must hold at the destination.
@@ -302,6 +378,8 @@ pub struct PartTarget {
 pub struct PartTag {
     /// 1 to 10 000.
     pub number: u32,
+    /// Bytes.
+    pub size: u64,
     /// Its entity tag.
     pub etag: Arc<str>,
     /// The CRC-32 that was sent with it, base64, which Complete must repeat.

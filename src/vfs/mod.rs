@@ -1,184 +1,184 @@
-//! seam
-mod attr;
-mod error;
+//! The file system: every verb, in POSIX's words.
+//!
+//! Owns what a mount promises (`docs/semantics.md`) and keeps it with the floors below: `read`
+//! for bytes that are in S3, `write` for bytes that are not yet. Knows no fuser type and no S3
+//! code.
+//!
+//! **The durability contract.** A write is staged; `flush`, `fsync` and `release` commit it; only
+//! after S3 acknowledged the commit do they answer Ok, and only then does the inode's `version`,
+//! under the inode's lock, become the new one. A failed commit leaves the bytes staged.
+//!
+//! **Lock order**, outermost first. The first two are held across requests, the others never
+//! across an await:
+//!
+//! 1. `namespace`: shared by everything that depends on where an inode stands, exclusive for a
+//!    rename of a directory, which moves every key below it;
+//! 2. `Inode::commit`: one change of an object at a time; of two inodes, the smaller number first;
+//! 3. `table`: the tree;
+//! 4. `Inode::state`.
 
-use std::ffi::OsStr;
+mod attr;
+mod attributes;
+mod content;
+mod create;
+mod drain;
+mod error;
+mod handle;
+mod inode;
+mod knowledge;
+mod lookup;
+mod readdir;
+mod remove;
+mod rename;
+mod settings;
+mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::sync::RwLock;
+
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::naming::{HiddenReason, Name};
+use crate::store::ObjectStore;
+use crate::tasks::Tasks;
+use crate::telemetry::Once;
+use crate::write::Engine;
+
+use handle::Handles;
+use inode::{Inode, State};
+use table::Table;
 
 pub use attr::{
     Attr, Caller, DirEntry, DirName, Entry, Fh, FileKind, FsStat, Ino, NewTime, OpenFlags, Opened,
     RenameMode, Seek, SetAttr,
 };
+pub use drain::Drained;
 pub use error::{Error, Result};
+pub use settings::{ExclusiveCreate, Metadata, Settings};
 
-/// The file system: every verb, in POSIX's words.
+/// The size `statfs` shows where no quota is set: a bucket has no end.
+const BUCKET_BYTES: u64 = 1 << 50;
+
+/// Hidden keys that get a line in the log; the rest are counted.
+const HIDDEN_KEYS_SAID: usize = 100;
+
+/// The preferred size of I/O that `stat` and `statfs` show.
+const BLOCK_SIZE: u32 = 4096;
+
+/// A mounted file system; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Vfs(Arc<Core>);
+
 #[derive(Debug)]
-pub struct Vfs {}
-
-#[expect(unused_variables, missing_docs, reason = "the verbs are declared, not made")]
-impl Vfs {
-    pub async fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Entry> {
-        unimplemented!()
-    }
-    /// Never waits.
-    pub fn forget(&self, ino: Ino, count: u64) {
-        unimplemented!()
-    }
-    pub async fn getattr(&self, ino: Ino, fh: Option<Fh>) -> Result<(Attr, Duration)> {
-        unimplemented!()
-    }
-    pub async fn setattr(
-        &self,
-        ino: Ino,
-        fh: Option<Fh>,
-        change: SetAttr,
-    ) -> Result<(Attr, Duration)> {
-        unimplemented!()
-    }
-    pub async fn readlink(&self, ino: Ino) -> Result<Bytes> {
-        unimplemented!()
-    }
-    pub async fn mknod(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        mode: u32,
-        caller: Caller,
-    ) -> Result<Entry> {
-        unimplemented!()
-    }
-    pub async fn mkdir(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        perm: u16,
-        caller: Caller,
-    ) -> Result<Entry> {
-        unimplemented!()
-    }
-    pub async fn symlink(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        target: &OsStr,
-        caller: Caller,
-    ) -> Result<Entry> {
-        unimplemented!()
-    }
-    pub async fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn rename(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        new_parent: Ino,
-        new_name: &OsStr,
-        mode: RenameMode,
-    ) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
-        unimplemented!()
-    }
-    pub async fn create(
-        &self,
-        parent: Ino,
-        name: &OsStr,
-        perm: u16,
-        flags: OpenFlags,
-        caller: Caller,
-    ) -> Result<(Entry, Opened)> {
-        unimplemented!()
-    }
-    pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
-        unimplemented!()
-    }
-    pub async fn write(&self, fh: Fh, offset: u64, bytes: Bytes) -> Result<u32> {
-        unimplemented!()
-    }
-    pub async fn flush(&self, fh: Fh) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn fsync(&self, fh: Fh) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn release(&self, fh: Fh) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn opendir(&self, ino: Ino) -> Result<Fh> {
-        unimplemented!()
-    }
-    /// `sink` answers false when its buffer is full; with `plus`, a taken entry counts as a lookup.
-    pub async fn readdir(
-        &self,
-        fh: Fh,
-        cookie: u64,
-        plus: bool,
-        sink: &mut (dyn FnMut(&DirEntry) -> bool + Send),
-    ) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn releasedir(&self, fh: Fh) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn fsyncdir(&self, fh: Fh) -> Result<()> {
-        unimplemented!()
-    }
-    /// Never waits.
-    pub fn statfs(&self) -> FsStat {
-        unimplemented!()
-    }
-    pub async fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Bytes> {
-        unimplemented!()
-    }
-    pub async fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
-        unimplemented!()
-    }
-    /// Names, each followed by a NUL.
-    pub async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
-        unimplemented!()
-    }
-    pub async fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn fallocate(&self, fh: Fh, offset: u64, len: u64, mode: i32) -> Result<()> {
-        unimplemented!()
-    }
-    pub async fn lseek(&self, fh: Fh, offset: u64, seek: Seek) -> Result<u64> {
-        unimplemented!()
-    }
-    pub async fn copy_file_range(
-        &self,
-        from: Fh,
-        from_offset: u64,
-        to: Fh,
-        to_offset: u64,
-        len: u64,
-    ) -> Result<u64> {
-        unimplemented!()
-    }
-    /// True where READDIRPLUS is worth negotiating (`--metadata list`).
-    pub fn lists_attributes(&self) -> bool {
-        unimplemented!()
-    }
-    /// Commits every dirty file, sends every queued delete; errors of single files are logged
-    /// and counted.
-    pub async fn drain(&self) -> Drained {
-        unimplemented!()
-    }
+struct Core {
+    settings: Settings,
+    store: Arc<dyn ObjectStore>,
+    cache: Cache,
+    engine: Engine,
+    clock: Clock,
+    namespace: RwLock<()>,
+    table: Mutex<Table>,
+    handles: Handles,
+    /// Keys that cannot be shown: counted, and said once each.
+    hidden: Once,
+    tasks: Tasks,
 }
 
-/// What a drain left behind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Drained {
-    /// Files committed.
-    pub committed: u64,
-    /// Files whose commit failed; their bytes stay staged.
-    pub failed: u64,
+impl Vfs {
+    /// A file system over `store`, reading through `cache` and writing through `engine`.
+    pub fn new(
+        settings: Settings,
+        store: Arc<dyn ObjectStore>,
+        cache: Cache,
+        engine: Engine,
+        clock: Clock,
+    ) -> Self {
+        let mut root = State::implicit_directory(&settings, clock.now());
+        root.knowledge.has_marker = true;
+        let table = Mutex::new(Table::new(settings.prefix.clone(), root));
+        let (namespace, handles, tasks) = (RwLock::new(()), Handles::default(), Tasks::new());
+        let hidden = Once::new(HIDDEN_KEYS_SAID);
+        let core = Core {
+            settings,
+            store,
+            cache,
+            engine,
+            clock,
+            namespace,
+            table,
+            handles,
+            hidden,
+            tasks,
+        };
+        Self(Arc::new(core))
+    }
+
+    /// The kernel gives lookups back. Never waits.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.table().forget(ino, count);
+    }
+
+    /// Room in the file system. Never waits.
+    pub fn statfs(&self) -> FsStat {
+        FsStat { total_bytes: BUCKET_BYTES, free_bytes: BUCKET_BYTES, block_size: BLOCK_SIZE }
+    }
+
+    /// True where listings carry all attributes there are, so that READDIRPLUS is worth
+    /// negotiating.
+    pub fn lists_attributes(&self) -> bool {
+        self.0.settings.metadata == Metadata::List
+    }
+
+    /// How many inodes are known.
+    pub fn inode_count(&self) -> usize {
+        self.table().len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        self.table().get(ino).ok_or(Error::Stale)
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.settings().read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    /// True where the store's last word on the inode is young enough.
+    fn is_fresh(&self, inode: &Inode) -> bool {
+        let age = self.0.clock.now().saturating_duration_since(inode.state().seen);
+        age < self.settings().metadata_ttl
+    }
+
+    /// The entry that the kernel is told of an inode, counted as a lookup.
+    fn entry(&self, inode: &Inode, attr_ttl: Duration) -> Entry {
+        self.table().remember(inode.ino);
+        self.entry_uncounted(inode, attr_ttl)
+    }
+
+    fn entry_uncounted(&self, inode: &Inode, attr_ttl: Duration) -> Entry {
+        let entry_ttl = self.settings().metadata_ttl;
+        Entry { attr: inode.attr(), generation: inode.generation, entry_ttl, attr_ttl }
+    }
+
+    /// Notes a key that no path can name.
+    fn hide(&self, key: &str, reason: HiddenReason) {
+        let reason = reason.as_str();
+        metrics::counter!("s3pod_hidden_keys_total", "reason" => reason).increment(1);
+        if self.0.hidden.is_new(key) {
+            tracing::warn!(key, "not shown, since the key has {reason}");
+        }
+    }
+
+    fn name(&self, name: &std::ffi::OsStr) -> Result<Name> {
+        Ok(Name::new(name)?)
+    }
 }

@@ -1,3 +1,268 @@
-//! seam
+//! Getting bytes into S3.
+//!
+//! Owns the way of written bytes: staged in a local file ([`Staged`]), sent as parts while a new
+//! file is still being written (`stream`), and committed by the cheapest legal requests (`plan`,
+//! `commit`). Promises: [`Staged::commit`] returns a version only after S3 acknowledged every byte
+//! written before it; on any error the bytes stay staged and the commit can be tried again.
+//! Must not know inodes, handles or reading ahead.
+
+mod commit;
+mod copy;
 mod error;
+mod extents;
+mod plan;
+mod stage;
+mod stream;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use crate::budget::Budget;
+use crate::cache::Cache;
+use crate::naming::Key;
+use crate::store::{Condition, ObjectStore, Properties, Version};
+use crate::tasks::Tasks;
+use crate::units::ByteRange;
+
+use stage::{Stage, StageError};
+use stream::Stream;
+
 pub use error::{Error, Result};
+pub use extents::Extents;
+pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge};
+pub use stage::{Slice, Staging};
+
+/// The user metadata key under which each commit's id stands, so that a lost answer can be
+/// settled by a HEAD.
+pub const COMMIT_ID: &str = "s3pod-commit";
+
+/// What every staged file of a mount shares; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    cache: Cache,
+    budget: Arc<Budget>,
+    staging: Arc<Staging>,
+    limits: Limits,
+    /// None where there is no local folder.
+    recover: Option<PathBuf>,
+    tasks: Tasks,
+}
+
+/// Where a commit goes and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The object's key.
+    pub key: Key,
+    /// What is kept with the bytes, as it must be after the commit.
+    pub properties: Properties,
+    /// What a streamed upload may start with: the same without what changes while it is written
+    /// (the modification time). Where the two differ at commit, a self-copy follows the Complete;
+    /// a modification time that nobody set is not worth one, see `mtime_is_explicit`.
+    pub streamed: Properties,
+    /// The modification time was set by a call, so it must reach S3.
+    pub mtime_is_explicit: bool,
+    /// What must hold at the destination.
+    pub condition: Condition,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The object as it is now.
+    pub version: Arc<Version>,
+    /// The properties it has now.
+    pub properties: Properties,
+    /// They are [`Target::properties`]; otherwise [`Target::streamed`], without the time.
+    pub carries_mtime: bool,
+}
+
+impl Engine {
+    /// An engine that stages in `staging` and sends through `store`; what a conflict leaves is
+    /// moved to the folder `recover`.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        cache: Cache,
+        budget: Arc<Budget>,
+        staging: Arc<Staging>,
+        limits: Limits,
+        recover: Option<PathBuf>,
+    ) -> Self {
+        let tasks = Tasks::new();
+        Self(Arc::new(Inner { store, cache, budget, staging, limits, recover, tasks }))
+    }
+
+    /// Begins to stage changes of a file whose bytes are `base`'s; none for a new file.
+    ///
+    /// # Errors
+    /// [`Error::Staging`] where the staging file cannot be made.
+    pub fn stage(&self, key: &Key, base: Option<Arc<Version>>) -> Result<Arc<Staged>> {
+        let stage = Stage::create(&self.0.staging, base)
+            .map_err(|source| Error::Staging { key: key.clone(), source })?;
+        Ok(Arc::new(Staged { engine: self.clone(), stage, stream: Mutex::new(Stream::default()) }))
+    }
+
+    /// Copies a whole object of any size server-side, pinned to `source`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn copy(
+        &self,
+        source: &Version,
+        key: &Key,
+        properties: Option<Properties>,
+        condition: &Condition,
+    ) -> Result<Version> {
+        copy::copy(self, source, key, properties, condition).await
+    }
+}
+
+/// The staged changes of one file.
+///
+/// Writes, truncates and commits of one file take turns; reads do not wait for them.
+#[derive(Debug)]
+pub struct Staged {
+    engine: Engine,
+    stage: Stage,
+    /// Held by whoever changes or commits the file.
+    stream: Mutex<Stream>,
+}
+
+impl Staged {
+    /// Stages bytes and, in a new file written in order, sends the parts that are full; `target`
+    /// is asked only when an upload begins. Returns the change's epoch.
+    ///
+    /// # Errors
+    /// [`Error::StagingFull`], [`Error::Staging`], [`Error::TooBig`].
+    pub async fn write_at(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        key: &Key,
+        target: impl FnOnce() -> Target + Send,
+    ) -> Result<u64> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.check_size(end, key)?;
+        let mut stream = self.stream.lock().await;
+        self.stage.write_at(offset, bytes).map_err(|error| self.error(key, error))?;
+        stream.touched(ByteRange::new(offset, end));
+        stream.advance(self, target).await;
+        Ok(self.stage.account().epoch)
+    }
+
+    /// Sets the file's size. Returns the change's epoch.
+    ///
+    /// # Errors
+    /// [`Error::Staging`], [`Error::TooBig`].
+    pub async fn truncate(&self, size: u64, key: &Key) -> Result<u64> {
+        self.check_size(size, key)?;
+        let mut stream = self.stream.lock().await;
+        let before = self.size();
+        self.stage.truncate(size).map_err(|error| self.error(key, error))?;
+        stream.touched(ByteRange::new(size.min(before), size.max(before)));
+        stream.truncate(size, &self.engine).await;
+        Ok(self.stage.account().epoch)
+    }
+
+    /// Notes that the file is to exist although no byte was written.
+    pub fn touch(&self) -> u64 {
+        self.stage.touch();
+        self.stage.account().epoch
+    }
+
+    /// Brings S3 up to date and returns what stands there; sends nothing where nothing is dirty.
+    ///
+    /// # Errors
+    /// The store's, [`Error::Conflict`] or [`Error::Exists`]; the bytes stay staged.
+    pub async fn commit(&self, target: &Target) -> Result<Option<Committed>> {
+        commit::commit(self, target).await
+    }
+
+    /// Gives a streamed upload up, as when the file was unlinked.
+    pub async fn abandon(&self) {
+        let mut stream = self.stream.lock().await;
+        stream.abandon(&self.engine).await;
+    }
+
+    /// Moves the staged bytes to the recovery folder and returns where they are.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn keep_for_recovery(&self, key: &Key) -> io::Result<PathBuf> {
+        let (Some(folder), Some(staged)) = (&self.engine.0.recover, self.stage.path()) else {
+            return Err(io::Error::other("staged in memory, since there is no --cache-dir"));
+        };
+        std::fs::create_dir_all(folder)?;
+        let path = folder.join(recovered_name(key));
+        std::fs::rename(staged, &path)?;
+        Ok(path)
+    }
+
+    /// Where the bytes of `range`, cut to the size, are.
+    pub fn slices(&self, range: ByteRange) -> Vec<Slice> {
+        self.stage.slices(range)
+    }
+
+    /// Reads a [`Slice::Dirty`] range.
+    ///
+    /// # Errors
+    /// The disk's; a truncate in between makes it an early end.
+    pub fn read(&self, range: ByteRange) -> io::Result<Bytes> {
+        self.stage.read(range)
+    }
+
+    /// The version underneath.
+    pub fn base(&self) -> Option<Arc<Version>> {
+        self.stage.account().base.clone()
+    }
+
+    /// True where bytes of the version underneath are still the file's.
+    pub fn keeps_base(&self) -> bool {
+        self.stage.account().base_len > 0
+    }
+
+    /// The file's size in bytes.
+    pub fn size(&self) -> u64 {
+        self.stage.account().size
+    }
+
+    /// The epoch that S3 has; a change of a later one is not committed.
+    pub fn committed_epoch(&self) -> u64 {
+        self.stage.account().committed
+    }
+
+    /// True where S3 lacks a change.
+    pub fn is_dirty(&self) -> bool {
+        let account = self.stage.account();
+        account.epoch > account.committed
+    }
+
+    fn check_size(&self, end: u64, key: &Key) -> Result<()> {
+        if end > self.engine.0.limits.max_size() {
+            return Err(Error::TooBig { key: key.clone() });
+        }
+        Ok(())
+    }
+
+    fn error(&self, key: &Key, error: StageError) -> Error {
+        match error {
+            StageError::Full => Error::StagingFull { quota: self.engine.0.staging.quota() },
+            StageError::Disk(source) => Error::Staging { key: key.clone(), source },
+        }
+    }
+}
+
+/// A file name that is unique and tells of the key: its last component, at most 50 characters of
+/// four bytes, which leaves room below the 255 bytes of a name.
+fn recovered_name(key: &Key) -> String {
+    let last = key.as_str().rsplit('/').next().unwrap_or_default();
+    let tail: String = last.chars().take(50).collect();
+    format!("{:016x}-{tail}", fastrand::u64(..))
+}

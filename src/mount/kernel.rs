@@ -1,0 +1,174 @@
+//! mount(2), umount2(2) and what root may tune about a mount.
+//!
+//! Owns the descriptor's opening, the mount's identity, and the way it goes. Promises: only a
+//! mount made here is ever unmounted here, never one that came to stand at the same path. Must
+//! not know what answers on the descriptor.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags};
+
+use super::failure::Failure;
+use super::mountinfo::{self, Device, MountInfo};
+
+/// What `/proc/mounts`, `df -T` and `findmnt -t` call our mounts.
+pub(super) const FS_TYPE: &str = "fuse.s3pod";
+
+const FUSE_DEVICE: &str = "/dev/fuse";
+
+/// How far the kernel reads ahead of a sequential reader, in KiB: 1 MiB is one READ of the largest
+/// size. The default of 128 makes eight requests of it.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// What is mounted, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MountOptions {
+    /// The source that `df` shows: the bucket, and the prefix where there is one.
+    pub(super) source: String,
+    /// `--read-only`.
+    pub(super) read_only: bool,
+    /// `--allow-other`: users other than the mounting one may enter.
+    pub(super) allow_other: bool,
+}
+
+/// A mount of ours.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    point: PathBuf,
+    id: u64,
+    device: Device,
+}
+
+/// How an unmount went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unmounted {
+    /// It is gone.
+    Clean,
+    /// It was busy: the name is gone, open files keep the rest alive until they are closed.
+    Detached,
+    /// It was gone before, or something else stands above it.
+    NotOurs,
+}
+
+/// Mounts on `point` as root; the descriptor is the kernel's end of every request.
+pub(super) fn mount(point: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted), Failure> {
+    let device = open_device()?;
+    let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    if options.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    let mut terms = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        nix::unistd::geteuid(),
+        nix::unistd::getegid(),
+    );
+    if options.allow_other {
+        terms.push_str(",allow_other");
+    }
+    let source = Some(options.source.as_str());
+    nix::mount::mount(source, point, Some(FS_TYPE), flags, Some(terms.as_str()))
+        .map_err(|errno| mount_failed(point, errno))?;
+    match find(point) {
+        Ok(Some(mount)) => {
+            let mounted = Mounted { point: point.to_owned(), id: mount.id, device: mount.device };
+            Ok((device, mounted))
+        }
+        unknown => {
+            // Closing the descriptor kills it, and a dead mount is worse than none.
+            let _ = nix::mount::umount2(point, MntFlags::MNT_DETACH);
+            let why = unknown.err().map_or_else(|| "it is not there".to_owned(), |e| e.to_string());
+            Err(Failure::passing(format!("/proc/self/mountinfo, asked for the new mount: {why}")))
+        }
+    }
+}
+
+fn find(point: &Path) -> io::Result<Option<MountInfo>> {
+    let mounts = mountinfo::read()?;
+    Ok(mountinfo::topmost(&mounts, point).filter(|mount| mount.kind == FS_TYPE).cloned())
+}
+
+fn open_device() -> Result<OwnedFd, Failure> {
+    let opened =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(FUSE_DEVICE);
+    opened.map(OwnedFd::from).map_err(|error| device_failed(&error))
+}
+
+fn device_failed(error: &io::Error) -> Failure {
+    let remedy = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO) => {
+            "this kernel has no FUSE loaded (`modprobe fuse`), or the container was not given the \
+             device (`--device /dev/fuse`)"
+        }
+        Some(Errno::EPERM | Errno::EACCES) => {
+            "the container's device rules or the file's mode forbid it (`--device /dev/fuse`)"
+        }
+        _ => "FUSE does not work here",
+    };
+    Failure::passing(format!("{FUSE_DEVICE} cannot be opened: {error}; {remedy}"))
+}
+
+fn mount_failed(point: &Path, errno: Errno) -> Failure {
+    let remedy = match errno {
+        Errno::EPERM | Errno::EACCES => {
+            "mounting needs the capability CAP_SYS_ADMIN (`--cap-add SYS_ADMIN`, or \
+             `privileged: true` in a pod)"
+        }
+        Errno::ENODEV => "this kernel has no FUSE (`modprobe fuse`)",
+        Errno::ENOSPC => "there are too many mounts (fs.mount-max)",
+        _ => "the kernel's log may say more (`dmesg`)",
+    };
+    Failure::passing(format!(
+        "{} cannot be mounted on: {}; {remedy}",
+        point.display(),
+        errno.desc()
+    ))
+}
+
+impl Mounted {
+    /// Where it stands.
+    pub(super) fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// True while a look at the path meets this mount.
+    pub(super) fn stands(&self) -> bool {
+        find(&self.point)
+            .ok()
+            .flatten()
+            .is_some_and(|mount| mount.id == self.id && mount.device == self.device)
+    }
+
+    /// Unmounts it, lazily where it is busy.
+    pub(super) fn unmount(&self) -> io::Result<Unmounted> {
+        if !self.stands() {
+            return Ok(Unmounted::NotOurs);
+        }
+        let gone = |flags| nix::mount::umount2(&self.point, flags | MntFlags::UMOUNT_NOFOLLOW);
+        match gone(MntFlags::empty()) {
+            Ok(()) => Ok(Unmounted::Clean),
+            Err(Errno::EBUSY) => {
+                gone(MntFlags::MNT_DETACH)?;
+                Ok(Unmounted::Detached)
+            }
+            Err(Errno::EINVAL | Errno::ENOENT) => Ok(Unmounted::NotOurs),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Raises the kernel's read-ahead. Containers often have /sys read-only: then it stays as it
+    /// is, and reads come in smaller requests.
+    pub(super) fn raise_read_ahead(&self) {
+        let knob = format!("/sys/class/bdi/{}/read_ahead_kb", self.device);
+        match std::fs::write(&knob, READ_AHEAD_KIB.to_string()) {
+            Ok(()) => tracing::debug!(knob, READ_AHEAD_KIB, "read-ahead raised"),
+            Err(error) => tracing::debug!(knob, %error, "read-ahead stays at the kernel's default"),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The kernel's table of mounts.
+//!
+//! Owns the reading of `/proc/self/mountinfo` (proc(5)). Must not know what is mounted or why.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// The number of a file system's device, as `stat` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    major: u32,
+    minor: u32,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MountInfo {
+    /// Unique among the mounts of this moment.
+    pub(super) id: u64,
+    /// The mount this one stands on.
+    pub(super) parent: u64,
+    /// The file system's device.
+    pub(super) device: Device,
+    /// Where it stands, below the process's root.
+    pub(super) point: PathBuf,
+    /// The type, like `ext4` or `fuse.s3pod`.
+    pub(super) kind: String,
+    /// What was mounted.
+    pub(super) source: String,
+}
+
+impl MountInfo {
+    /// True where a server in user space answers.
+    pub(super) fn is_fuse(&self) -> bool {
+        self.kind == "fuse" || self.kind.starts_with("fuse.") || self.kind == "fuseblk"
+    }
+}
+
+/// Every mount this process can see.
+pub(super) fn read() -> io::Result<Vec<MountInfo>> {
+    // Bytes, not text: a mount point may have any name.
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+}
+
+/// The mount that a look at `point` meets, if one stands exactly there: of several, the one that
+/// none of the others stands on.
+pub(super) fn topmost<'a>(mounts: &'a [MountInfo], point: &Path) -> Option<&'a MountInfo> {
+    let there = || mounts.iter().filter(|mount| mount.point == point);
+    there().find(|mount| !there().any(|other| other.parent == mount.id && other.id != mount.id))
+}
+
+/// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPER-OPTIONS`
+fn parse(line: &[u8]) -> Option<MountInfo> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let device = device(fields.next()?)?;
+    let point = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    let kind = text(rest.next()?);
+    let source = text(rest.next()?);
+    Some(MountInfo { id, parent, device, point, kind, source })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn device(field: &[u8]) -> Option<Device> {
+    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
+    Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
+}
+
+/// Undoes the kernel's octal escapes: `\040` is a space, `\011` a tab, `\012` a line feed, `\134`
+/// a backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, behind)) = rest.split_first() {
+        let octal = match (first, behind) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
+                Some(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'))
+            }
+            _ => None,
+        };
+        plain.push(octal.unwrap_or(first));
+        rest = if octal.is_some() { &behind[3..] } else { behind };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+36 22 0:39 / /mnt/my\\040data rw,nosuid,nodev shared:9 master:2 - fuse.s3pod bucket rw,user_id=0
+37 36 0:40 / /mnt/my\\040data rw - tmpfs none rw
+40 22 0:41 / /mnt/a\\134040b rw - fuse host:/x\\011y rw
+";
+
+    fn table() -> Vec<MountInfo> {
+        TABLE.lines().map(|line| parse(line.as_bytes()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_line_is_read_with_any_number_of_optional_fields() {
+        let mounts = table();
+        assert_eq!(mounts[1].point, Path::new("/mnt/my data"));
+        assert_eq!((mounts[1].id, mounts[1].parent), (36, 22));
+        assert_eq!(mounts[1].device.to_string(), "0:39");
+        assert_eq!((mounts[1].kind.as_str(), mounts[1].source.as_str()), ("fuse.s3pod", "bucket"));
+        assert_eq!(mounts[2].kind, "tmpfs");
+    }
+
+    #[test]
+    fn escapes_are_undone_once() {
+        let mounts = table();
+        assert_eq!(mounts[3].point, Path::new("/mnt/a\\040b"));
+        assert_eq!(mounts[3].source, "host:/x\ty");
+        assert_eq!(unescape(b"\\9\\04"), b"\\9\\04");
+    }
+
+    #[test]
+    fn the_topmost_mount_is_the_one_nothing_stands_on() {
+        let mounts = table();
+        let top = |point: &str| topmost(&mounts, Path::new(point)).map(|mount| mount.id);
+        assert_eq!(top("/mnt/my data"), Some(37));
+        assert_eq!(top("/"), Some(22));
+        assert_eq!(top("/mnt"), None);
+    }
+
+    #[test]
+    fn what_is_no_line_is_left_out() {
+        for line in ["", "22", "x 1 254:0 / / rw - ext4 a rw", "22 1 254 / / rw - ext4 a rw"] {
+            assert_eq!(parse(line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn this_machines_own_table_can_be_read() {
+        let mounts = read().unwrap();
+        assert!(topmost(&mounts, Path::new("/")).is_some());
+        assert!(!mounts.iter().any(|mount| mount.point == Path::new("/") && mount.is_fuse()));
+    }
+}

@@ -1,0 +1,185 @@
+//! The FUSE session: threads that read requests from mount to unmount.
+//!
+//! Owns fuser's session and the mount it serves, from the first request to the last. Promises:
+//! the mount never outlives its session by more than [`Session::end`], and the end is noticed
+//! whoever brought it about: us, `umount`, or an aborted connection. Must not know what is served.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::thread;
+
+use fuser::{Config, Filesystem, MountOption, SessionACL, SessionUnmounter};
+use tokio::sync::oneshot;
+
+use super::failure::Failure;
+use super::kernel::{self, MountOptions, Mounted, Unmounted};
+
+/// Threads that read requests: one per core, since they never wait for the network; at least two,
+/// so that one page-cache-sized copy does not hold up everything; at most eight, as each touches
+/// up to a MiB of read buffer.
+const MIN_THREADS: usize = 2;
+const MAX_THREADS: usize = 8;
+
+/// A mount that is being served.
+#[derive(Debug)]
+pub(super) struct Session {
+    mount: Held,
+    ended: oneshot::Receiver<io::Result<()>>,
+    outcome: Option<Result<(), String>>,
+}
+
+enum Held {
+    /// Mounted by us.
+    Root(Mounted),
+    /// Mounted by fusermount3, and unmounted by it.
+    User(SessionUnmounter),
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Root(mounted) => mounted.fmt(f),
+            Self::User(_) => f.write_str("fusermount3"),
+        }
+    }
+}
+
+impl Session {
+    /// Mounts `file_system` on `point` and starts to serve it.
+    pub(super) fn start(
+        file_system: impl Filesystem,
+        point: &Path,
+        options: &MountOptions,
+    ) -> Result<Self, Failure> {
+        if nix::unistd::geteuid().is_root() {
+            Self::start_as_root(file_system, point, options)
+        } else {
+            Self::start_as_user(file_system, point, options)
+        }
+    }
+
+    fn start_as_root(
+        file_system: impl Filesystem,
+        point: &Path,
+        options: &MountOptions,
+    ) -> Result<Self, Failure> {
+        let (device, mounted) = kernel::mount(point, options)?;
+        let held = Held::Root(mounted);
+        let config = config(options, true);
+        let acl = config.acl;
+        let session = fuser::Session::from_fd(file_system, device, acl, config);
+        match session.and_then(|session| serve(move || session.run())) {
+            Ok(ended) => {
+                if let Held::Root(mounted) = &held {
+                    mounted.raise_read_ahead();
+                }
+                Ok(Self { mount: held, ended, outcome: None })
+            }
+            Err(error) => {
+                let failure = Failure::passing(format!("the FUSE session did not start: {error}"));
+                Self { mount: held, ended: oneshot::channel().1, outcome: None }.unmount();
+                Err(failure)
+            }
+        }
+    }
+
+    /// As a user, fusermount3 (setuid root, from the package `fuse3`) does the mounting.
+    fn start_as_user(
+        file_system: impl Filesystem,
+        point: &Path,
+        options: &MountOptions,
+    ) -> Result<Self, Failure> {
+        let refused = |error: io::Error| {
+            let remedy = match error.kind() {
+                io::ErrorKind::NotFound => "; install the package `fuse3`, or mount as root",
+                io::ErrorKind::PermissionDenied if options.allow_other => {
+                    "; add `user_allow_other` to /etc/fuse.conf, or leave --allow-other out"
+                }
+                _ => "",
+            };
+            let said = error.to_string();
+            Failure::passing(format!("fusermount3 did not mount: {}{remedy}", said.trim()))
+        };
+        let config = config(options, false);
+        let mut session = fuser::Session::new(file_system, point, &config).map_err(refused)?;
+        let held = Held::User(session.unmount_callable());
+        let ended = serve(move || session.run()).map_err(refused)?;
+        Ok(Self { mount: held, ended, outcome: None })
+    }
+
+    /// Waits until nothing is served any more. May be called again, and dropped in between.
+    pub(super) async fn ended(&mut self) {
+        if self.outcome.is_none() {
+            let outcome = match (&mut self.ended).await {
+                Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                Err(_) => Err("its thread panicked".to_owned()),
+            };
+            if let Err(error) = &outcome {
+                tracing::warn!(error, "the FUSE session ended badly");
+            }
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// True once [`Session::ended`] has come to an end.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    /// Unmounts, lazily where it is busy, and only what is still ours. An aborted connection
+    /// leaves a dead mount behind, so this is also for a session that has ended.
+    pub(super) fn unmount(&mut self) -> Unmounted {
+        let unmounted = match &mut self.mount {
+            Held::Root(mounted) => mounted.unmount(),
+            // fuser's own check for "gone already" is the wrong way round in 0.18, so it is only
+            // asked while the session is alive.
+            Held::User(_) if self.outcome.is_some() => Ok(Unmounted::NotOurs),
+            Held::User(unmounter) => unmounter.unmount().map(|()| Unmounted::Clean),
+        };
+        match unmounted {
+            Ok(unmounted) => unmounted,
+            Err(error) => {
+                tracing::warn!(%error, "the mount cannot be unmounted");
+                Unmounted::NotOurs
+            }
+        }
+    }
+}
+
+/// Runs the session's loop to its end on a thread of its own.
+fn serve(
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    let (sender, ended) = oneshot::channel();
+    thread::Builder::new().name("fuse-session".to_owned()).spawn(move || {
+        // Nobody is listening where the process ends first.
+        let _ = sender.send(run());
+    })?;
+    Ok(ended)
+}
+
+fn config(options: &MountOptions, is_root: bool) -> Config {
+    let cores = thread::available_parallelism().map_or(MIN_THREADS, NonZeroUsize::get);
+    let mut config = Config::default();
+    config.n_threads = Some(cores.clamp(MIN_THREADS, MAX_THREADS));
+    // A descriptor per thread; opening /dev/fuse again is something only root surely can.
+    config.clone_fd = is_root;
+    // Who may enter is the kernel's business (`allow_other`, `default_permissions`); for
+    // fusermount3 fuser derives `allow_other` from this.
+    let everybody = is_root || options.allow_other;
+    config.acl = if everybody { SessionACL::All } else { SessionACL::Owner };
+    config.mount_options = vec![
+        // fusermount3 splits options at commas.
+        MountOption::FSName(options.source.replace(',', "_")),
+        MountOption::Subtype("s3pod".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::NoSuid,
+        MountOption::NoDev,
+        if options.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    config
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! The end of a mount: signal, drain, unmount, last drain.
+//!
+//! Owns the order of it. Promises: what is dirty is in S3, and what was deleted is gone, before
+//! the directory is empty again; who is in a hurry can say so with a second signal, and is told
+//! what stays behind. Must not know how anything is committed.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::failure::Failure;
+use super::kernel::Unmounted;
+use super::session::Session;
+use crate::vfs::{Drained, Vfs};
+
+/// How long open files are served after a lazy unmount: enough for a `cp` to end in order, and
+/// well within the 30 s a container gets.
+const LAST_FILES: Duration = Duration::from_secs(5);
+
+/// The signals that end a mount.
+#[derive(Debug)]
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on a signal ends nothing by itself.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one's name.
+    pub(super) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    /// Everything was tried.
+    Done(Drained),
+    /// A second signal came first.
+    GivenUp,
+}
+
+/// Ends a mount in order; `session` may have ended already, where somebody else unmounted.
+pub(super) async fn end(
+    vfs: &Vfs,
+    mut session: Session,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let before = drain(vfs, signals).await;
+    let was_served = !session.has_ended();
+    let unmounted = session.unmount();
+    match unmounted {
+        Unmounted::Clean => {}
+        Unmounted::NotOurs if !was_served => {}
+        Unmounted::NotOurs => tracing::warn!(
+            "something else is mounted above this mount; beneath it a dead mount stays"
+        ),
+        Unmounted::Detached => tracing::warn!(
+            patience = ?LAST_FILES,
+            "the mount is busy: its name is gone, and its open files are served a little longer"
+        ),
+    }
+    if before == Drain::GivenUp {
+        return report(before);
+    }
+    let patience = if unmounted == Unmounted::NotOurs { Duration::ZERO } else { LAST_FILES };
+    tokio::select! {
+        () = session.ended() => {}
+        () = tokio::time::sleep(patience) => {}
+        name = signals.next() => tracing::warn!(name, "not waiting for open files"),
+    }
+    // What was written between the drain and the unmount.
+    let after = drain(vfs, signals).await;
+    report(both(before, after))
+}
+
+async fn drain(vfs: &Vfs, signals: &mut Signals) -> Drain {
+    tokio::select! {
+        biased;
+        drained = vfs.drain() => Drain::Done(drained),
+        name = signals.next() => {
+            tracing::warn!(name, "a second signal: what is not in S3 yet stays behind");
+            Drain::GivenUp
+        }
+    }
+}
+
+/// Two drains as one. What failed the first time was tried again in the second.
+const fn both(first: Drain, second: Drain) -> Drain {
+    match (first, second) {
+        (Drain::Done(first), Drain::Done(second)) => Drain::Done(Drained {
+            committed: first.committed + second.committed,
+            failed: second.failed,
+        }),
+        _ => Drain::GivenUp,
+    }
+}
+
+fn report(drain: Drain) -> Result<(), Failure> {
+    match drain {
+        Drain::Done(Drained { committed, failed: 0 }) => {
+            tracing::info!(committed, "unmounted; everything is in S3");
+            Ok(())
+        }
+        Drain::Done(Drained { failed, .. }) => Err(Failure::passing(format!(
+            "unmounted, but {failed} files could not be sent to S3; the log names each, and their \
+             bytes stay in the staging folder of --cache-dir"
+        ))),
+        Drain::GivenUp => Err(Failure::passing(
+            "unmounted in a hurry: bytes that were not in S3 yet stay in the staging folder of \
+             --cache-dir",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn done(committed: u64, failed: u64) -> Drain {
+        Drain::Done(Drained { committed, failed })
+    }
+
+    #[test]
+    fn a_file_that_failed_first_and_went_later_is_no_failure() {
+        assert_eq!(both(done(3, 1), done(1, 0)), done(4, 0));
+        assert_eq!(both(done(3, 0), done(0, 2)), done(3, 2));
+        assert_eq!(both(done(3, 0), Drain::GivenUp), Drain::GivenUp);
+    }
+
+    #[test]
+    fn only_an_end_without_loss_is_a_success() {
+        assert_eq!(report(done(5, 0)), Ok(()));
+        for bad in [done(5, 1), Drain::GivenUp] {
+            assert_eq!(report(bad).unwrap_err().exit_code(), 1, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! DELETE, of one object and of many.
+//!
+//! Owns what counts as deleted: an object that is gone already is. Must not know why something is
+//! deleted.
+
+use std::collections::HashMap;
+
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+
+use super::{S3Store, error};
+use crate::naming::Key;
+use crate::store::{Condition, Error, ErrorKind, Operation, Result};
+
+pub(super) async fn delete(store: &S3Store, key: &Key, condition: &Condition) -> Result<()> {
+    let operation = Operation::Delete;
+    let refuse = |kind| Err(Error::new(operation, kind).with_key(key));
+    let if_match = match condition {
+        Condition::None => None,
+        Condition::Absent => return refuse(ErrorKind::Unsupported),
+        Condition::Unchanged(version) => version.etag.as_deref().map(str::to_owned),
+    };
+    let send = store
+        .client
+        .delete_object()
+        .bucket(&*store.bucket)
+        .key(key.as_str())
+        .set_if_match(if_match)
+        .set_request_payer(store.payer.clone())
+        .send();
+    match store.within(operation, key, store.read_timeout, send).await {
+        Err(error) if error.is_not_found() => match condition {
+            Condition::Unchanged(_) => refuse(ErrorKind::Changed),
+            _ => Ok(()),
+        },
+        result => result.map(drop),
+    }
+}
+
+/// True for what XML 1.0 can carry: a key with another control character would spoil the whole
+/// request and is deleted by itself.
+fn fits_xml(key: &Key) -> bool {
+    key.as_str()
+        .chars()
+        .all(|c| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{FFFD}' | '\u{10000}'..))
+}
+
+pub(super) async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    let (together, alone): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| fits_xml(key));
+    let mut failed = Vec::new();
+    if !together.is_empty() {
+        failed = delete_together(store, &together).await?;
+    }
+    for key in alone {
+        if let Err(error) = delete(store, key, &Condition::None).await {
+            failed.push((key.clone(), error));
+        }
+    }
+    Ok(failed)
+}
+
+async fn delete_together(store: &S3Store, keys: &[&Key]) -> Result<Vec<(Key, Error)>> {
+    let operation = Operation::DeleteMany;
+    let invalid = |error: aws_sdk_s3::error::BuildError| {
+        Error::new(operation, ErrorKind::Other(error.to_string()))
+    };
+    let objects: Result<Vec<_>, _> =
+        keys.iter().map(|key| ObjectIdentifier::builder().key(key.as_str()).build()).collect();
+    let delete = Delete::builder().set_objects(Some(objects.map_err(invalid)?)).quiet(true);
+    let send = store
+        .client
+        .delete_objects()
+        .bucket(&*store.bucket)
+        .delete(delete.build().map_err(invalid)?)
+        .set_request_payer(store.payer.clone())
+        .send();
+    let answer = store.within_bucket(operation, store.attempt_timeout, send).await?;
+    let asked: HashMap<&str, &Key> = keys.iter().map(|key| (key.as_str(), *key)).collect();
+    let refused = answer.errors().iter().filter_map(|entry| {
+        let key = *asked.get(entry.key()?)?;
+        let error = error::from_code(operation, entry.code(), entry.message()).with_key(key);
+        (!error.is_not_found()).then(|| (key.clone(), error))
+    });
+    Ok(refused.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_xml_cannot_carry_are_set_apart() {
+        assert!(fits_xml(&Key::from("a b\t\n<&>é\u{1F980}")));
+        assert!(!fits_xml(&Key::from("a\u{1}b")));
+        assert!(!fits_xml(&Key::from("a\u{FFFE}b")));
+    }
+}

@@ -1,0 +1,270 @@
+//! Attributes that are set: SETATTR and extended attributes, and how they reach S3.
+//!
+//! Owns the rule that a change that changes nothing sends nothing, and that a change of a clean
+//! file waits a moment for company: the next commit or a rename carries it, otherwise one
+//! self-copy. Must not know bytes.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::attr::{Attr, Fh, FileKind, Ino, NewTime, SetAttr};
+use super::inode::{Inode, State};
+use super::{Error, Metadata, Result, Vfs};
+use crate::naming::Key;
+use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
+use crate::store::{Condition, Payload, PutRequest, Version};
+
+/// `XATTR_CREATE` of setxattr(2).
+const XATTR_CREATE: i32 = 1;
+/// `XATTR_REPLACE` of setxattr(2).
+const XATTR_REPLACE: i32 = 2;
+
+impl Vfs {
+    /// Changes attributes. A new size without a handle is in S3 when this answers.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] for what `--metadata list` cannot keep; [`Error::Stale`]; the
+    /// store's.
+    pub async fn setattr(
+        &self,
+        ino: Ino,
+        fh: Option<Fh>,
+        change: SetAttr,
+    ) -> Result<(Attr, Duration)> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        if fh.is_none() {
+            self.revalidate(&inode).await?;
+        }
+        if let Some(size) = change.size {
+            self.set_size(&inode, fh, size).await?;
+        }
+        if self.apply(&inode, &change)? {
+            self.send_attributes_soon(&inode).await?;
+        }
+        Ok((inode.attr(), self.settings().metadata_ttl))
+    }
+
+    async fn set_size(&self, inode: &Arc<Inode>, fh: Option<Fh>, size: u64) -> Result<()> {
+        if inode.kind == FileKind::Directory {
+            return Err(Error::IsDirectory);
+        }
+        let handle = fh.map(|fh| self.handle(fh)).transpose()?;
+        self.learn_properties(inode).await?;
+        self.resize(inode, size, handle.as_deref()).await?;
+        if handle.is_none() { self.commit(inode).await } else { Ok(()) }
+    }
+
+    /// Applies what changes; false where nothing does.
+    fn apply(&self, inode: &Inode, change: &SetAttr) -> Result<bool> {
+        let now = self.0.clock.wall();
+        let mut state = inode.state();
+        let mtime = change.mtime.map(|time| match time {
+            NewTime::Now => now,
+            NewTime::At(time) => time,
+        });
+        let keeps_owner = change.uid.is_none_or(|uid| uid == state.uid)
+            && change.gid.is_none_or(|gid| gid == state.gid);
+        let keeps_perm = change.perm.is_none_or(|perm| perm == state.perm);
+        let keeps_time = mtime.is_none_or(|time| time == state.mtime);
+        if keeps_owner && keeps_perm && keeps_time {
+            return Ok(false);
+        }
+        let is_touch = matches!(change.mtime, Some(NewTime::Now)) && keeps_owner && keeps_perm;
+        if self.settings().metadata == Metadata::List && !is_touch {
+            return Err(Error::NotPermitted("owner, mode and times need --metadata posix"));
+        }
+        state.perm = change.perm.unwrap_or(state.perm);
+        state.uid = change.uid.unwrap_or(state.uid);
+        state.gid = change.gid.unwrap_or(state.gid);
+        if let Some(mtime) = mtime {
+            state.mtime = mtime;
+            state.mtime_is_explicit = true;
+        }
+        state.changed_attributes(now);
+        Ok(true)
+    }
+
+    /// Sends changed attributes now or, with `--attr-delay`, in a moment.
+    async fn send_attributes_soon(&self, inode: &Arc<Inode>) -> Result<()> {
+        let delay = self.settings().attr_delay;
+        if delay.is_zero() {
+            return self.send_attributes(inode).await;
+        }
+        let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
+        self.0.tasks.spawn(async move {
+            tokio::time::sleep(delay).await;
+            let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
+            let vfs = Self(core);
+            if let Err(error) = vfs.send_attributes(&inode).await {
+                tracing::error!(ino = inode.ino.0, %error, "attributes are not in S3 yet");
+            }
+            vfs.table().collect(inode.ino);
+        });
+        Ok(())
+    }
+
+    /// Sends attributes that S3 does not have, unless a commit that is due will carry them.
+    ///
+    /// # Errors
+    /// The store's; the attributes stay dirty.
+    pub(super) async fn send_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = inode.commit.lock().await;
+        let is_due = {
+            let state = inode.state();
+            state.attributes_dirty && !state.unlinked && !state.detached
+        };
+        if !is_due || inode.is_dirty() {
+            return Ok(());
+        }
+        if inode.kind == FileKind::Directory {
+            return self.send_directory(inode).await;
+        }
+        let (Some(version), Some(key)) = (Self::version_of(inode), self.table().key(inode.ino))
+        else {
+            return Ok(());
+        };
+        self.learn_properties(inode).await?;
+        let (properties, epoch) = self.properties_now(inode, &key);
+        let unchanged = Condition::Unchanged(Version::clone(&version));
+        let copied =
+            self.0.engine.copy(&version, &key, Some(properties.clone()), &unchanged).await?;
+        let mut state = inode.state();
+        state.committed(Arc::new(copied), properties, self.0.clock.now());
+        state.attributes_dirty = state.attributes_epoch != epoch;
+        if state.staged.as_ref().is_some_and(|staged| !staged.is_dirty()) {
+            // The version it lies over has just been replaced by our own copy.
+            state.staged = None;
+        }
+        Ok(())
+    }
+
+    /// A directory's attributes are its marker's; the marker is written anew.
+    async fn send_directory(&self, inode: &Arc<Inode>) -> Result<()> {
+        let Some(key) = self.table().prefix(inode.ino).and_then(|prefix| prefix.marker()) else {
+            inode.state().attributes_dirty = false;
+            return Ok(());
+        };
+        let (mut properties, epoch) = self.properties_now(inode, &key);
+        properties.content_type = Some(crate::naming::DIRECTORY_CONTENT_TYPE.to_owned());
+        let request = PutRequest { key, properties, condition: Condition::None };
+        let version = self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?;
+        let mut state = inode.state();
+        state.committed(Arc::new(version), request.properties, self.0.clock.now());
+        state.knowledge.has_marker = true;
+        state.attributes_dirty = state.attributes_epoch != epoch;
+        Ok(())
+    }
+
+    fn properties_now(&self, inode: &Inode, key: &Key) -> (crate::store::Properties, u64) {
+        let state = inode.state();
+        let mtime = Some(state.mtime);
+        (state.properties_for(inode.kind, key, self.settings(), mtime), state.attributes_epoch)
+    }
+
+    /// The value of a `user.*` attribute.
+    ///
+    /// # Errors
+    /// [`Error::NoData`] where there is none.
+    pub async fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Bytes> {
+        let inode = self.inode(ino)?;
+        let name = name.to_str().ok_or(Error::NoData)?;
+        let state = inode.state();
+        state.xattrs.get(name).map(|value| Bytes::copy_from_slice(value)).ok_or(Error::NoData)
+    }
+
+    /// The names of the `user.*` attributes, each followed by a NUL.
+    ///
+    /// # Errors
+    /// [`Error::Stale`].
+    pub async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
+        let inode = self.inode(ino)?;
+        let state = inode.state();
+        let mut names = BytesMut::new();
+        for name in state.xattrs.keys() {
+            names.put_slice(name.as_bytes());
+            names.put_u8(0);
+        }
+        Ok(names.freeze())
+    }
+
+    /// Sets a `user.*` attribute.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] and [`Error::NoData`] for setxattr(2)'s flags;
+    /// [`Error::AttributesTooBig`] beyond S3's 2 KiB; [`Error::NotSupported`].
+    pub async fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.xattr_inode(ino)?;
+        let name = name.to_str().ok_or(Error::Invalid)?;
+        {
+            let mut state = inode.state();
+            match (flags, state.xattrs.get(name)) {
+                (XATTR_CREATE, Some(_)) => return Err(Error::Exists),
+                (XATTR_REPLACE, None) => return Err(Error::NoData),
+                (_, Some(old)) if old == value => return Ok(()),
+                _ => {}
+            }
+            let before = state.xattrs.clone();
+            state.xattrs.insert(name.to_owned(), value.to_owned());
+            let key = Key::from("");
+            let mtime = Some(state.mtime);
+            let would_be = state.properties_for(inode.kind, &key, self.settings(), mtime);
+            if posix_metadata::size_of(&would_be.user_metadata) > MAX_USER_METADATA {
+                state.xattrs = before;
+                return Err(Error::AttributesTooBig);
+            }
+            state.changed_attributes(self.0.clock.wall());
+        }
+        self.send_attributes_soon(&inode).await
+    }
+
+    /// Takes a `user.*` attribute away.
+    ///
+    /// # Errors
+    /// [`Error::NoData`] where there is none; [`Error::NotSupported`].
+    pub async fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.xattr_inode(ino)?;
+        let name = name.to_str().ok_or(Error::NoData)?;
+        {
+            let mut state = inode.state();
+            if !state.remove_xattr(name) {
+                return Err(Error::NoData);
+            }
+            state.changed_attributes(self.0.clock.wall());
+        }
+        self.send_attributes_soon(&inode).await
+    }
+
+    fn xattr_inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        if self.settings().metadata == Metadata::List {
+            return Err(Error::NotSupported("extended attributes need --metadata posix"));
+        }
+        self.inode(ino)
+    }
+}
+
+impl State {
+    /// Takes an attribute away wherever it stands; false where there was none.
+    fn remove_xattr(&mut self, name: &str) -> bool {
+        let xattrs = std::mem::take(&mut self.xattrs);
+        let mut metadata = PosixMetadata { xattrs, ..PosixMetadata::default() };
+        let properties = self.properties.get_or_insert_default();
+        let user_metadata = &mut properties.user_metadata;
+        let was_there = posix_metadata::remove_xattr(name, &mut metadata, user_metadata);
+        self.xattrs = metadata.xattrs;
+        was_there
+    }
+
+    /// An attribute has changed and S3 does not know.
+    fn changed_attributes(&mut self, now: std::time::SystemTime) {
+        self.ctime = now;
+        self.attributes_dirty = true;
+        self.attributes_epoch += 1;
+    }
+}

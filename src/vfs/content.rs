@@ -1,0 +1,358 @@
+//! The bytes of open files: READ, WRITE, FLUSH, FSYNC, and the commit they wait for.
+//!
+//! Owns how a read is merged from staged bytes and the version beneath, and when a commit is due:
+//! a flush is dirty where a change made through its own handle is not in S3. Must not know names.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::attr::{Fh, FileKind, Seek};
+use super::handle::Handle;
+use super::inode::Inode;
+use super::{Error, Result, Vfs};
+use crate::store::Version;
+use crate::units::ByteRange;
+use crate::write::{self, Slice, Staged};
+
+/// A read is begun again when the inode moves on beneath it; each time needs a commit of this
+/// mount or a truncate in the middle of a read.
+const READ_TRIES: u32 = 5;
+
+impl Vfs {
+    /// The bytes at `offset`; fewer than `size` only at the end of the file.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the version opened is gone from the store; the store's.
+    pub async fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Bytes> {
+        let handle = self.handle(fh)?;
+        if !handle.flags.read {
+            return Err(Error::BadHandle);
+        }
+        let range = ByteRange::at(offset, u64::from(size));
+        for _ in 1..READ_TRIES {
+            let before = handle.inode.state().version.clone();
+            match self.read_once(&handle, range).await {
+                Err(Moved::On) => {}
+                Err(Moved::Failed(Error::Store(error))) if error.is_changed() => {
+                    // A commit of this mount moved the inode on: its new version has the bytes.
+                    if handle.inode.state().version == before {
+                        return Err(Error::Stale);
+                    }
+                }
+                Err(Moved::Failed(error)) => return Err(error),
+                Ok(bytes) => return Ok(bytes),
+            }
+        }
+        self.read_once(&handle, range).await.map_err(|moved| match moved {
+            Moved::On => Error::Stale,
+            Moved::Failed(error) => error,
+        })
+    }
+
+    async fn read_once(&self, handle: &Handle, range: ByteRange) -> Result<Bytes, Moved> {
+        let (staged, version) = {
+            let state = handle.inode.state();
+            (state.staged.clone(), state.version.clone())
+        };
+        match (staged, version) {
+            (Some(staged), _) => read_staged(handle, &staged, range).await,
+            (None, Some(version)) => read_version(handle, &version, range).await,
+            (None, None) => Ok(Bytes::new()),
+        }
+    }
+
+    /// Writes bytes; they are staged when this answers, and parts that are full leave.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where they cannot be staged.
+    pub async fn write(&self, fh: Fh, offset: u64, bytes: Bytes) -> Result<u32> {
+        let handle = self.handle(fh)?;
+        if !handle.flags.write {
+            return Err(Error::BadHandle);
+        }
+        let inode = &handle.inode;
+        let key = self.key_or_last(inode);
+        loop {
+            let staged = self.stage(inode)?;
+            let target = || inode.target(&key, self.settings(), false);
+            let epoch = staged.write_at(offset, &bytes, &key, target).await?;
+            if is_current(inode, &staged) {
+                handle.changed(epoch);
+                break;
+            }
+        }
+        self.touch_times(inode);
+        Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+    }
+
+    /// The key of an inode, or for messages about one that lost its name, the last it had.
+    fn key_or_last(&self, inode: &Inode) -> crate::naming::Key {
+        let key = self.table().key(inode.ino);
+        let version = || inode.state().version.as_ref().map(|version| version.key.clone());
+        key.or_else(version).unwrap_or_else(|| crate::naming::Key::from("(unlinked)"))
+    }
+
+    /// The staged changes of an inode, begun where there are none yet.
+    pub(super) fn stage(&self, inode: &Inode) -> Result<Arc<Staged>> {
+        let key = self.key_or_last(inode);
+        let mut state = inode.state();
+        if let Some(staged) = &state.staged {
+            return Ok(Arc::clone(staged));
+        }
+        let staged = self.0.engine.stage(&key, state.version.clone())?;
+        state.staged = Some(Arc::clone(&staged));
+        Ok(staged)
+    }
+
+    /// The bytes have just changed.
+    pub(super) fn touch_times(&self, inode: &Inode) {
+        let now = self.0.clock.wall();
+        let mut state = inode.state();
+        (state.mtime, state.ctime, state.mtime_is_explicit) = (now, now, false);
+    }
+
+    /// A close(2) of one of the handle's descriptors: a dirty one commits, any other sends
+    /// nothing.
+    ///
+    /// # Errors
+    /// The commit's.
+    pub async fn flush(&self, fh: Fh) -> Result<()> {
+        let handle = self.handle(fh)?;
+        if handle.flags.write && handle.is_dirty() {
+            self.commit(&handle.inode).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Commits whatever is not in S3, attributes included.
+    ///
+    /// # Errors
+    /// The commit's.
+    pub async fn fsync(&self, fh: Fh) -> Result<()> {
+        let handle = self.handle(fh)?;
+        self.commit(&handle.inode).await?;
+        self.send_attributes(&handle.inode).await
+    }
+
+    /// Brings S3 up to date with the inode.
+    ///
+    /// # Errors
+    /// What the write engine says; a conflict detaches the inode and keeps its bytes aside.
+    pub(super) async fn commit(&self, inode: &Arc<Inode>) -> Result<()> {
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = inode.commit.lock().await;
+        self.commit_locked(inode, false).await
+    }
+
+    /// Commits with nobody waiting: only over the version that the file was opened on.
+    pub(super) async fn commit_in_background(&self, inode: &Arc<Inode>) {
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = inode.commit.lock().await;
+        if let Err(error) = self.commit_locked(inode, true).await {
+            let key = self.key_or_last(inode);
+            tracing::error!(%key, %error, "not in S3 yet; the bytes stay staged");
+            self.retry_later(inode);
+        }
+    }
+
+    /// The commit itself; the caller holds the inode's commit lock and the namespace.
+    pub(super) async fn commit_locked(&self, inode: &Arc<Inode>, background: bool) -> Result<()> {
+        let Some(staged) = inode.staged() else { return Ok(()) };
+        let Some(key) = self.table().key(inode.ino) else { return Ok(()) };
+        if inode.state().unlinked || !staged.is_dirty() {
+            return Ok(());
+        }
+        let target = inode.target(&key, self.settings(), background);
+        let attributes = inode.state().attributes_epoch;
+        let committed = match staged.commit(&target).await {
+            Ok(Some(committed)) => committed,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(self.commit_failed(inode, &staged, error)),
+        };
+        let mut state = inode.state();
+        if !committed.carries_mtime && !state.mtime_is_explicit {
+            state.mtime = committed.version.last_modified;
+        }
+        if state.attributes_epoch == attributes {
+            state.attributes_dirty = false;
+        }
+        state.committed(committed.version, committed.properties, self.0.clock.now());
+        Ok(())
+    }
+
+    fn commit_failed(&self, inode: &Arc<Inode>, staged: &Staged, error: write::Error) -> Error {
+        let lost = matches!(error, write::Error::Conflict { .. } | write::Error::Exists { .. });
+        if lost {
+            let key = self.key_or_last(inode);
+            match staged.keep_for_recovery(&key) {
+                Ok(path) => {
+                    let path = path.display();
+                    tracing::error!(%key, %path, "another writer won; the local bytes are here");
+                }
+                Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
+            }
+            inode.state().detached = true;
+            self.table().detach(inode.ino);
+        }
+        error.into()
+    }
+
+    /// Makes room for `len` bytes at `offset`, which costs nothing in S3; only the plain mode.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for a mode, [`Error::Write`].
+    pub async fn fallocate(&self, fh: Fh, offset: u64, len: u64, mode: i32) -> Result<()> {
+        let handle = self.handle(fh)?;
+        if !handle.flags.write {
+            return Err(Error::BadHandle);
+        }
+        if mode != 0 {
+            return Err(Error::NotSupported("only plain fallocate"));
+        }
+        let end = offset.checked_add(len).ok_or(Error::TooBig)?;
+        if end > handle.inode.attr().size {
+            self.resize(&handle.inode, end, Some(&handle)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets the size of a file; the change is not committed yet.
+    pub(super) async fn resize(
+        &self,
+        inode: &Arc<Inode>,
+        size: u64,
+        handle: Option<&Handle>,
+    ) -> Result<()> {
+        let key = self.key_or_last(inode);
+        let epoch = loop {
+            let staged = self.stage(inode)?;
+            let epoch = staged.truncate(size, &key).await?;
+            if is_current(inode, &staged) {
+                break epoch;
+            }
+        };
+        if let Some(handle) = handle {
+            handle.changed(epoch);
+        }
+        self.touch_times(inode);
+        Ok(())
+    }
+
+    /// Where data, or a hole, begins at or after `offset`. Only what this mount truncated up is
+    /// known to be a hole; the end of the file is one.
+    ///
+    /// # Errors
+    /// [`Error::NoData`] at or beyond the end.
+    pub async fn lseek(&self, fh: Fh, offset: u64, seek: Seek) -> Result<u64> {
+        let handle = self.handle(fh)?;
+        let size = handle.inode.attr().size;
+        if offset >= size {
+            return Err(Error::NoData);
+        }
+        let rest = ByteRange::new(offset, size);
+        let slices = match handle.inode.staged() {
+            Some(staged) => staged.slices(rest),
+            None => vec![Slice::Base(rest)],
+        };
+        let wanted = |slice: &Slice| matches!(slice, Slice::Hole(_)) == (seek == Seek::Hole);
+        let found = slices.into_iter().find(wanted).map(|slice| match slice {
+            Slice::Dirty(range) | Slice::Base(range) | Slice::Hole(range) => range.start,
+        });
+        match (found, seek) {
+            (Some(start), _) => Ok(start),
+            (None, Seek::Hole) => Ok(size),
+            (None, Seek::Data) => Err(Error::NoData),
+        }
+    }
+
+    /// Server-side copies between open files are not offered; the kernel copies by itself.
+    ///
+    /// # Errors
+    /// Always [`Error::NotSupported`].
+    pub async fn copy_file_range(
+        &self,
+        from: Fh,
+        _from_offset: u64,
+        to: Fh,
+        _to_offset: u64,
+        _len: u64,
+    ) -> Result<u64> {
+        let (_, _) = (self.handle(from)?, self.handle(to)?);
+        Err(Error::NotSupported("copy_file_range"))
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for anything else; the store's.
+    pub async fn readlink(&self, ino: super::Ino) -> Result<Bytes> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::Symlink {
+            return Err(Error::Invalid);
+        }
+        let (target, version) = {
+            let state = inode.state();
+            (state.link_target.clone(), state.version.clone())
+        };
+        if let Some(target) = target {
+            return Ok(target);
+        }
+        let Some(version) = version else { return Err(Error::NotFound) };
+        let whole = ByteRange::new(0, version.size);
+        let target = self.0.cache.get_or_fetch(&version, whole).await?;
+        inode.state().link_target = Some(target.clone());
+        Ok(target)
+    }
+}
+
+/// False where a clean stage was let go (by a rename, or a self-copy) while it was being changed:
+/// the change must be made again over the version that is current.
+fn is_current(inode: &Inode, staged: &Arc<Staged>) -> bool {
+    inode.staged().is_some_and(|current| Arc::ptr_eq(&current, staged))
+}
+
+/// Why a read must be tried again, or not.
+enum Moved {
+    /// The file was cut between finding the bytes and reading them.
+    On,
+    Failed(Error),
+}
+
+async fn read_version(
+    handle: &Handle,
+    version: &Arc<Version>,
+    range: ByteRange,
+) -> Result<Bytes, Moved> {
+    handle.reader.read_at(version, range).await.map_err(|error| Moved::Failed(error.into()))
+}
+
+async fn read_staged(handle: &Handle, staged: &Staged, range: ByteRange) -> Result<Bytes, Moved> {
+    let base = staged.base();
+    let slices = staged.slices(range);
+    let mut joined = BytesMut::new();
+    for slice in slices {
+        match (slice, &base) {
+            (Slice::Dirty(part), _) => match staged.read(part) {
+                Ok(bytes) => joined.extend_from_slice(&bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    return Err(Moved::On);
+                }
+                Err(source) => {
+                    let key = base.as_ref().map_or_else(|| "(new)".into(), |b| b.key.clone());
+                    return Err(Moved::Failed(write::Error::Staging { key, source }.into()));
+                }
+            },
+            (Slice::Base(part), Some(base)) => {
+                joined.extend_from_slice(&read_version(handle, base, part).await?);
+            }
+            (Slice::Base(_), None) => return Err(Moved::On),
+            (Slice::Hole(part), _) => {
+                let len = usize::try_from(part.len()).unwrap_or(usize::MAX);
+                joined.resize(joined.len() + len, 0);
+            }
+        }
+    }
+    Ok(joined.freeze())
+}

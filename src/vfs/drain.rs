@@ -1,0 +1,94 @@
+//! What is left to send, sent.
+//!
+//! Owns the end of a mount (every dirty file committed, every waiting delete and attribute sent)
+//! and the second tries of commits that failed with nobody waiting. Must not know signals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+
+use super::Vfs;
+use super::inode::Inode;
+
+/// Files committed at once at the end of a mount.
+const COMMITS_IN_FLIGHT_MAX: usize = 8;
+
+/// A failed background commit is tried again after this; the store's own retries have just spent
+/// the operation timeout on it.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// What a drain did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Files committed.
+    pub committed: u64,
+    /// Files whose bytes or attributes are not in S3.
+    pub failed: u64,
+}
+
+impl Vfs {
+    /// Sends everything that is not in S3. What cannot be sent is logged, counted and left.
+    pub async fn drain(&self) -> Drained {
+        let doomed = self.table().take_all_doomed();
+        for key in doomed {
+            if let Err(error) = self.delete_object(&key).await {
+                tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
+            }
+        }
+        let waiting: Vec<Arc<Inode>> = {
+            let all = self.table().all();
+            all.into_iter().filter(|inode| is_waiting(inode)).collect()
+        };
+        let mut sends: Vec<BoxFuture<'_, bool>> = Vec::with_capacity(waiting.len());
+        for inode in &waiting {
+            sends.push(self.send_all(inode).boxed());
+        }
+        let mut sent = futures::stream::iter(sends).buffer_unordered(COMMITS_IN_FLIGHT_MAX);
+        let mut drained = Drained::default();
+        while let Some(is_sent) = sent.next().await {
+            if is_sent {
+                drained.committed += 1;
+            } else {
+                drained.failed += 1;
+            }
+        }
+        drained
+    }
+
+    async fn send_all(&self, inode: &Arc<Inode>) -> bool {
+        let result = match self.commit(inode).await {
+            Ok(()) => self.send_attributes(inode).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &result {
+            let key = self.table().key(inode.ino);
+            let key = key.as_ref().map_or("?", |key| key.as_str());
+            tracing::error!(%key, %error, "not in S3 at the end of the mount");
+        }
+        result.is_ok()
+    }
+
+    /// Tries a failed commit again in a while.
+    pub(super) fn retry_later(&self, inode: &Arc<Inode>) {
+        let (core, inode) = (Arc::downgrade(&self.0), Arc::clone(inode));
+        self.0.tasks.spawn(async move {
+            tokio::time::sleep(RETRY_DELAY).await;
+            let Some(core) = core.upgrade() else { return };
+            let vfs = Self(core);
+            if inode.is_dirty() {
+                // Boxed: a commit that fails comes back here.
+                Box::pin(vfs.commit_in_background(&inode)).await;
+            }
+            vfs.table().collect(inode.ino);
+        });
+    }
+}
+
+fn is_waiting(inode: &Inode) -> bool {
+    let state = inode.state();
+    let attributes = state.attributes_dirty && !state.unlinked && !state.detached;
+    drop(state);
+    attributes || inode.is_dirty()
+}

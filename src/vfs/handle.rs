@@ -1,0 +1,216 @@
+//! Open files: OPEN and RELEASE, and the table of handles.
+//!
+//! Owns what one open file description knows: how it was opened, how it reads, and the last
+//! change made through it that may not be in S3. Must not know how bytes are found or sent.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::attr::{Fh, FileKind, Ino, OpenFlags, Opened};
+use super::inode::Inode;
+use super::readdir::Listing;
+use super::{Error, Result, Vfs};
+use crate::read::Reader;
+use crate::store::ErrorKind;
+
+/// A file created or truncated and not written yet becomes an empty object after this, so that
+/// other clients see it; a shell's `> file` has long written by then.
+const EMPTY_COMMIT_DELAY: Duration = Duration::from_millis(100);
+
+/// One open file description, with all its dups.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) inode: Arc<Inode>,
+    pub(super) flags: OpenFlags,
+    pub(super) reader: Reader,
+    /// The epoch of the last change made through this handle; 0 for none.
+    last_change: AtomicU64,
+}
+
+impl Handle {
+    /// Notes a change made through this handle.
+    pub(super) fn changed(&self, epoch: u64) {
+        self.last_change.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// True where a change made through this handle is not in S3.
+    pub(super) fn is_dirty(&self) -> bool {
+        let committed = self.inode.staged().map(|staged| staged.committed_epoch());
+        committed.is_some_and(|epoch| self.last_change.load(Ordering::Relaxed) > epoch)
+    }
+}
+
+/// The open files and directories of a mount. Numbers count up and are never pointers.
+#[derive(Debug, Default)]
+pub(super) struct Handles {
+    files: Mutex<HashMap<Fh, Arc<Handle>>>,
+    listings: Mutex<HashMap<Fh, Arc<Listing>>>,
+    last: AtomicU64,
+}
+
+impl Handles {
+    fn number(&self) -> Fh {
+        Fh(self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<Fh, Arc<Handle>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listings(&self) -> MutexGuard<'_, HashMap<Fh, Arc<Listing>>> {
+        self.listings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add_listing(&self, listing: Listing) -> Fh {
+        let fh = self.number();
+        self.listings().insert(fh, Arc::new(listing));
+        fh
+    }
+
+    pub(super) fn listing(&self, fh: Fh) -> Result<Arc<Listing>> {
+        self.listings().get(&fh).cloned().ok_or(Error::BadHandle)
+    }
+
+    pub(super) fn remove_listing(&self, fh: Fh) {
+        self.listings().remove(&fh);
+    }
+}
+
+impl Vfs {
+    /// Opens a file. Opening asks the store where the TTL is over, and for a file to be written
+    /// also for what of it must survive.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the name stands for another object by now: the kernel looks it up
+    /// and opens again. [`Error::ReadOnly`]; the store's.
+    pub async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        let inode = self.inode(ino)?;
+        if flags.write || flags.truncate {
+            self.check_writable()?;
+        }
+        if inode.kind == FileKind::Directory {
+            return Err(Error::IsDirectory);
+        }
+        self.revalidate(&inode).await?;
+        if flags.write || flags.truncate {
+            self.learn_properties(&inode).await?;
+        }
+        let opened = self.add_handle(&inode, flags);
+        if flags.truncate
+            && let Err(error) = self.empty(&inode).await
+        {
+            self.drop_handle(opened.fh);
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    /// Registers a handle on an inode.
+    pub(super) fn add_handle(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Opened {
+        let reader = Reader::new(self.0.cache.clone(), self.settings().window_max);
+        let handle =
+            Handle { inode: Arc::clone(inode), flags, reader, last_change: AtomicU64::new(0) };
+        let fh = self.0.handles.number();
+        self.0.handles.files().insert(fh, Arc::new(handle));
+        self.table().opened(inode.ino);
+        // The kernel's pages belong to the inode, and an inode is one version plus this mount's
+        // own changes, which went through those pages.
+        Opened { fh, keep_cache: true }
+    }
+
+    fn drop_handle(&self, fh: Fh) -> Option<(Arc<Handle>, u64)> {
+        let handle = self.0.handles.files().remove(&fh)?;
+        let still_open = self.table().closed(handle.inode.ino);
+        Some((handle, still_open))
+    }
+
+    pub(super) fn handle(&self, fh: Fh) -> Result<Arc<Handle>> {
+        let handle = self.0.handles.files().get(&fh).cloned().ok_or(Error::BadHandle)?;
+        if handle.inode.state().detached { Err(Error::Stale) } else { Ok(handle) }
+    }
+
+    /// O_TRUNC: the file is empty now, and in S3 with the first write that follows, at the last
+    /// close, or after a moment.
+    async fn empty(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.resize(inode, 0, None).await?;
+        self.commit_empty_later(inode);
+        Ok(())
+    }
+
+    /// Commits the inode after a moment if it is still empty and nobody else has.
+    pub(super) fn commit_empty_later(&self, inode: &Arc<Inode>) {
+        let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
+        self.0.tasks.spawn(async move {
+            tokio::time::sleep(EMPTY_COMMIT_DELAY).await;
+            let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
+            if inode.is_dirty() && inode.staged().is_some_and(|staged| staged.size() == 0) {
+                Self(core).commit_in_background(&inode).await;
+            }
+        });
+    }
+
+    /// Closes a file: what is not in S3 yet is committed, and an unlinked file's object goes.
+    ///
+    /// # Errors
+    /// None that anybody waits for; a failed commit is logged, stays staged and is tried again.
+    pub async fn release(&self, fh: Fh) -> Result<()> {
+        let Some((handle, still_open)) = self.drop_handle(fh) else { return Err(Error::BadHandle) };
+        let inode = &handle.inode;
+        if handle.flags.write && inode.is_dirty() {
+            self.commit_in_background(inode).await;
+        }
+        if still_open == 0 {
+            self.last_close(inode).await;
+        }
+        Ok(())
+    }
+
+    async fn last_close(&self, inode: &Arc<Inode>) {
+        let doomed = self.table().take_doomed(inode.ino);
+        for key in doomed {
+            if let Err(error) = self.delete_object(&key).await {
+                tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
+            }
+        }
+        {
+            let mut state = inode.state();
+            let is_clean = state.staged.as_ref().is_some_and(|staged| !staged.is_dirty());
+            if is_clean || state.unlinked || state.detached {
+                state.staged = None;
+            }
+        }
+        self.table().collect(inode.ino);
+    }
+
+    /// Reads what must survive a commit over the object, where a listing was all that was seen.
+    pub(super) async fn learn_properties(&self, inode: &Arc<Inode>) -> Result<()> {
+        let Some(version) = inode.state().version.clone() else { return Ok(()) };
+        if inode.state().properties.is_none() {
+            let head = self.0.store.head(&version.key).await?;
+            if !head.version.is_same(&version) {
+                self.table().detach(inode.ino);
+                return Err(Error::Stale);
+            }
+            let mut state = inode.state();
+            state.tags_unread = head.tag_count > 0;
+            state.properties = Some(head.properties);
+        }
+        if !inode.state().tags_unread {
+            return Ok(());
+        }
+        let tags = match self.0.store.tags(&version).await {
+            Ok(tags) => tags,
+            // Losing tags that may not be read would be worse than not writing.
+            Err(error) if *error.kind() == ErrorKind::Unsupported => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let mut state = inode.state();
+        if let Some(properties) = &mut state.properties {
+            properties.tags = tags;
+        }
+        state.tags_unread = false;
+        Ok(())
+    }
+}

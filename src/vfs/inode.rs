@@ -1,0 +1,281 @@
+//! One inode: what a file, directory or link is in this mount.
+//!
+//! Owns an inode's attributes, the version of the object that is current for it, and its staged
+//! changes. `version` here is the only place that says which version is current; handles read
+//! through it, and only this mount's own commits move it. Where the inode stands in the tree is
+//! `table`'s business. Must not know requests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::attr::{Attr, Caller, FileKind, Ino};
+use super::knowledge::Knowledge;
+use super::settings::{Metadata, Settings};
+use crate::naming::{Key, content_type};
+use crate::posix_metadata::{self, PosixMetadata};
+use crate::store::{Condition, ObjectHead, Properties, Version};
+use crate::write::{COMMIT_ID, Staged, Target};
+
+/// An inode.
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) ino: Ino,
+    pub(super) generation: u64,
+    pub(super) kind: FileKind,
+    /// Held over every request that changes this inode's object. Lock order: `vfs/mod.rs`.
+    pub(super) commit: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// What changes about an inode.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) perm: u16,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: SystemTime,
+    pub(super) ctime: SystemTime,
+    pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+    /// Where a dialect keeps a link's target in metadata, or we made the link ourselves.
+    pub(super) link_target: Option<Bytes>,
+    /// The object underneath; none for what is not in S3 yet and for implicit directories.
+    pub(super) version: Option<Arc<Version>>,
+    /// What is kept with the object; none where only a listing told of it.
+    pub(super) properties: Option<Properties>,
+    /// Tags the object has that `properties` does not hold yet.
+    pub(super) tags_unread: bool,
+    /// When the store last confirmed `version`.
+    pub(super) seen: Instant,
+    /// Changes that may not be in S3.
+    pub(super) staged: Option<Arc<Staged>>,
+    /// Attributes that S3 does not have yet.
+    pub(super) attributes_dirty: bool,
+    /// Counts changes of attributes, so that a commit knows whether it carried the last one.
+    pub(super) attributes_epoch: u64,
+    /// The modification time was set by a call.
+    pub(super) mtime_is_explicit: bool,
+    /// Created with O_EXCL and not committed yet.
+    pub(super) exclusive: bool,
+    /// The name was taken away: nothing is committed any more.
+    pub(super) unlinked: bool,
+    /// Another writer won: every handle answers ESTALE.
+    pub(super) detached: bool,
+    /// What is known of a directory's names.
+    pub(super) knowledge: Knowledge,
+}
+
+impl Inode {
+    pub(super) fn new(ino: Ino, generation: u64, kind: FileKind, state: State) -> Arc<Self> {
+        let commit = tokio::sync::Mutex::new(());
+        Arc::new(Self { ino, generation, kind, commit, state: Mutex::new(state) })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `stat` shows.
+    pub(super) fn attr(&self) -> Attr {
+        let state = self.state();
+        Attr {
+            ino: self.ino,
+            kind: self.kind,
+            size: state.size(),
+            perm: state.perm,
+            uid: state.uid,
+            gid: state.gid,
+            nlink: u32::from(!state.unlinked),
+            mtime: state.mtime,
+            ctime: state.ctime,
+        }
+    }
+
+    /// The staged changes, where there are some.
+    pub(super) fn staged(&self) -> Option<Arc<Staged>> {
+        self.state().staged.clone()
+    }
+
+    /// True where S3 lacks bytes of this file.
+    pub(super) fn is_dirty(&self) -> bool {
+        let state = self.state();
+        !state.unlinked && !state.detached && state.staged.as_ref().is_some_and(|s| s.is_dirty())
+    }
+
+    /// Where a commit of this inode under `key` goes. A background commit replaces only the
+    /// version that the file was opened over; one that a caller waits for may replace anything.
+    pub(super) fn target(&self, key: &Key, settings: &Settings, is_background: bool) -> Target {
+        let state = self.state();
+        let keeps_base = state.staged.as_ref().is_some_and(|staged| staged.keeps_base());
+        let condition = match &state.version {
+            Some(version) if keeps_base || is_background => {
+                Condition::Unchanged(Version::clone(version))
+            }
+            None if state.exclusive || is_background => Condition::Absent,
+            _ => Condition::None,
+        };
+        let with_time = |mtime| {
+            let mut properties = state.properties_for(self.kind, key, settings, mtime);
+            posix_metadata::forget_checksums(&mut properties.user_metadata);
+            properties
+        };
+        Target {
+            key: key.clone(),
+            properties: with_time(Some(state.mtime)),
+            streamed: with_time(None),
+            mtime_is_explicit: state.mtime_is_explicit,
+            condition,
+        }
+    }
+}
+
+impl State {
+    /// What an object that a HEAD or GET showed is.
+    pub(super) fn of_head(head: &ObjectHead, settings: &Settings, seen: Instant) -> Self {
+        let version = Arc::new(head.version.clone());
+        let mut state = Self::of_version(version, settings, seen);
+        if settings.metadata == Metadata::Posix {
+            state.apply(&posix_metadata::read(&head.properties.user_metadata));
+        }
+        state.properties = Some(head.properties.clone());
+        state.tags_unread = head.tag_count > 0;
+        state
+    }
+
+    /// What an object that a listing showed is.
+    pub(super) fn of_version(version: Arc<Version>, settings: &Settings, seen: Instant) -> Self {
+        let mut state = Self::blank(settings, seen, version.last_modified);
+        state.perm = if version.key.is_marker() { settings.dir_mode } else { settings.file_mode };
+        state.version = Some(version);
+        state
+    }
+
+    /// A directory that only its children's keys tell of.
+    pub(super) fn implicit_directory(settings: &Settings, seen: Instant) -> Self {
+        let mut state = Self::blank(settings, seen, settings.started);
+        state.perm = settings.dir_mode;
+        state
+    }
+
+    /// Something this mount makes now.
+    pub(super) fn created(
+        settings: &Settings,
+        perm: u16,
+        caller: Caller,
+        seen: Instant,
+        now: SystemTime,
+    ) -> Self {
+        let mut state = Self::blank(settings, seen, now);
+        state.perm = perm;
+        if settings.metadata == Metadata::Posix {
+            (state.uid, state.gid) = (caller.uid, caller.gid);
+        }
+        state
+    }
+
+    fn blank(settings: &Settings, seen: Instant, time: SystemTime) -> Self {
+        Self {
+            perm: settings.file_mode,
+            uid: settings.uid,
+            gid: settings.gid,
+            mtime: time,
+            ctime: time,
+            xattrs: BTreeMap::new(),
+            link_target: None,
+            version: None,
+            properties: None,
+            tags_unread: false,
+            seen,
+            staged: None,
+            attributes_dirty: false,
+            attributes_epoch: 0,
+            mtime_is_explicit: false,
+            exclusive: false,
+            unlinked: false,
+            detached: false,
+            knowledge: Knowledge::default(),
+        }
+    }
+
+    fn apply(&mut self, metadata: &PosixMetadata) {
+        self.perm = metadata.perm.unwrap_or(self.perm);
+        self.uid = metadata.uid.unwrap_or(self.uid);
+        self.gid = metadata.gid.unwrap_or(self.gid);
+        self.mtime = metadata.mtime.unwrap_or(self.mtime);
+        self.mtime_is_explicit = metadata.mtime.is_some();
+        self.link_target = metadata.symlink_target.clone().map(Bytes::from);
+        self.xattrs.clone_from(&metadata.xattrs);
+    }
+
+    /// Size in bytes.
+    pub(super) fn size(&self) -> u64 {
+        match (&self.staged, &self.version, &self.link_target) {
+            (Some(staged), _, _) => staged.size(),
+            (None, _, Some(target)) => target.len() as u64,
+            (None, Some(version), None) => version.size,
+            (None, None, None) => 0,
+        }
+    }
+
+    /// The properties of the object as this mount would write it: the foreign ones as they were,
+    /// ours as the inode has them. `mtime` is left out of what a streamed upload starts with.
+    pub(super) fn properties_for(
+        &self,
+        kind: FileKind,
+        key: &Key,
+        settings: &Settings,
+        mtime: Option<SystemTime>,
+    ) -> Properties {
+        let mut properties = self.properties.clone().unwrap_or_default();
+        properties.content_type.get_or_insert_with(|| content_type(key).to_owned());
+        properties.user_metadata.remove(COMMIT_ID);
+        if settings.metadata == Metadata::Posix {
+            let metadata = PosixMetadata {
+                perm: Some(self.perm),
+                type_bits: Some(kind.type_bits()),
+                uid: Some(self.uid),
+                gid: Some(self.gid),
+                mtime,
+                symlink_target: None,
+                xattrs: self.xattrs.clone(),
+                unreadable: 0,
+            };
+            posix_metadata::write(&metadata, &mut properties.user_metadata);
+        }
+        properties
+    }
+
+    /// S3 has `version` with `properties` now.
+    pub(super) fn committed(
+        &mut self,
+        version: Arc<Version>,
+        properties: Properties,
+        now: Instant,
+    ) {
+        self.version = Some(version);
+        self.properties = Some(properties);
+        self.tags_unread = false;
+        self.exclusive = false;
+        self.seen = now;
+    }
+}
+
+/// The kind of file that an object is: what its metadata says, else a plain file.
+pub(super) fn kind_of(head: &ObjectHead, settings: &Settings) -> FileKind {
+    if head.version.key.is_marker() {
+        return FileKind::Directory;
+    }
+    if settings.metadata == Metadata::List {
+        return FileKind::File;
+    }
+    let metadata = posix_metadata::read(&head.properties.user_metadata);
+    if metadata.symlink_target.is_some() {
+        return FileKind::Symlink;
+    }
+    match metadata.type_bits.and_then(FileKind::from_mode) {
+        Some(kind @ (FileKind::Symlink | FileKind::Fifo)) => kind,
+        _ => FileKind::File,
+    }
+}

@@ -1,0 +1,309 @@
+//! Directories read: OPENDIR, READDIR, READDIRPLUS.
+//!
+//! Owns a directory handle's walk: one LIST per 1 000 keys, asked for as the reader goes, merged
+//! with the files that are not in S3 yet. A cookie is the count of entries before it. Must not
+//! know how one name is looked up.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
+use super::inode::Inode;
+use super::knowledge::Listed as Remembered;
+use super::lookup::Found;
+use super::{Error, Metadata, Result, Vfs};
+use crate::naming::{Child, Listed, Merge, Name, Prefix, classify};
+use crate::store::{ListLine, ListPage, ListRequest, Version};
+
+/// Entries kept behind the reader, so that a small seek back costs no request. The kernel asks
+/// again for what did not fit into its buffer: at most 32 KiB, some 1 000 entries.
+const KEPT_BEHIND: usize = 2_000;
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Listing {
+    inode: Arc<Inode>,
+    walk: tokio::sync::Mutex<Walk>,
+}
+
+#[derive(Debug)]
+struct Walk {
+    entries: VecDeque<Item>,
+    /// How many entries came before the first one kept.
+    dropped: u64,
+    /// Names that are not in S3 yet and were given first.
+    local: HashSet<Name>,
+    merge: Merge<Arc<Version>>,
+    next: Next,
+}
+
+#[derive(Debug)]
+enum Next {
+    Begin,
+    Page(Option<String>),
+    End,
+}
+
+#[derive(Debug, Clone)]
+struct Item {
+    name: DirName,
+    kind: FileKind,
+    /// What the listing said of a file.
+    version: Option<Arc<Version>>,
+}
+
+impl Walk {
+    fn new() -> Self {
+        Self {
+            entries: VecDeque::new(),
+            dropped: 0,
+            local: HashSet::new(),
+            merge: Merge::default(),
+            next: Next::Begin,
+        }
+    }
+}
+
+impl Vfs {
+    /// Opens a directory; nothing is asked before it is read.
+    ///
+    /// # Errors
+    /// [`Error::NotDirectory`], [`Error::Stale`].
+    pub async fn opendir(&self, ino: Ino) -> Result<Fh> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::Directory {
+            return Err(Error::NotDirectory);
+        }
+        self.table().opened(ino);
+        let walk = tokio::sync::Mutex::new(Walk::new());
+        Ok(self.0.handles.add_listing(Listing { inode, walk }))
+    }
+
+    /// Closes a directory.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`].
+    pub async fn releasedir(&self, fh: Fh) -> Result<()> {
+        let listing = self.0.handles.listing(fh)?;
+        self.0.handles.remove_listing(fh);
+        let mut table = self.table();
+        table.closed(listing.inode.ino);
+        table.collect(listing.inode.ino);
+        Ok(())
+    }
+
+    /// Names are in S3 when the verbs that made them answer; nothing is left to do.
+    ///
+    /// # Errors
+    /// [`Error::BadHandle`].
+    pub async fn fsyncdir(&self, fh: Fh) -> Result<()> {
+        let listing = self.0.handles.listing(fh)?;
+        self.send_attributes(&listing.inode).await
+    }
+
+    /// Gives the entries behind `cookie` to `sink` until it answers false or no more are at hand
+    /// without another request. With `plus`, a taken entry counts as a lookup.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn readdir(
+        &self,
+        fh: Fh,
+        cookie: u64,
+        plus: bool,
+        sink: &mut (dyn FnMut(&DirEntry) -> bool + Send),
+    ) -> Result<()> {
+        let listing = self.0.handles.listing(fh)?;
+        let mut walk = listing.walk.lock().await;
+        let is_rewind = cookie == 0 && !matches!(walk.next, Next::Begin);
+        if is_rewind || cookie < walk.dropped {
+            *walk = Walk::new();
+        }
+        while walk.dropped + walk.entries.len() as u64 <= cookie {
+            if matches!(walk.next, Next::End) {
+                return Ok(());
+            }
+            self.fetch(&listing.inode, &mut walk).await?;
+            walk.trim(cookie);
+        }
+        let skip = usize::try_from(cookie - walk.dropped).unwrap_or(usize::MAX);
+        for (index, item) in walk.entries.iter().enumerate().skip(skip) {
+            let behind = walk.dropped + index as u64 + 1;
+            if !self.give(&listing.inode, item, behind, plus, sink) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the next entries: the local ones first, then page by page.
+    async fn fetch(&self, inode: &Arc<Inode>, walk: &mut Walk) -> Result<()> {
+        let continuation = match &mut walk.next {
+            Next::Begin => {
+                self.begin(inode, walk);
+                return Ok(());
+            }
+            Next::Page(continuation) => continuation.take(),
+            Next::End => return Ok(()),
+        };
+        let Some(prefix) = self.table().prefix(inode.ino) else {
+            // Removed while open: an empty directory, as on a disk.
+            walk.next = Next::End;
+            return Ok(());
+        };
+        let request = ListRequest {
+            prefix: prefix.as_str().to_owned(),
+            delimited: true,
+            continuation: continuation.clone(),
+            ..ListRequest::default()
+        };
+        let page = match self.0.store.list(&request).await {
+            Ok(page) => page,
+            Err(error) => {
+                walk.next = Next::Page(continuation);
+                return Err(error.into());
+            }
+        };
+        self.take_page(inode, &prefix, page, walk);
+        Ok(())
+    }
+
+    fn begin(&self, inode: &Arc<Inode>, walk: &mut Walk) {
+        let entry = |name, kind| Item { name, kind, version: None };
+        walk.entries.push_back(entry(DirName::Dot, FileKind::Directory));
+        walk.entries.push_back(entry(DirName::DotDot, FileKind::Directory));
+        for (name, child) in self.table().children(inode.ino) {
+            if Self::version_of(&child).is_none() && child.kind != FileKind::Directory {
+                walk.entries.push_back(entry(DirName::Child(name.clone()), child.kind));
+                walk.local.insert(name);
+            }
+        }
+        walk.next = Next::Page(None);
+    }
+
+    fn take_page(&self, inode: &Arc<Inode>, prefix: &Prefix, page: ListPage, walk: &mut Walk) {
+        let mut children = Vec::with_capacity(page.lines.len());
+        for line in page.lines {
+            match classify(prefix, line.key()) {
+                Listed::Marker => inode.state().knowledge.has_marker = true,
+                Listed::File(name) => {
+                    let ListLine::Object(version) = line else { continue };
+                    if !self.table().is_doomed(&version.key) {
+                        walk.merge.file(name, Arc::new(version), &mut children);
+                    }
+                }
+                Listed::Directory(name) => walk.merge.directory(name, &mut children),
+                Listed::Hidden(reason) => self.hide(line.key(), reason),
+                Listed::Reserved => {}
+            }
+        }
+        walk.next = match page.next {
+            Some(next) => Next::Page(Some(next)),
+            None => {
+                walk.merge.finish(&mut children);
+                Next::End
+            }
+        };
+        let now = self.0.clock.now();
+        let mut state = inode.state();
+        for child in children.into_iter().filter(|child| !walk.local.contains(child.name())) {
+            let (item, remembered) = match child {
+                Child::File(name, version) => {
+                    let remembered = Remembered::File(Arc::clone(&version));
+                    (
+                        Item {
+                            name: DirName::Child(name),
+                            kind: FileKind::File,
+                            version: Some(version),
+                        },
+                        remembered,
+                    )
+                }
+                Child::Directory(name) => {
+                    let name = DirName::Child(name);
+                    (Item { name, kind: FileKind::Directory, version: None }, Remembered::Directory)
+                }
+            };
+            if let DirName::Child(name) = &item.name {
+                state.knowledge.listed(name, remembered, now);
+            }
+            walk.entries.push_back(item);
+        }
+    }
+
+    /// Gives one entry; false where it was not taken.
+    fn give(
+        &self,
+        directory: &Arc<Inode>,
+        item: &Item,
+        cookie: u64,
+        plus: bool,
+        sink: &mut (dyn FnMut(&DirEntry) -> bool + Send),
+    ) -> bool {
+        let ttl = self.settings().metadata_ttl;
+        let name = match &item.name {
+            DirName::Child(name) => name,
+            dots => {
+                let is_dot = *dots == DirName::Dot;
+                let parent = || self.table().parent(directory.ino);
+                let ino = if is_dot { directory.ino } else { parent() };
+                // The kernel makes no dentry of the dots, so they count as no lookup.
+                let inode = self.table().get(ino).unwrap_or_else(|| Arc::clone(directory));
+                let entry = plus.then(|| self.entry_uncounted(&inode, ttl));
+                let kind = FileKind::Directory;
+                return sink(&DirEntry { ino, cookie, kind, name: dots.clone(), entry });
+            }
+        };
+        let known = if plus {
+            self.adopt_item(directory.ino, name, item)
+        } else {
+            self.table().child(directory.ino, name)
+        };
+        let (ino, kind) = match &known {
+            Some(inode) => (inode.ino, inode.kind),
+            None => (self.number_of(directory.ino, name, item.kind), item.kind),
+        };
+        let entry = known.as_ref().filter(|_| plus).map(|inode| self.entry_uncounted(inode, ttl));
+        let taken = sink(&DirEntry { ino, cookie, kind, name: item.name.clone(), entry });
+        if plus {
+            let mut table = self.table();
+            if taken && known.is_some() {
+                table.remember(ino);
+            } else {
+                table.collect(ino);
+            }
+        }
+        taken
+    }
+
+    fn adopt_item(&self, parent: Ino, name: &Name, item: &Item) -> Option<Arc<Inode>> {
+        debug_assert!(self.settings().metadata == Metadata::List, "listings carry everything");
+        let found = match (&item.version, item.kind) {
+            (Some(version), _) => Found::Listed(Arc::clone(version)),
+            (None, FileKind::Directory) => Found::Directory(None),
+            (None, _) => return self.table().child(parent, name),
+        };
+        self.adopt(parent, name, found)
+    }
+
+    /// The number that a name without an inode will have when it is looked up.
+    fn number_of(&self, parent: Ino, name: &Name, kind: FileKind) -> Ino {
+        let prefix = self.table().prefix(parent);
+        let number = prefix.and_then(|prefix| match kind {
+            FileKind::Directory => prefix.directory(name).ok().map(|below| below.ino()),
+            _ => prefix.file(name).ok().map(|key| key.ino()),
+        });
+        // A directory that was removed while open: any number but 0, which hides the entry.
+        Ino(number.unwrap_or(u64::MAX))
+    }
+}
+
+impl Walk {
+    /// Lets go of entries that the reader has long passed.
+    fn trim(&mut self, cookie: u64) {
+        while self.entries.len() > KEPT_BEHIND && self.dropped + (KEPT_BEHIND as u64) < cookie {
+            self.entries.pop_front();
+            self.dropped += 1;
+        }
+    }
+}

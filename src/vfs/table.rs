@@ -1,0 +1,265 @@
+//! The tree of inodes that this mount and the kernel know.
+//!
+//! Owns which inode stands under which name, how often the kernel has looked it up, how many
+//! handles are open on it, and which deletes wait for a last close. An inode leaves the table when
+//! nobody knows it any more. Numbers are hashes of keys, probed past every number in use. Must not
+//! know attributes or the store; holds no lock across an await.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::attr::{FileKind, Ino};
+use super::inode::{Inode, State};
+use crate::naming::{Key, Name, NameError, Prefix};
+
+/// Where an inode stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) parent: Ino,
+    pub(super) name: Name,
+}
+
+#[derive(Debug)]
+struct Node {
+    inode: Arc<Inode>,
+    place: Option<Place>,
+    children: HashMap<Name, Ino>,
+    /// What the kernel must give back by FORGET.
+    lookups: u64,
+    /// Handles, and verbs under way, that need the inode.
+    opens: u64,
+}
+
+/// The tree.
+#[derive(Debug)]
+pub(super) struct Table {
+    nodes: HashMap<Ino, Node>,
+    root: Prefix,
+    next_generation: u64,
+    /// Keys whose object goes with the last close of an unlinked file.
+    doomed: HashMap<Key, Ino>,
+}
+
+impl Table {
+    /// A tree of nothing but its root, the directory at `root`.
+    pub(super) fn new(root: Prefix, state: State) -> Self {
+        let inode = Inode::new(Ino::ROOT, 0, FileKind::Directory, state);
+        let children = HashMap::new();
+        let node = Node { inode, place: None, children, lookups: 1, opens: 0 };
+        let nodes = HashMap::from([(Ino::ROOT, node)]);
+        Self { nodes, root, next_generation: 1, doomed: HashMap::new() }
+    }
+
+    pub(super) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
+        self.nodes.get(&ino).map(|node| Arc::clone(&node.inode))
+    }
+
+    pub(super) fn child(&self, parent: Ino, name: &Name) -> Option<Arc<Inode>> {
+        self.get(*self.nodes.get(&parent)?.children.get(name)?)
+    }
+
+    /// The names below a directory that the table knows.
+    pub(super) fn children(&self, parent: Ino) -> Vec<(Name, Arc<Inode>)> {
+        let Some(node) = self.nodes.get(&parent) else { return Vec::new() };
+        let known = node.children.iter();
+        known.filter_map(|(name, ino)| Some((name.clone(), self.get(*ino)?))).collect()
+    }
+
+    pub(super) fn place(&self, ino: Ino) -> Option<Place> {
+        self.nodes.get(&ino)?.place.clone()
+    }
+
+    pub(super) fn parent(&self, ino: Ino) -> Ino {
+        self.place(ino).map_or(Ino::ROOT, |place| place.parent)
+    }
+
+    /// The prefix of a directory; none where it, or a directory above, was taken away.
+    pub(super) fn prefix(&self, ino: Ino) -> Option<Prefix> {
+        if ino == Ino::ROOT {
+            return Some(self.root.clone());
+        }
+        let place = self.nodes.get(&ino)?.place.as_ref()?;
+        self.prefix(place.parent)?.directory(&place.name).ok()
+    }
+
+    /// The key of whatever stands, or would stand, under a name.
+    pub(super) fn key_at(&self, parent: Ino, name: &Name) -> Option<Result<Key, NameError>> {
+        Some(self.prefix(parent)?.file(name))
+    }
+
+    /// The key of a file; none where its name was taken away.
+    pub(super) fn key(&self, ino: Ino) -> Option<Key> {
+        let place = self.place(ino)?;
+        self.key_at(place.parent, &place.name)?.ok()
+    }
+
+    /// Puts a new inode under a name, which must be free.
+    pub(super) fn insert(
+        &mut self,
+        parent: Ino,
+        name: &Name,
+        kind: FileKind,
+        state: State,
+    ) -> Option<Arc<Inode>> {
+        let prefix = self.prefix(parent)?;
+        let hash = match kind {
+            FileKind::Directory => prefix.directory(name).ok()?.ino(),
+            _ => prefix.file(name).ok()?.ino(),
+        };
+        let ino = self.free_number(hash);
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        let inode = Inode::new(ino, generation, kind, state);
+        let place = Some(Place { parent, name: name.clone() });
+        let children = HashMap::new();
+        let node = Node { inode: Arc::clone(&inode), place, children, lookups: 0, opens: 0 };
+        self.nodes.insert(ino, node);
+        self.nodes.get_mut(&parent)?.children.insert(name.clone(), ino);
+        Some(inode)
+    }
+
+    fn free_number(&self, hash: u64) -> Ino {
+        let mut number = hash;
+        while number < 2 || self.nodes.contains_key(&Ino(number)) {
+            number = number.wrapping_add(1);
+        }
+        Ino(number)
+    }
+
+    /// Takes a name away; the inode lives on for whoever holds it.
+    pub(super) fn detach(&mut self, ino: Ino) {
+        let Some(place) = self.nodes.get_mut(&ino).and_then(|node| node.place.take()) else {
+            return;
+        };
+        if let Some(parent) = self.nodes.get_mut(&place.parent)
+            && parent.children.get(&place.name) == Some(&ino)
+        {
+            parent.children.remove(&place.name);
+        }
+        self.collect(ino);
+        self.collect(place.parent);
+    }
+
+    /// Moves an inode to another name, which must be free.
+    pub(super) fn relink(&mut self, ino: Ino, parent: Ino, name: &Name) {
+        let Some(node) = self.nodes.get_mut(&ino) else { return };
+        let old = node.place.replace(Place { parent, name: name.clone() });
+        if let Some(old) = old
+            && let Some(old_parent) = self.nodes.get_mut(&old.parent)
+        {
+            old_parent.children.remove(&old.name);
+        }
+        if let Some(new_parent) = self.nodes.get_mut(&parent) {
+            new_parent.children.insert(name.clone(), ino);
+        }
+    }
+
+    /// Every inode at or below `ino`.
+    pub(super) fn subtree(&self, ino: Ino) -> Vec<Arc<Inode>> {
+        let mut found = Vec::new();
+        let mut next = vec![ino];
+        while let Some(ino) = next.pop() {
+            if let Some(node) = self.nodes.get(&ino) {
+                found.push(Arc::clone(&node.inode));
+                next.extend(node.children.values());
+            }
+        }
+        found
+    }
+
+    /// Every inode there is.
+    pub(super) fn all(&self) -> Vec<Arc<Inode>> {
+        self.nodes.values().map(|node| Arc::clone(&node.inode)).collect()
+    }
+
+    /// The kernel was told of the inode once more.
+    pub(super) fn remember(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.lookups += 1;
+        }
+    }
+
+    /// The kernel gives `count` lookups back.
+    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            debug_assert!(node.lookups >= count, "the kernel forgets what it was told");
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        self.collect(ino);
+    }
+
+    pub(super) fn opened(&mut self, ino: Ino) {
+        if let Some(node) = self.nodes.get_mut(&ino) {
+            node.opens += 1;
+        }
+    }
+
+    /// Returns how many handles stay open.
+    pub(super) fn closed(&mut self, ino: Ino) -> u64 {
+        let Some(node) = self.nodes.get_mut(&ino) else { return 0 };
+        node.opens = node.opens.saturating_sub(1);
+        node.opens
+    }
+
+    pub(super) fn opens(&self, ino: Ino) -> u64 {
+        self.nodes.get(&ino).map_or(0, |node| node.opens)
+    }
+
+    /// Drops the inode if nobody knows it any more, and then perhaps its parent.
+    pub(super) fn collect(&mut self, ino: Ino) {
+        let mut next = Some(ino);
+        while let Some(ino) = next.take().filter(|&ino| ino != Ino::ROOT) {
+            let Some(node) = self.nodes.get(&ino) else { return };
+            let is_known = node.lookups > 0 || node.opens > 0 || !node.children.is_empty();
+            if is_known || needs_commit(&node.inode) {
+                return;
+            }
+            let place = self.nodes.remove(&ino).and_then(|node| node.place);
+            if let Some(place) = place
+                && let Some(parent) = self.nodes.get_mut(&place.parent)
+            {
+                if parent.children.get(&place.name) == Some(&ino) {
+                    parent.children.remove(&place.name);
+                }
+                next = Some(place.parent);
+            }
+        }
+    }
+
+    /// The object under `key` goes when the unlinked file `ino` is closed for the last time.
+    pub(super) fn doom(&mut self, key: Key, ino: Ino) {
+        self.doomed.insert(key, ino);
+    }
+
+    pub(super) fn is_doomed(&self, key: &Key) -> bool {
+        self.doomed.contains_key(key)
+    }
+
+    /// The key was made anew, so the old object is being replaced and its delete is not sent.
+    pub(super) fn spare(&mut self, key: &Key) {
+        self.doomed.remove(key);
+    }
+
+    /// The deletes that waited for the last close of `ino`.
+    pub(super) fn take_doomed(&mut self, ino: Ino) -> Vec<Key> {
+        let of_ino = self.doomed.extract_if(|_, owner| *owner == ino);
+        of_ino.map(|(key, _)| key).collect()
+    }
+
+    /// Every delete that waits for a last close.
+    pub(super) fn take_all_doomed(&mut self) -> Vec<Key> {
+        self.doomed.drain().map(|(key, _)| key).collect()
+    }
+
+    /// How many inodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+}
+
+fn needs_commit(inode: &Inode) -> bool {
+    inode.is_dirty() || {
+        let state = inode.state();
+        state.attributes_dirty && !state.unlinked
+    }
+}
