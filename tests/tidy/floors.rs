@@ -12,7 +12,7 @@ const SIBLINGS: [(&str, &str); 1] = [("read", "write")];
 /// where it is at home.
 const HOMES: [(&str, &[&str], &[&str]); 8] = [
     ("aws_*", &["src/", "sidecar/"], &["src/store/s3/", "src/store/s3.rs"]),
-    ("fuser", &["src/", "sidecar/"], &["src/fuse/", "src/mount/session.rs"]),
+    ("fuser", &["src/", "sidecar/"], &["src/fuse/", "src/mount/session.rs", "src/mount/session/"]),
     ("clap", &["src/"], &["src/config/", "src/cli/"]),
     ("s3s", &["src/", "sidecar/"], &[]),
     ("tonic*", &["src/", "tests/testkit/"], &[]),
