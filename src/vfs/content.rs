@@ -119,7 +119,11 @@ impl Vfs {
     /// The commit's.
     pub async fn flush(&self, fh: Fh) -> Result<()> {
         let handle = self.handle(fh)?;
-        if handle.flags.write && handle.is_dirty() { self.commit(&handle.inode).await } else { Ok(()) }
+        if handle.flags.write && handle.is_dirty() {
+            self.commit(&handle.inode).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Commits whatever is not in S3, attributes included.

@@ -202,8 +202,7 @@ impl Vfs {
         if kind == FileKind::Directory {
             properties.content_type = Some(DIRECTORY_CONTENT_TYPE.to_owned());
         }
-        let request =
-            PutRequest { key: key.clone(), properties, condition: Condition::Absent };
+        let request = PutRequest { key: key.clone(), properties, condition: Condition::Absent };
         match self.0.store.put(&request, &Payload::Bytes(body)).await {
             Ok(version) => {
                 let now = self.0.clock.now();
@@ -227,10 +226,10 @@ impl Vfs {
         let Some(marker) = self.table().prefix(ino).and_then(|prefix| prefix.marker()) else {
             return;
         };
-        let mut state = self.new_state(self.settings().dir_mode, Caller {
-            uid: self.settings().uid,
-            gid: self.settings().gid,
-        });
+        let mut state = self.new_state(
+            self.settings().dir_mode,
+            Caller { uid: self.settings().uid, gid: self.settings().gid },
+        );
         match self.put_whole(&marker, FileKind::Directory, &mut state, Bytes::new()).await {
             Ok(()) => {
                 let mut own = directory.state();

@@ -243,7 +243,12 @@ impl State {
     }
 
     /// S3 has `version` with `properties` now.
-    pub(super) fn committed(&mut self, version: Arc<Version>, properties: Properties, now: Instant) {
+    pub(super) fn committed(
+        &mut self,
+        version: Arc<Version>,
+        properties: Properties,
+        now: Instant,
+    ) {
         self.version = Some(version);
         self.properties = Some(properties);
         self.tags_unread = false;

@@ -210,7 +210,14 @@ impl Vfs {
             let (item, remembered) = match child {
                 Child::File(name, version) => {
                     let remembered = Remembered::File(Arc::clone(&version));
-                    (Item { name: DirName::Child(name), kind: FileKind::File, version: Some(version) }, remembered)
+                    (
+                        Item {
+                            name: DirName::Child(name),
+                            kind: FileKind::File,
+                            version: Some(version),
+                        },
+                        remembered,
+                    )
                 }
                 Child::Directory(name) => {
                     let name = DirName::Child(name);
@@ -300,4 +307,3 @@ impl Walk {
         }
     }
 }
-

@@ -175,8 +175,7 @@ impl Vfs {
 
     /// Every object below a directory, but for those of unlinked files.
     async fn keys_below(&self, old: &Prefix, new: &Prefix) -> Result<Vec<Version>> {
-        let mut request =
-            ListRequest { prefix: old.as_str().to_owned(), ..ListRequest::default() };
+        let mut request = ListRequest { prefix: old.as_str().to_owned(), ..ListRequest::default() };
         let mut versions = Vec::new();
         loop {
             let page = self.0.store.list(&request).await?;

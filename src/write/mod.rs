@@ -196,7 +196,8 @@ impl Staged {
         let folder = &self.engine.0.recover;
         std::fs::create_dir_all(folder)?;
         let name: String = key.as_str().chars().map(|c| if c == '/' { '_' } else { c }).collect();
-        let tail: String = name.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect();
+        let tail: String =
+            name.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect();
         let path = folder.join(format!("{:016x}-{tail}", fastrand::u64(..)));
         std::fs::rename(self.stage.path(), &path)?;
         Ok(path)

@@ -162,8 +162,17 @@ impl Stage {
         self.keep(&mut self.account(), range, bytes)
     }
 
-    fn keep(&self, account: &mut Account, range: ByteRange, bytes: &[u8]) -> Result<(), StageError> {
-        let covered: u64 = account.present.slices(range).iter().filter(|(_, covered)| *covered)
+    fn keep(
+        &self,
+        account: &mut Account,
+        range: ByteRange,
+        bytes: &[u8],
+    ) -> Result<(), StageError> {
+        let covered: u64 = account
+            .present
+            .slices(range)
+            .iter()
+            .filter(|(_, covered)| *covered)
             .map(|(slice, _)| slice.len())
             .sum();
         let fresh = range.len() - covered;
@@ -253,7 +262,13 @@ mod tests {
 
     fn version(size: u64) -> Arc<Version> {
         let (key, etag) = ("k".into(), Some("\"e\"".into()));
-        Arc::new(Version { key, etag, version_id: None, size, last_modified: SystemTime::UNIX_EPOCH })
+        Arc::new(Version {
+            key,
+            etag,
+            version_id: None,
+            size,
+            last_modified: SystemTime::UNIX_EPOCH,
+        })
     }
 
     fn r(start: u64, end: u64) -> ByteRange {

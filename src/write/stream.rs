@@ -48,7 +48,10 @@ enum PartState {
     /// To be sent, or to be sent again.
     Unsent,
     /// On its way; written again meanwhile where `stale`.
-    Sending { answer: oneshot::Receiver<Option<PartTag>>, stale: bool },
+    Sending {
+        answer: oneshot::Receiver<Option<PartTag>>,
+        stale: bool,
+    },
     Sent(PartTag),
 }
 
