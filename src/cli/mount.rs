@@ -7,15 +7,19 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{Config, Host, MountArguments, mount_command};
+use crate::mount::Failure;
+use crate::mount::daemon::{self, Starter};
 use crate::telemetry::Log;
 
 use super::say;
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "mount";
+
+const DETACHED: &str = "detached";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +44,12 @@ pub(super) fn command() -> Command {
         .override_usage("s3pod mount [OPTIONS] BUCKET DIR")
         .after_help("`s3pod mount --help` says more of each option and gives examples.")
         .after_long_help(EXAMPLES);
-    mount_command(command)
+    mount_command(command).arg(detached())
+}
+
+/// Set by the half of the program that waits in the foreground, for the half that it starts.
+fn detached() -> Arg {
+    Arg::new(DETACHED).long(DETACHED).action(ArgAction::SetTrue).hide(true)
 }
 
 /// Mounts what `matches` say.
@@ -54,6 +63,13 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             return ExitCode::from(error.exit_code());
         }
     };
+    let is_detached = matches.get_flag(DETACHED);
+    if !config.foreground && !is_detached {
+        return match daemon::launch(detached_arguments(std::env::args_os())) {
+            Ok(code) => ExitCode::from(code),
+            Err(failure) => fail(&failure),
+        };
+    }
     for notice in &config.notices {
         say(notice);
     }
@@ -62,7 +78,25 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
         say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
         return ExitCode::from(78);
     }
-    crate::mount::run(config)
+    let starter = if is_detached { Starter::Waiting } else { Starter::Foreground };
+    match crate::mount::run(&config, &starter) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    say(failure);
+    ExitCode::from(failure.exit_code())
+}
+
+/// The same call, for the half in the background.
+fn detached_arguments(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments = from_mount_8(arguments);
+    // Behind the subcommand: at the end it could follow a `--`.
+    let behind = arguments.iter().position(|argument| argument == NAME).map_or(1, |at| at + 1);
+    arguments.insert(behind.min(arguments.len()), OsString::from(format!("--{DETACHED}")));
+    arguments
 }
 
 /// Reads a call by mount(8), which runs `mount.s3pod BUCKET DIR [-nsv] -o OPTIONS`, as ours.
@@ -94,6 +128,17 @@ mod tests {
             ["/sbin/mount.s3pod", "mount", "photos", "/mnt", "-o", "rw,uid=1"]
         );
         assert_eq!(translated(&["s3pod", "help"]), ["s3pod", "help"]);
+    }
+
+    #[test]
+    fn the_half_in_the_background_gets_the_same_arguments() {
+        let given = ["/bin/s3pod", "mount", "--read-only", "--", "photos", "/mnt"];
+        let arguments = detached_arguments(given.map(OsString::from));
+        let want = ["/bin/s3pod", "mount", "--detached", "--read-only", "--", "photos", "/mnt"];
+        assert_eq!(arguments, want.map(OsString::from));
+        let by_mount_8 = ["/sbin/mount.s3pod", "photos", "/mnt", "-o", "ro"].map(OsString::from);
+        assert!(detached_arguments(by_mount_8).contains(&OsString::from("--detached")));
+        assert!(!command().render_long_help().to_string().contains("--detached"));
     }
 
     #[test]

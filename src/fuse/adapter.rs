@@ -7,7 +7,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -34,18 +33,18 @@ const MAX_COPY: u64 = 0xffff_f000;
 /// The file system as fuser calls it.
 #[derive(Debug)]
 pub struct Adapter {
-    vfs: Arc<Vfs>,
+    vfs: Vfs,
     requests: Requests,
 }
 
 impl Adapter {
     /// An adapter that answers from `vfs` and finishes slow requests on `runtime`.
-    pub fn new(vfs: Arc<Vfs>, runtime: Handle, clock: Clock, settings: Settings) -> Self {
+    pub fn new(vfs: Vfs, runtime: Handle, clock: Clock, settings: Settings) -> Self {
         Self { vfs, requests: Requests::new(runtime, clock, settings) }
     }
 
-    fn vfs(&self) -> Arc<Vfs> {
-        Arc::clone(&self.vfs)
+    fn vfs(&self) -> Vfs {
+        self.vfs.clone()
     }
 }
 

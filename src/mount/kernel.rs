@@ -132,11 +132,6 @@ fn mount_failed(point: &Path, errno: Errno) -> Failure {
 }
 
 impl Mounted {
-    /// Where it stands.
-    pub(super) fn point(&self) -> &Path {
-        &self.point
-    }
-
     /// True while a look at the path meets this mount.
     pub(super) fn stands(&self) -> bool {
         find(&self.point)

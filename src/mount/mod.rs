@@ -1,19 +1,118 @@
-//! seam
+//! The life of a mount.
+//!
+//! Owns the order of things from a resolved [`Config`] to an exit code, and everything that
+//! touches the kernel's mount table. Promises: nothing stays mounted where a mount could not
+//! start, and nothing dirty stays behind unsaid where it ends. Must not know how files are served.
+
 pub mod daemon;
 mod failure;
 mod kernel;
+mod limits;
 mod mountinfo;
 mod point;
+mod probe;
 mod session;
 mod shutdown;
+mod stack;
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::config::Config;
+use crate::fuse::{self, Adapter};
 
+use daemon::Starter;
 pub use failure::Failure;
+use kernel::MountOptions;
+use point::Allowed;
+use session::Session;
+use shutdown::Signals;
+use stack::Stack;
 
-/// Placeholder until the life of a mount is joined.
-pub fn run(_config: Config) -> ExitCode {
-    ExitCode::FAILURE
+/// How long a new mount gets to answer a stat of its root, which needs no request.
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
+/// How long tasks that nobody waits for any more may go on after the unmount.
+const LAST_TASKS: Duration = Duration::from_secs(1);
+
+/// Mounts, serves, and ends in order: on a signal, or when somebody unmounts.
+///
+/// # Errors
+/// The sentence for standard error and the exit code; nothing is mounted then.
+pub fn run(config: &Config, starter: &Starter) -> Result<(), Failure> {
+    starter.begin();
+    limits::raise_descriptors();
+    let runtime = runtime()?;
+    let ended = runtime.block_on(live(config, starter));
+    runtime.shutdown_timeout(LAST_TASKS);
+    ended
+}
+
+async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
+    let allowed = Allowed { nonempty: config.nonempty, stale: config.replace_stale };
+    let point = point::check(&config.directory, allowed)?;
+    let stack = tokio::select! {
+        stack = stack::build(config) => stack?,
+        name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
+    };
+    let mut session = serve(config, &stack, &point)?;
+    if let Err(failure) = announce(&point, starter).await {
+        session.unmount();
+        return Err(failure);
+    }
+    tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
+    tokio::select! {
+        name = signals.next() => tracing::info!(name, "ending; once more to end in a hurry"),
+        () = session.ended() => tracing::info!("unmounted by somebody else; ending"),
+    }
+    shutdown::end(&stack.vfs, session, &mut signals).await
+}
+
+fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failure> {
+    let settings = fuse::Settings { op_timeout: config.op_timeout };
+    let adapter = Adapter::new(stack.vfs.clone(), Handle::current(), stack.clock.clone(), settings);
+    let options = MountOptions {
+        source: source(config),
+        read_only: config.read_only,
+        allow_other: config.allow_other,
+    };
+    Session::start(adapter, point, &options)
+}
+
+/// What `df` shows as the file system: the bucket, and the prefix where there is one.
+fn source(config: &Config) -> String {
+    match config.prefix.as_str().trim_end_matches('/') {
+        "" => config.bucket.clone(),
+        prefix => format!("{}/{prefix}", config.bucket),
+    }
+}
+
+/// Looks at the mount as an application would, then tells whoever waits for it.
+async fn announce(point: &Path, starter: &Starter) -> Result<(), Failure> {
+    let path = point.to_owned();
+    let look = tokio::task::spawn_blocking(move || std::fs::metadata(path));
+    match tokio::time::timeout(FIRST_ANSWER, look).await {
+        Ok(Ok(Ok(_))) => {}
+        Ok(Ok(Err(error))) => {
+            return Err(Failure::passing(format!("the new mount does not answer: {error}")));
+        }
+        Ok(Err(_)) | Err(_) => {
+            return Err(Failure::passing("the new mount does not answer"));
+        }
+    }
+    starter
+        .ready()
+        .map_err(|error| Failure::passing(format!("nobody waits for the mount any more: {error}")))
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    // One worker per core is the default; the network is all they wait for.
+    Builder::new_multi_thread()
+        .thread_name("s3pod-runtime")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::passing(format!("the runtime does not start: {error}")))
 }

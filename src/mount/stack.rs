@@ -1,0 +1,152 @@
+//! The composition root: the only file that names every concrete part of a mount.
+//!
+//! Owns how settings become components, from the connection up to the file system. Must not know
+//! how any of them works.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::failure::Failure;
+use super::probe;
+use crate::budget::Budget;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::{self, Config, MetadataMode};
+use crate::journal::Slot;
+use crate::store::s3::{Checksums, S3Settings, S3Store};
+use crate::store::{Limit, Metered, ObjectStore, Retry, RetryPolicy};
+use crate::units::MIB;
+use crate::vfs::{ExclusiveCreate, Metadata, Settings, Vfs};
+use crate::write::{Engine, Limits, Staging};
+
+/// The most that is fetched ahead of one reader: eight blocks of 8 MiB fill 1 Gbit/s over 500 ms
+/// of latency, or 10 Gbit/s over 50 ms. Never more than a quarter of the budget, so that four
+/// readers fit.
+const WINDOW_MAX: u64 = 64 * MIB;
+
+/// A composed mount. Dropping it cancels what runs for it and gives its slot back.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub(super) vfs: Vfs,
+    pub(super) clock: Clock,
+    // In the order of dropping: the file system first, then the folder it stages in.
+    _slot: Option<Slot>,
+}
+
+/// Connects to the store, asks it for the bucket, and builds the file system over it.
+pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
+    let clock = Clock::system();
+    let base = S3Store::connect(s3_settings(config))
+        .await
+        .map_err(|error| Failure::configuration(error.to_string()))?;
+    probe::probe(&base, config).await?;
+    let store = decorate(base, config, &clock);
+
+    let slot = match &config.cache_dir {
+        Some(folder) => Some(take_slot(config, folder)?),
+        None => None,
+    };
+    let budget = Budget::new(config.memory_limit);
+    let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
+    let staging = Staging::new(slot.as_ref().map(Slot::folder), config.staging_size);
+    let recover = config.cache_dir.as_ref().map(|dir| dir.join("recover").join(volume(config)));
+    let engine =
+        Engine::new(Arc::clone(&store), cache.clone(), budget, staging, limits(config), recover);
+    let vfs = Vfs::new(vfs_settings(config, &clock), store, cache, engine, clock.clone());
+    Ok(Stack { vfs, clock, _slot: slot })
+}
+
+/// Each attempt is counted, the number of attempts at once is bounded, and what failed in passing
+/// is tried again.
+fn decorate(base: S3Store, config: &Config, clock: &Clock) -> Arc<dyn ObjectStore> {
+    let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
+    let limited = Limit::new(Metered::new(base), config.s3.max_requests as usize);
+    Arc::new(Retry::new(limited, policy, clock.clone()))
+}
+
+fn s3_settings(config: &Config) -> S3Settings {
+    let (s3, upload) = (&config.s3, &config.upload);
+    let is_plain = s3.endpoint_url.as_ref().is_some_and(|url| url.as_str().starts_with("http:"));
+    let proxy = if is_plain { &s3.proxies.http } else { &s3.proxies.https };
+    let defaults = S3Settings::new(config.bucket.as_str());
+    S3Settings {
+        endpoint_url: s3.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
+        region: s3.region.clone(),
+        profile: s3.profile.clone(),
+        no_sign_request: s3.no_sign_request,
+        force_path_style: s3.force_path_style,
+        requester_pays: s3.requester_pays,
+        sse: upload.sse.map(|sse| sse.as_str().to_owned()),
+        sse_kms_key_id: upload.sse_kms_key_id.clone(),
+        storage_class: upload.storage_class.clone(),
+        ca_bundle: s3.ca_bundle.clone(),
+        proxy: proxy.as_ref().map(|url| url.expose().to_owned()),
+        no_proxy: Some(s3.proxies.bypass.clone()).filter(|hosts| !hosts.is_empty()),
+        connect_timeout: defaults.connect_timeout.min(config.op_timeout),
+        read_timeout: defaults.read_timeout.min(config.op_timeout),
+        checksums: if upload.checksum_always { Checksums::Always } else { Checksums::WhenRequired },
+        ..defaults
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let part = config.upload.part_size;
+    Limits { upload_part: part, single_put_max: part, ..Limits::S3 }
+}
+
+fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
+    Settings {
+        prefix: config.prefix.clone(),
+        read_only: config.read_only,
+        metadata: match config.metadata {
+            MetadataMode::Posix => Metadata::Posix,
+            MetadataMode::List => Metadata::List,
+        },
+        metadata_ttl: config.metadata_ttl,
+        attr_delay: config.attr_delay,
+        exclusive_create: match config.exclusive_create {
+            config::ExclusiveCreate::Commit => ExclusiveCreate::Commit,
+            config::ExclusiveCreate::Open => ExclusiveCreate::Open,
+        },
+        uid: config.uid,
+        gid: config.gid,
+        file_mode: config.file_mode,
+        dir_mode: config.dir_mode,
+        window_max: WINDOW_MAX.min(config.memory_limit / 4),
+        started: clock.wall(),
+    }
+}
+
+fn take_slot(config: &Config, folder: &Path) -> Result<Slot, Failure> {
+    let (slot, leftover) =
+        Slot::acquire(folder, &volume(config)).map_err(|error| unusable(folder, &error))?;
+    if leftover.files > 0 {
+        tracing::warn!(
+            files = leftover.files,
+            bytes = leftover.bytes,
+            "an earlier mount ended without closing these files; no close() or fsync() of theirs \
+             had returned, and their staged bytes are removed"
+        );
+    }
+    Ok(slot)
+}
+
+fn unusable(folder: &Path, error: &io::Error) -> Failure {
+    Failure::configuration(format!(
+        "--cache-dir: cannot write to {}: {error}; name a folder that this user may write to",
+        folder.display()
+    ))
+}
+
+/// The folder's name for what is mounted: the bucket, for people, and a number that tells
+/// endpoints and prefixes apart.
+fn volume(config: &Config) -> String {
+    let endpoint = config.s3.endpoint_url.as_ref().map_or("", |url| url.as_str());
+    let place = format!("{endpoint}\n{}\n{}", config.bucket, config.prefix.as_str());
+    let number = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, place.as_bytes());
+    // An access point's ARN has slashes and colons.
+    let name: String =
+        config.bucket.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("{name}-{number:016x}")
+}
