@@ -7,6 +7,7 @@
 
 mod command;
 mod definition;
+mod docs;
 
 mod error;
 mod mount_options;
@@ -23,6 +24,7 @@ use crate::telemetry::LogSettings;
 
 pub use command::{MountArguments, mount_command};
 pub use definition::{Authority, Category, Definition, Kind};
+pub use docs::render as render_docs;
 pub use error::Error;
 pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
 pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};
@@ -36,7 +38,7 @@ pub use values::{
 /// compared and logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The bucket.
+    /// The bucket's name, or an access point's ARN.
     pub bucket: String,
     /// What of the bucket is the mount's root.
     pub prefix: Prefix,
@@ -108,7 +110,7 @@ pub struct S3Config {
     pub force_path_style: bool,
     /// Pay for requests to a Requester Pays bucket.
     pub requester_pays: bool,
-    /// A PEM file with the authorities to trust in place of the system's; it was readable.
+    /// A PEM file with authorities to trust besides the system's; it was readable.
     pub ca_bundle: Option<PathBuf>,
     /// Proxies by the scheme of the endpoint, and who is reached without one.
     pub proxies: Proxies,
@@ -125,8 +127,8 @@ pub struct UploadConfig {
     pub sse: Option<Sse>,
     /// The KMS key of that encryption.
     pub sse_kms_key_id: Option<String>,
-    /// Every upload carries a checksum; otherwise those for which the API demands one.
-    pub checksum_always: bool,
+    /// Which uploads carry a checksum.
+    pub checksums: Checksums,
     /// Bytes in a part of an upload.
     pub part_size: u64,
 }

@@ -156,7 +156,7 @@ pub static OPTIONS: &[Definition] = &[
         default: "",
         help: "Region of the bucket",
         details: "Where it is absent, the SDK's own rules hold (AWS_REGION, the profile, the \
-                  instance), and us-east-1 where those say nothing.",
+                  instance); on AWS the bucket itself says where it is.",
         category: Category::Bucket,
         authority: Authority::Operator,
         example: "eu-central-1",
@@ -212,9 +212,9 @@ pub static OPTIONS: &[Definition] = &[
     Definition {
         flag: "ca-bundle",
         kind: Kind::Value("FILE"),
-        default: "$AWS_CA_BUNDLE, else the system's",
-        help: "Trust the certificate authorities in this PEM file",
-        details: "They take the place of the system's. Environment: AWS_CA_BUNDLE as well.",
+        default: "$AWS_CA_BUNDLE",
+        help: "Trust the certificate authorities in this PEM file, besides the system's",
+        details: "",
         category: Category::Access,
         authority: Authority::Local,
         example: "/etc/ssl/company.pem",
@@ -364,8 +364,8 @@ pub static OPTIONS: &[Definition] = &[
         kind: Kind::Value("WHICH"),
         default: "auto",
         help: "Which uploads carry a CRC: auto, always or when-required",
-        details: "The store verifies it. always: all. when-required: those for which the API demands one; for \
-                  servers that refuse the rest. auto: all on AWS, when-required at another --endpoint-url.",
+        details: "The store verifies it. always: all. when-required: those for which the API \
+                  demands one. auto: all on AWS, and elsewhere all until the store refuses one.",
         category: Category::Writing,
         authority: Authority::Operator,
         example: "always",

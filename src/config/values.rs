@@ -83,7 +83,7 @@ words! {
 words! {
     /// Which uploads carry a checksum: `--checksums`.
     Checksums {
-        /// As the endpoint is: all on AWS, the required ones elsewhere.
+        /// All on AWS; elsewhere all until the store refuses one.
         Auto = "auto",
         /// All.
         Always = "always",
@@ -345,11 +345,15 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
     Ok(prefix)
 }
 
-/// A bucket's name. Stores differ in what they take, so only what no store takes is refused.
+/// A bucket's name or an access point's ARN. Stores differ in what they take, so only what none
+/// takes is refused.
 pub(super) fn bucket(text: &str) -> Result<String, String> {
     let foreign = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
     if text.is_empty() {
         return Err("the bucket's name is empty".to_owned());
+    }
+    if text.starts_with("arn:") {
+        return word(text);
     }
     if text.contains('/') {
         return Err(format!("`{text}` is not a bucket's name; write s3://BUCKET/PREFIX"));
@@ -412,7 +416,8 @@ mod tests {
 
     #[test]
     fn a_bucket_is_a_name_and_nothing_else() {
-        for text in ["logs", "my.bucket-1", "Old_Bucket"] {
+        let access_point = "arn:aws:s3:eu-west-1:123456789012:accesspoint/team-a";
+        for text in ["logs", "my.bucket-1", "Old_Bucket", access_point] {
             assert!(bucket(text).is_ok(), "{text}");
         }
         for text in ["", "a/b", "a b", "-a", "a:b"] {

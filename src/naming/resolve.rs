@@ -244,7 +244,8 @@ mod tests {
             let files: BTreeSet<&str> = keys.iter().map(String::as_str)
                 .filter(|k| !k.contains('/') && valid(k) && !directories.contains(k)).collect();
             let mut want: Vec<String> =
-                directories.iter().map(|n| format!("{n}/")).chain(files.iter().map(|n| n.to_string())).collect();
+                directories.iter().map(|n| format!("{n}/"))
+                    .chain(files.iter().map(|n| n.to_string())).collect();
             want.sort();
             let mut got: Vec<String> = shown.iter().map(|child| match child {
                 Child::File(name, ()) => name.to_string(),

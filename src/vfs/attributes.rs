@@ -14,11 +14,8 @@ use super::attr::{Attr, Fh, FileKind, Ino, NewTime, SetAttr};
 use super::inode::{Inode, State};
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::Key;
-use crate::posix_metadata;
+use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
 use crate::store::{Condition, Payload, PutRequest, Version};
-
-/// S3's limit for all of an object's user metadata, in bytes.
-const USER_METADATA_MAX: usize = 2048;
 
 /// `XATTR_CREATE` of setxattr(2).
 const XATTR_CREATE: i32 = 1;
@@ -217,7 +214,7 @@ impl Vfs {
             let key = Key::from("");
             let mtime = Some(state.mtime);
             let would_be = state.properties_for(inode.kind, &key, self.settings(), mtime);
-            if posix_metadata::size_of(&would_be.user_metadata) > USER_METADATA_MAX {
+            if posix_metadata::size_of(&would_be.user_metadata) > MAX_USER_METADATA {
                 state.xattrs = before;
                 return Err(Error::AttributesTooBig);
             }
@@ -236,7 +233,9 @@ impl Vfs {
         let name = name.to_str().ok_or(Error::NoData)?;
         {
             let mut state = inode.state();
-            state.xattrs.remove(name).ok_or(Error::NoData)?;
+            if !state.remove_xattr(name) {
+                return Err(Error::NoData);
+            }
             state.changed_attributes(self.0.clock.wall());
         }
         self.send_attributes_soon(&inode).await
@@ -251,6 +250,17 @@ impl Vfs {
 }
 
 impl State {
+    /// Takes an attribute away wherever it stands; false where there was none.
+    fn remove_xattr(&mut self, name: &str) -> bool {
+        let xattrs = std::mem::take(&mut self.xattrs);
+        let mut metadata = PosixMetadata { xattrs, ..PosixMetadata::default() };
+        let properties = self.properties.get_or_insert_default();
+        let user_metadata = &mut properties.user_metadata;
+        let was_there = posix_metadata::remove_xattr(name, &mut metadata, user_metadata);
+        self.xattrs = metadata.xattrs;
+        was_there
+    }
+
     /// An attribute has changed and S3 does not know.
     fn changed_attributes(&mut self, now: std::time::SystemTime) {
         self.ctime = now;

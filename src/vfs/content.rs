@@ -172,9 +172,7 @@ impl Vfs {
             Err(error) => return Err(self.commit_failed(inode, &staged, error)),
         };
         let mut state = inode.state();
-        let carried_times = committed.properties == target.properties
-            || committed.properties.user_metadata.contains_key("mtime");
-        if !carried_times && !state.mtime_is_explicit {
+        if !committed.carries_mtime && !state.mtime_is_explicit {
             state.mtime = committed.version.last_modified;
         }
         if state.attributes_epoch == attributes {

@@ -116,10 +116,15 @@ impl Inode {
             None if state.exclusive || is_background => Condition::Absent,
             _ => Condition::None,
         };
+        let with_time = |mtime| {
+            let mut properties = state.properties_for(self.kind, key, settings, mtime);
+            posix_metadata::forget_checksums(&mut properties.user_metadata);
+            properties
+        };
         Target {
             key: key.clone(),
-            properties: state.properties_for(self.kind, key, settings, Some(state.mtime)),
-            streamed: state.properties_for(self.kind, key, settings, None),
+            properties: with_time(Some(state.mtime)),
+            streamed: with_time(None),
             mtime_is_explicit: state.mtime_is_explicit,
             condition,
         }

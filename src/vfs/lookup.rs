@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::attr::{Attr, Entry, Fh, FileKind, Ino};
 use super::inode::{Inode, State, kind_of};
 use super::knowledge::Listed;
+use super::table::Table;
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Key, Name, NameError, Prefix};
 use crate::store::{ListLine, ListRequest, ObjectHead, Version};
@@ -52,7 +53,7 @@ impl Vfs {
         }
         let known = self.table().child(parent, name);
         if let Some(inode) = &known
-            && (inode.kind != FileKind::Directory || self.is_fresh(inode) || self.is_busy(inode))
+            && (inode.kind != FileKind::Directory || self.is_fresh(inode))
         {
             // A file past its TTL is answered from memory too: its attributes get no TTL, so the
             // GETATTR or OPEN that follows asks the store.
@@ -71,12 +72,6 @@ impl Vfs {
         Ok(self.adopt(parent, name, found))
     }
 
-    /// True where something local hangs on the inode, so that the store's view cannot end it.
-    fn is_busy(&self, inode: &Inode) -> bool {
-        let below = self.table().subtree(inode.ino);
-        below.iter().any(|inode| inode.is_dirty())
-    }
-
     /// Asks the store what stands under a name.
     async fn find(&self, prefix: &Prefix, name: &Name, hint: Option<Listed>) -> Result<Found> {
         let key = prefix.file(name)?;
@@ -87,6 +82,9 @@ impl Vfs {
             (Some(Listed::File(version)), Metadata::List) => Ok(Found::Listed(version)),
             (Some(Listed::File(_)), Metadata::Posix) => self.find_object(&key).await,
             (Some(Listed::Directory), Metadata::List) => Ok(Found::Directory(None)),
+            (Some(Listed::Directory), Metadata::Posix) => {
+                self.find_directory(&prefix.directory(name)?).await
+            }
             _ => {
                 let directory = prefix.directory(name)?;
                 let (below, object) =
@@ -146,7 +144,7 @@ impl Vfs {
         let mut table = self.table();
         let known = table.child(parent, name);
         if let Some(inode) = &known
-            && (inode.is_dirty() || confirm(inode, &found, now, self))
+            && (confirm(inode, &found, now, self) || has_local(&table, inode))
         {
             return known;
         }
@@ -217,6 +215,12 @@ impl Vfs {
         self.table().detach(inode.ino);
         Err(Error::Stale)
     }
+}
+
+/// True where S3 lacks something of the inode, or of what is below it, so that what the store says
+/// cannot end it.
+fn has_local(table: &Table, inode: &Inode) -> bool {
+    table.subtree(inode.ino).iter().any(|inode| inode.is_dirty())
 }
 
 /// True where `found` is what the inode already is; then it is fresh again.

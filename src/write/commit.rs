@@ -35,13 +35,12 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
     if account.epoch == account.committed {
         return Ok(None);
     }
-    let (version, properties) = match usable(&mut stream, staged, target, &account).await {
+    let committed = match usable(&mut stream, staged, target, &account).await {
         Some(running) => finish(staged, target, &account, running).await?,
         None => send(staged, target, &account).await?,
     };
-    let version = Arc::new(version);
-    staged.stage.committed(Arc::clone(&version), account.epoch);
-    Ok(Some(Committed { version, properties }))
+    staged.stage.committed(Arc::clone(&committed.version), account.epoch);
+    Ok(Some(committed))
 }
 
 /// The streamed upload, where it can become this commit; otherwise it is given up.
@@ -67,7 +66,7 @@ async fn finish(
     target: &Target,
     account: &Account,
     mut running: Running,
-) -> Result<(Version, Properties)> {
+) -> Result<Committed> {
     let engine = &staged.engine;
     let tags = match running.finish(staged, account.size).await {
         Ok(tags) => tags,
@@ -84,20 +83,17 @@ async fn finish(
         }
     };
     if running.properties == target.streamed && !target.mtime_is_explicit {
-        return Ok((version, with_id(&running.properties, &running.commit_id)));
+        let properties = with_id(&running.properties, &running.commit_id);
+        return Ok(Committed { version: Arc::new(version), properties, carries_mtime: false });
     }
     let properties = with_id(&target.properties, &running.commit_id);
     let unchanged = Condition::Unchanged(version.clone());
     let copied =
         copy::copy(engine, &version, &target.key, Some(properties.clone()), &unchanged).await?;
-    Ok((copied, properties))
+    Ok(Committed { version: Arc::new(copied), properties, carries_mtime: true })
 }
 
-async fn send(
-    staged: &Staged,
-    target: &Target,
-    account: &Account,
-) -> Result<(Version, Properties)> {
+async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
     let id = new_id();
     let properties = with_id(&target.properties, &id);
     let edit = Edit {
@@ -113,7 +109,7 @@ async fn send(
             multipart(staged, target, &parts, &properties, &id).await?
         }
     };
-    Ok((version, properties))
+    Ok(Committed { version: Arc::new(version), properties, carries_mtime: true })
 }
 
 fn with_id(properties: &Properties, id: &str) -> Properties {

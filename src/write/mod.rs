@@ -51,7 +51,8 @@ struct Inner {
     budget: Arc<Budget>,
     staging: Arc<Staging>,
     limits: Limits,
-    recover: PathBuf,
+    /// None where there is no local folder.
+    recover: Option<PathBuf>,
     tasks: Tasks,
 }
 
@@ -79,6 +80,8 @@ pub struct Committed {
     pub version: Arc<Version>,
     /// The properties it has now.
     pub properties: Properties,
+    /// They are [`Target::properties`]; otherwise [`Target::streamed`], without the time.
+    pub carries_mtime: bool,
 }
 
 impl Engine {
@@ -90,7 +93,7 @@ impl Engine {
         budget: Arc<Budget>,
         staging: Arc<Staging>,
         limits: Limits,
-        recover: PathBuf,
+        recover: Option<PathBuf>,
     ) -> Self {
         let tasks = Tasks::new();
         Self(Arc::new(Inner { store, cache, budget, staging, limits, recover, tasks }))
@@ -193,13 +196,12 @@ impl Staged {
     /// # Errors
     /// The disk's.
     pub fn keep_for_recovery(&self, key: &Key) -> io::Result<PathBuf> {
-        let folder = &self.engine.0.recover;
+        let (Some(folder), Some(staged)) = (&self.engine.0.recover, self.stage.path()) else {
+            return Err(io::Error::other("staged in memory, since there is no --cache-dir"));
+        };
         std::fs::create_dir_all(folder)?;
-        let name: String = key.as_str().chars().map(|c| if c == '/' { '_' } else { c }).collect();
-        let tail: String =
-            name.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect();
-        let path = folder.join(format!("{:016x}-{tail}", fastrand::u64(..)));
-        std::fs::rename(self.stage.path(), &path)?;
+        let path = folder.join(recovered_name(key));
+        std::fs::rename(staged, &path)?;
         Ok(path)
     }
 
@@ -255,4 +257,12 @@ impl Staged {
             StageError::Disk(source) => Error::Staging { key: key.clone(), source },
         }
     }
+}
+
+/// A file name that is unique and tells of the key: its last component, at most 50 characters of
+/// four bytes, which leaves room below the 255 bytes of a name.
+fn recovered_name(key: &Key) -> String {
+    let last = key.as_str().rsplit('/').next().unwrap_or_default();
+    let tail: String = last.chars().take(50).collect();
+    format!("{:016x}-{tail}", fastrand::u64(..))
 }

@@ -13,25 +13,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::extents::Extents;
 use crate::store::Version;
 use crate::units::ByteRange;
 
-/// The folder of staging files and its quota.
+/// Where staging files lie, and their quota.
 #[derive(Debug)]
 pub struct Staging {
-    folder: PathBuf,
+    /// None keeps them in memory.
+    folder: Option<PathBuf>,
     quota: u64,
     used: AtomicU64,
     next: AtomicU64,
 }
 
 impl Staging {
-    /// Staging files in `folder`, at most `quota` bytes together.
-    pub fn new(folder: &Path, quota: u64) -> Arc<Self> {
+    /// Staging files in `folder`, or in memory where there is none, at most `quota` bytes
+    /// together.
+    pub fn new(folder: Option<&Path>, quota: u64) -> Arc<Self> {
         let (used, next) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { folder: folder.to_owned(), quota, used, next })
+        Arc::new(Self { folder: folder.map(Path::to_owned), quota, used, next })
+    }
+
+    fn create(&self) -> io::Result<(File, Option<PathBuf>)> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{number}.stage");
+        let Some(folder) = &self.folder else {
+            let memory = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
+            return Ok((File::from(memory), None));
+        };
+        let path = folder.join(name);
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        Ok((file, Some(path)))
     }
 
     /// The quota in bytes.
@@ -76,7 +91,7 @@ pub(super) enum StageError {
 #[derive(Debug)]
 pub(super) struct Stage {
     file: Arc<File>,
-    path: PathBuf,
+    path: Option<PathBuf>,
     staging: Arc<Staging>,
     account: Mutex<Account>,
 }
@@ -115,9 +130,7 @@ impl Account {
 impl Stage {
     /// An empty staging file over `base`, all of whose bytes still count.
     pub(super) fn create(staging: &Arc<Staging>, base: Option<Arc<Version>>) -> io::Result<Self> {
-        let number = staging.next.fetch_add(1, Ordering::Relaxed);
-        let path = staging.folder.join(format!("{number}.stage"));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let (file, path) = staging.create()?;
         let size = base.as_ref().map_or(0, |base| base.size);
         file.set_len(size)?;
         let account = Account {
@@ -137,8 +150,9 @@ impl Stage {
         Arc::clone(&self.file)
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Where the file lies; none for one in memory.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     pub(super) fn account(&self) -> MutexGuard<'_, Account> {
@@ -250,8 +264,10 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let account = self.account.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.staging.refund(account.present.total());
-        // Gone already where the bytes were moved for recovery.
-        let _gone_already = std::fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            // Gone already where the bytes were moved for recovery.
+            let _gone_already = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -278,7 +294,7 @@ mod tests {
     #[test]
     fn a_write_hides_the_base_and_a_truncate_cuts_it() {
         let folder = tempfile::tempdir().unwrap();
-        let staging = Staging::new(folder.path(), 1 << 20);
+        let staging = Staging::new(Some(folder.path()), 1 << 20);
         let stage = Stage::create(&staging, Some(version(100))).unwrap();
         stage.write_at(10, b"0123456789").unwrap();
         assert_eq!(
@@ -299,7 +315,7 @@ mod tests {
     #[test]
     fn the_quota_refuses_what_does_not_fit_and_is_given_back() {
         let folder = tempfile::tempdir().unwrap();
-        let staging = Staging::new(folder.path(), 16);
+        let staging = Staging::new(Some(folder.path()), 16);
         let stage = Stage::create(&staging, None).unwrap();
         stage.write_at(0, &[1; 16]).unwrap();
         stage.write_at(8, &[2; 8]).unwrap();
@@ -311,9 +327,18 @@ mod tests {
     }
 
     #[test]
+    fn without_a_folder_bytes_are_staged_in_memory() {
+        let staging = Staging::new(None, 16);
+        let stage = Stage::create(&staging, None).unwrap();
+        stage.write_at(3, b"abc").unwrap();
+        assert_eq!(&stage.read(r(0, 6)).unwrap()[..], b"\0\0\0abc");
+        assert!(stage.path().is_none());
+    }
+
+    #[test]
     fn after_a_commit_nothing_is_dirty_and_everything_is_still_there() {
         let folder = tempfile::tempdir().unwrap();
-        let staging = Staging::new(folder.path(), 1 << 20);
+        let staging = Staging::new(Some(folder.path()), 1 << 20);
         let stage = Stage::create(&staging, None).unwrap();
         stage.write_at(4, b"abcd").unwrap();
         let epoch = stage.account().epoch;

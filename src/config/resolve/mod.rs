@@ -171,17 +171,11 @@ fn s3(asked: &Options, typed: &Options, host: &Host) -> Result<S3Config, Error> 
 
 fn upload(asked: &Options) -> UploadConfig {
     let operator = &asked.operator;
-    let is_elsewhere = operator.endpoint_url.as_ref().is_some_and(|url| !url.is_aws());
-    let checksum_always = match operator.checksums.unwrap_or(Checksums::Auto) {
-        Checksums::Always => true,
-        Checksums::WhenRequired => false,
-        Checksums::Auto => !is_elsewhere,
-    };
     UploadConfig {
         storage_class: operator.storage_class.clone(),
         sse: operator.sse,
         sse_kms_key_id: operator.sse_kms_key_id.clone(),
-        checksum_always,
+        checksums: operator.checksums.unwrap_or(Checksums::Auto),
         part_size: asked.tuning.part_size.unwrap_or(8 * MIB),
     }
 }

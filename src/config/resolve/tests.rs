@@ -42,7 +42,8 @@ fn nothing_asked_for_gives_the_documented_defaults() {
     assert_eq!(config.memory_limit, 192 * MIB);
     assert_eq!(config.op_timeout, Duration::from_secs(60));
     assert_eq!((config.s3.max_requests, config.upload.part_size), (64, 8 * MIB));
-    assert!(config.upload.checksum_always && !config.s3.force_path_style);
+    assert_eq!(config.upload.checksums, Checksums::Auto);
+    assert!(!config.s3.force_path_style);
     assert_eq!(config.cache_dir, Some(folder.path().canonicalize().unwrap()));
     assert!(config.staging_size > 0);
     assert!(config.notices.is_empty());
@@ -179,15 +180,16 @@ fn options_that_exclude_each_other_are_refused() {
 }
 
 #[test]
-fn an_endpoint_outside_aws_gets_path_style_and_plain_uploads() {
+fn an_endpoint_outside_aws_gets_path_style() {
     let config = resolved("endpoint-url=http://127.0.0.1:9000", &host()).unwrap();
-    assert!(config.s3.force_path_style && !config.upload.checksum_always);
+    assert!(config.s3.force_path_style);
     assert!(config.s3.endpoint_url.as_ref().is_some_and(EndpointUrl::is_address));
-    let list = "endpoint-url=http://a,force-path-style=false,checksums=always";
+    let list = "endpoint-url=http://a,force-path-style=false,checksums=when-required";
     let config = resolved(list, &host()).unwrap();
-    assert!(!config.s3.force_path_style && config.upload.checksum_always);
+    assert!(!config.s3.force_path_style);
+    assert_eq!(config.upload.checksums, Checksums::WhenRequired);
     let config = resolved("endpoint-url=https://s3.eu-west-1.amazonaws.com", &host()).unwrap();
-    assert!(!config.s3.force_path_style && config.upload.checksum_always);
+    assert!(!config.s3.force_path_style);
 }
 
 #[test]

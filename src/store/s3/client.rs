@@ -135,6 +135,11 @@ async fn credentials(
     if settings.no_sign_request {
         return loader.no_credentials();
     }
+    if let Some(fixed) = &settings.credentials {
+        let pair = (fixed.access_key_id.as_str(), fixed.secret_access_key.as_str());
+        let fixed = aws_credential_types::Credentials::new(pair.0, pair.1, None, None, "settings");
+        return loader.credentials_provider(fixed);
+    }
     if let Some(name) = &settings.profile {
         let profile = ProfileFileCredentialsProvider::builder().profile_name(name);
         return loader.credentials_provider(profile.configure(&provider).build());

@@ -52,6 +52,8 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// A named profile of the shared configuration files; it wins over the rest of the chain.
     pub profile: Option<String>,
+    /// A fixed identity; none asks the SDK's chain (environment, profile, pod, instance).
+    pub credentials: Option<Credentials>,
     /// Send requests without a signature, for public buckets.
     pub no_sign_request: bool,
     /// Name the bucket in the path, not in the host.
@@ -81,6 +83,24 @@ pub struct S3Settings {
     pub checksums: Checksums,
 }
 
+/// A key pair, for servers that are made together with their client. What a person has belongs
+/// into the environment or a profile.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
 /// When checksums travel with uploads and are verified on whole downloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksums {
@@ -101,6 +121,7 @@ impl S3Settings {
             endpoint_url: None,
             region: None,
             profile: None,
+            credentials: None,
             no_sign_request: false,
             force_path_style: false,
             requester_pays: false,
