@@ -7,8 +7,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-
 use super::failure::Failure;
 use super::probe;
 use crate::budget::Budget;
@@ -22,9 +20,6 @@ use crate::units::MIB;
 use crate::vfs::{ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
 
-/// Where staged bytes go with `--cache-dir none`: memory, as far as the machine allows it.
-const MEMORY_FOLDER: &str = "/dev/shm";
-
 /// The most that is fetched ahead of one reader: eight blocks of 8 MiB fill 1 Gbit/s over 500 ms
 /// of latency, or 10 Gbit/s over 50 ms. Never more than a quarter of the budget, so that four
 /// readers fit.
@@ -35,9 +30,8 @@ const WINDOW_MAX: u64 = 64 * MIB;
 pub(super) struct Stack {
     pub(super) vfs: Vfs,
     pub(super) clock: Clock,
-    // In the order of dropping: the file system first, then the folders it stages in.
-    _slot: Slot,
-    _memory: Option<TempDir>,
+    // Dropped last: the folder that the file system stages in; none with `--cache-dir none`.
+    _slot: Option<Slot>,
 }
 
 /// Connects to the store, asks it for the bucket, and builds the file system over it.
@@ -49,21 +43,16 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     probe::probe(&base, config).await?;
     let store = decorate(base, config, &clock);
 
-    let memory = memory_folder(config)?;
-    let cache_dir = match (&memory, &config.cache_dir) {
-        (Some(memory), _) => memory.path(),
-        (None, Some(folder)) => folder,
-        (None, None) => Path::new(MEMORY_FOLDER),
-    };
-    let slot = take_slot(config, cache_dir)?;
+    let slot = take_slot(config)?;
     let budget = Budget::new(config.memory_limit);
     let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
-    let staging = Staging::new(slot.folder(), config.staging_size);
-    let recover = cache_dir.join("recover").join(volume(config));
+    let staging = Staging::new(slot.as_ref().map(Slot::folder), config.staging_size);
+    let recover =
+        config.cache_dir.as_ref().map(|folder| folder.join("recover").join(volume(config)));
     let engine =
         Engine::new(Arc::clone(&store), cache.clone(), budget, staging, limits(config), recover);
     let vfs = Vfs::new(vfs_settings(config, &clock), store, cache, engine, clock.clone());
-    Ok(Stack { vfs, clock, _slot: slot, _memory: memory })
+    Ok(Stack { vfs, clock, _slot: slot })
 }
 
 /// Each attempt is counted, the number of attempts at once is bounded, and what failed in passing
@@ -94,7 +83,11 @@ fn s3_settings(config: &Config) -> S3Settings {
         no_proxy: Some(s3.proxies.bypass.clone()).filter(|hosts| !hosts.is_empty()),
         connect_timeout: defaults.connect_timeout.min(config.op_timeout),
         read_timeout: defaults.read_timeout.min(config.op_timeout),
-        checksums: if upload.checksum_always { Checksums::Always } else { Checksums::WhenRequired },
+        checksums: match upload.checksums {
+            config::Checksums::Auto => Checksums::Auto,
+            config::Checksums::Always => Checksums::Always,
+            config::Checksums::WhenRequired => Checksums::WhenRequired,
+        },
         ..defaults
     }
 }
@@ -127,15 +120,8 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
     }
 }
 
-fn memory_folder(config: &Config) -> Result<Option<TempDir>, Failure> {
-    if config.cache_dir.is_some() {
-        return Ok(None);
-    }
-    let made = tempfile::Builder::new().prefix("s3pod-").tempdir_in(MEMORY_FOLDER);
-    made.map(Some).map_err(|error| unusable(Path::new(MEMORY_FOLDER), &error))
-}
-
-fn take_slot(config: &Config, folder: &Path) -> Result<Slot, Failure> {
+fn take_slot(config: &Config) -> Result<Option<Slot>, Failure> {
+    let Some(folder) = &config.cache_dir else { return Ok(None) };
     let (slot, leftover) =
         Slot::acquire(folder, &volume(config)).map_err(|error| unusable(folder, &error))?;
     if leftover.files > 0 {
@@ -146,7 +132,7 @@ fn take_slot(config: &Config, folder: &Path) -> Result<Slot, Failure> {
              had returned, and their staged bytes are removed"
         );
     }
-    Ok(slot)
+    Ok(Some(slot))
 }
 
 fn unusable(folder: &Path, error: &io::Error) -> Failure {
