@@ -10,11 +10,13 @@ use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::failure::Failure;
 
-/// The running program, also where its file was replaced since.
+/// The running program where its file has been replaced since. Not the first choice: the kernel
+/// would call the process `exe`.
 const SELF: &str = "/proc/self/exe";
 
 /// What the detached half says when the mount answers.
@@ -29,8 +31,10 @@ const READY: &str = "ready";
 pub fn launch(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Failure> {
     let mut arguments = arguments.into_iter();
     let name = arguments.next().unwrap_or_else(|| OsString::from("s3pod"));
-    let mut command = Command::new(SELF);
+    let program = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut command = Command::new(program.unwrap_or_else(|| PathBuf::from(SELF)));
     command.arg0(name).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    super::kernel::inherit_no_descriptors();
     let child = command.spawn().map_err(|error| {
         Failure::passing(format!("cannot start in the background: {error}; try --foreground"))
     })?;

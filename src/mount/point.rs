@@ -81,13 +81,16 @@ enum Silence {
     Other(io::Error),
 }
 
-/// A stat that cannot hang: it runs on a thread of its own, which a hung file system keeps.
+/// A stat that cannot hang, since it runs on a thread of its own, which a hung file system keeps;
+/// and that cannot be answered from the kernel's cache, since a dead mount's root is often still
+/// in it: a statfs always asks the server.
 fn stat(point: &Path) -> Result<Metadata, Silence> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let path = point.to_owned();
     std::thread::spawn(move || {
         // Nobody may be listening any more, which is fine.
-        let _ = sender.send(std::fs::metadata(path));
+        let asked = nix::sys::statvfs::statvfs(&path).map_err(io::Error::from);
+        let _ = sender.send(asked.and_then(|_| std::fs::metadata(&path)));
     });
     match receiver.recv_timeout(STAT_PATIENCE) {
         Ok(Ok(metadata)) => Ok(metadata),

@@ -30,7 +30,7 @@ const WINDOW_MAX: u64 = 64 * MIB;
 pub(super) struct Stack {
     pub(super) vfs: Vfs,
     pub(super) clock: Clock,
-    // In the order of dropping: the file system first, then the folder it stages in.
+    // Dropped last: the folder that the file system stages in; none with `--cache-dir none`.
     _slot: Option<Slot>,
 }
 
@@ -43,14 +43,12 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     probe::probe(&base, config).await?;
     let store = decorate(base, config, &clock);
 
-    let slot = match &config.cache_dir {
-        Some(folder) => Some(take_slot(config, folder)?),
-        None => None,
-    };
+    let slot = take_slot(config)?;
     let budget = Budget::new(config.memory_limit);
     let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
     let staging = Staging::new(slot.as_ref().map(Slot::folder), config.staging_size);
-    let recover = config.cache_dir.as_ref().map(|dir| dir.join("recover").join(volume(config)));
+    let recover =
+        config.cache_dir.as_ref().map(|folder| folder.join("recover").join(volume(config)));
     let engine =
         Engine::new(Arc::clone(&store), cache.clone(), budget, staging, limits(config), recover);
     let vfs = Vfs::new(vfs_settings(config, &clock), store, cache, engine, clock.clone());
@@ -85,7 +83,11 @@ fn s3_settings(config: &Config) -> S3Settings {
         no_proxy: Some(s3.proxies.bypass.clone()).filter(|hosts| !hosts.is_empty()),
         connect_timeout: defaults.connect_timeout.min(config.op_timeout),
         read_timeout: defaults.read_timeout.min(config.op_timeout),
-        checksums: if upload.checksum_always { Checksums::Always } else { Checksums::WhenRequired },
+        checksums: match upload.checksums {
+            config::Checksums::Auto => Checksums::Auto,
+            config::Checksums::Always => Checksums::Always,
+            config::Checksums::WhenRequired => Checksums::WhenRequired,
+        },
         ..defaults
     }
 }
@@ -118,7 +120,8 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
     }
 }
 
-fn take_slot(config: &Config, folder: &Path) -> Result<Slot, Failure> {
+fn take_slot(config: &Config) -> Result<Option<Slot>, Failure> {
+    let Some(folder) = &config.cache_dir else { return Ok(None) };
     let (slot, leftover) =
         Slot::acquire(folder, &volume(config)).map_err(|error| unusable(folder, &error))?;
     if leftover.files > 0 {
@@ -129,7 +132,7 @@ fn take_slot(config: &Config, folder: &Path) -> Result<Slot, Failure> {
              had returned, and their staged bytes are removed"
         );
     }
-    Ok(slot)
+    Ok(Some(slot))
 }
 
 fn unusable(folder: &Path, error: &io::Error) -> Failure {

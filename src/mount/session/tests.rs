@@ -186,6 +186,7 @@ fn an_aborted_connection_leaves_a_dead_mount_that_is_cleared_or_replaced() {
     }
     let place = Place::new();
     let mut first = place.mount();
+    assert!(fs::metadata(place.path()).is_ok(), "the root's attributes are in the kernel's cache");
     // With a file open MNT_FORCE aborts the connection, answers EBUSY and unmounts nothing.
     let open = File::open(place.path()).unwrap();
     assert!(umount2(&place.path(), MntFlags::MNT_FORCE).is_err());
