@@ -237,7 +237,8 @@ impl Running {
     /// Gives the upload up; an upload that cannot be aborted is logged, since it costs storage.
     pub(super) async fn abort(self, engine: &Engine) {
         if let Err(error) = engine.0.store.abort_upload(&self.upload).await {
-            tracing::warn!(key = %self.upload.key, %error, "an unfinished upload stays in the bucket");
+            let key = &self.upload.key;
+            tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
         }
     }
 }
