@@ -77,7 +77,7 @@ async fn copy_parts(
 
 /// About 100 parts of 256 MiB or more: time first, then requests.
 fn part_ranges(size: u64) -> Vec<ByteRange> {
-    let part = (size / 100).max(256 * MIB).min(COPY_SIZE_MAX).next_multiple_of(MIB);
+    let part = (size / 100).clamp(256 * MIB, COPY_SIZE_MAX).next_multiple_of(MIB);
     let count = size.div_ceil(part);
     (0..count).map(|n| ByteRange::at(n * part, part).intersect(ByteRange::new(0, size))).collect()
 }

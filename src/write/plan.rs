@@ -209,7 +209,7 @@ impl Plan {
 ///
 /// # Errors
 /// [`TooLarge`] where no upload could hold the file.
-pub fn plan(edit: &Edit<'_>, limits: &Limits) -> Result<Plan, TooLarge> {
+pub(super) fn plan(edit: &Edit<'_>, limits: &Limits) -> Result<Plan, TooLarge> {
     let (size, max) = (edit.size, limits.max_size());
     if size > max {
         return Err(TooLarge { size, max });
@@ -367,7 +367,7 @@ const PARTS_PER_DOUBLING: u32 = 900;
 /// The size of part `number` (from 1) of a stream whose length nobody knows yet. It starts at
 /// `base_part`, doubles every 900 parts and ends at S3's 5 GiB: from 8 MiB the first 7 GiB go in
 /// parts of 8 MiB, and 10 000 parts hold 900 × 8 MiB × (2¹⁰ − 1) + 1 000 × 5 GiB = 11.9 TiB.
-pub fn stream_part_size(number: u32, base_part: u64) -> u64 {
+pub(super) fn stream_part_size(number: u32, base_part: u64) -> u64 {
     let doublings = number.saturating_sub(1) / PARTS_PER_DOUBLING;
     base_part.saturating_mul(1 << doublings.min(20)).min(Limits::S3.max_part)
 }

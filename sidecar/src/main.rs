@@ -1,2 +1,0 @@
-//! s3pod
-fn main() {}
