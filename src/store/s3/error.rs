@@ -447,7 +447,7 @@ mod tests {
     fn what_lies_beneath_is_found_through_the_chain() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert!(matches!(beneath(&refused), ErrorKind::Connection(_)));
-        let local = io::Error::other(LocalRead(io::Error::other("the disk is gone")));
+        let local = io::Error::other(LocalRead::from(io::Error::other("the disk is gone")));
         assert!(matches!(beneath(&local), ErrorKind::Local(_)));
         let tls = io::Error::other(rustls::Error::HandshakeNotComplete);
         assert!(matches!(beneath(&tls), ErrorKind::Tls(_)));
