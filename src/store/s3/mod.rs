@@ -52,6 +52,8 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// A named profile of the shared configuration files; it wins over the rest of the chain.
     pub profile: Option<String>,
+    /// A fixed identity; none asks the SDK's chain (environment, profile, pod, instance).
+    pub credentials: Option<Credentials>,
     /// Send requests without a signature, for public buckets.
     pub no_sign_request: bool,
     /// Name the bucket in the path, not in the host.
@@ -81,6 +83,24 @@ pub struct S3Settings {
     pub checksums: Checksums,
 }
 
+/// A key pair, for servers that are made together with their client. What a person has belongs
+/// into the environment or a profile.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
 /// When checksums travel with uploads and are verified on whole downloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksums {
@@ -101,6 +121,7 @@ impl S3Settings {
             endpoint_url: None,
             region: None,
             profile: None,
+            credentials: None,
             no_sign_request: false,
             force_path_style: false,
             requester_pays: false,
@@ -182,18 +203,26 @@ impl S3Store {
         &self.region
     }
 
-    fn sends_checksums(&self) -> bool {
-        self.checksums.load(Ordering::Relaxed)
-    }
-
-    /// True where `error` is a store's refusal of checksums and doing without is allowed: from now
-    /// on none are sent, and the caller tries once more.
-    fn gives_up_checksums(&self, error: &Error) -> bool {
-        let refused = self.checksums_are_optional && error::refuses_checksums(error);
-        if refused && self.checksums.swap(false, Ordering::Relaxed) {
-            tracing::warn!(%error, "the store takes no checksums: uploads go without from now on");
+    /// Sends what carries a checksum, and once more without where the store seems to refuse
+    /// checksums and doing without is allowed. Where that helped, none are sent from then on.
+    async fn with_checksums<T, F>(&self, send: impl Fn(bool) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let checked = self.checksums.load(Ordering::Relaxed);
+        let error = match send(checked).await {
+            Err(error) if checked && error::may_refuse_checksums(&error) => error,
+            result => return result,
+        };
+        if !self.checksums_are_optional {
+            return Err(error);
         }
-        refused
+        let again = send(false).await;
+        let helped = again.as_ref().err().is_none_or(|error| !error::may_refuse_checksums(error));
+        if helped && self.checksums.swap(false, Ordering::Relaxed) {
+            tracing::warn!(%error, "the store takes no checksums: uploads go without");
+        }
+        again
     }
 
     /// Awaits an answer about one object for at most `patience`.
