@@ -69,18 +69,14 @@ pub(super) fn from_code(operation: Operation, code: Option<&str>, message: Optio
     Error::new(operation, answer.kind())
 }
 
-/// True where a store said that it does not know our checksum headers.
-pub(super) fn refuses_checksums(error: &Error) -> bool {
-    let said = match error.kind() {
+/// True where a store may have meant our checksum headers: it names them, or says only that it
+/// does not know something.
+pub(super) fn may_refuse_checksums(error: &Error) -> bool {
+    match error.kind() {
         ErrorKind::Unsupported => true,
         ErrorKind::Other(said) => said.to_ascii_lowercase().contains("checksum"),
         _ => false,
-    };
-    let sends_them = matches!(
-        error.operation(),
-        Operation::Put | Operation::CreateUpload | Operation::UploadPart
-    );
-    said && sends_them
+    }
 }
 
 fn retry_after(response: &HttpResponse) -> Option<Duration> {
