@@ -172,7 +172,8 @@ impl Vfs {
         let entry = |name, kind| Item { name, kind, version: None };
         walk.entries.push_back(entry(DirName::Dot, FileKind::Directory));
         walk.entries.push_back(entry(DirName::DotDot, FileKind::Directory));
-        for (name, child) in self.table().children(inode.ino) {
+        let known = self.table().children(inode.ino);
+        for (name, child) in known {
             if Self::version_of(&child).is_none() && child.kind != FileKind::Directory {
                 walk.entries.push_back(entry(DirName::Child(name.clone()), child.kind));
                 walk.local.insert(name);

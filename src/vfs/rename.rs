@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
@@ -14,7 +15,8 @@ use super::attr::{FileKind, Ino, RenameMode};
 use super::inode::Inode;
 use super::{Error, Result, Vfs};
 use crate::naming::{Key, MAX_KEY_BYTES, Name, NameError, Prefix};
-use crate::store::{Condition, ListLine, ListRequest, Version};
+use crate::store::{Condition, ListLine, ListRequest, Payload, PutRequest, Version};
+use crate::write;
 
 /// Keys copied at once when a directory moves.
 const COPIES_IN_FLIGHT_MAX: usize = 32;
@@ -207,7 +209,12 @@ impl Vfs {
         for version in versions {
             let key = moved_key(&version.key, old, new);
             let copy = async move {
-                let copied = engine.copy(version, &key, None, &Condition::None).await?;
+                let copied = match engine.copy(version, &key, None, &Condition::None).await {
+                    Err(error) if version.key.is_marker() => {
+                        self.remake(version, &key, error).await?
+                    }
+                    copied => copied?,
+                };
                 Ok((key, copied))
             };
             copies.push(copy.boxed());
@@ -218,6 +225,18 @@ impl Vfs {
             self.delete_all(versions.iter().map(|v| moved_key(&v.key, old, new)).collect()).await;
         }
         copied
+    }
+
+    /// Makes a directory's marker under another key where the store would not copy it: SeaweedFS
+    /// 4.48 answers a CopyObject of a key that ends in a slash with NoSuchKey.
+    async fn remake(&self, marker: &Version, key: &Key, error: write::Error) -> Result<Version> {
+        let is_refusal = matches!(&error, write::Error::Store(error) if error.is_not_found());
+        if !is_refusal || marker.size > 0 {
+            return Err(error.into());
+        }
+        let properties = self.0.store.head(&marker.key).await?.properties;
+        let request = PutRequest { key: key.clone(), properties, condition: Condition::None };
+        Ok(self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?)
     }
 
     /// Deletes keys whose objects have been copied; one that stays is a second copy, not a loss.
@@ -242,7 +261,8 @@ impl Vfs {
     /// The inodes below a moved directory are those of the copies now.
     fn repoint(&self, ino: Ino, moved: &HashMap<Key, Version>) {
         let now = self.0.clock.now();
-        for inode in self.table().subtree(ino) {
+        let below = self.table().subtree(ino);
+        for inode in below {
             let key = match inode.kind {
                 FileKind::Directory => self.table().prefix(inode.ino).and_then(|p| p.marker()),
                 _ => self.table().key(inode.ino),
@@ -264,9 +284,9 @@ fn moved_key(key: &Key, old: &Prefix, new: &Prefix) -> Key {
     Key::new(format!("{new}{rest}"))
 }
 
-fn copy_failed(error: crate::write::Error, mode: RenameMode) -> Error {
+fn copy_failed(error: write::Error, mode: RenameMode) -> Error {
     match error {
-        crate::write::Error::Store(error) if error.is_changed() => match mode {
+        write::Error::Store(error) if error.is_changed() => match mode {
             RenameMode::NoReplace => Error::Exists,
             RenameMode::Replace => Error::Stale,
         },
