@@ -151,7 +151,8 @@ fn an_old_s3fs_counts_nanoseconds() {
 
 #[test]
 fn xattrs_of_s3fs() {
-    let json = "%7B%22user.a%22%3A%22YWJj%22%2C%22user.B%22%3A%22%22%2C%22security.x%22%3A%22AA%3D%3D%22%7D";
+    let json = "%7B%22user.a%22%3A%22YWJj%22%2C%22user.B%22%3A%22%22%2C\
+                %22security.x%22%3A%22AA%3D%3D%22%7D";
     let metadata = read(&map(&[("xattr", json)]));
     let expected = [("user.a".to_owned(), b"abc".to_vec()), ("user.B".to_owned(), vec![])];
     assert_eq!(metadata.xattrs, expected.into());
@@ -314,7 +315,8 @@ proptest! {
         let mut all = before.clone();
         write(&metadata, &mut all);
         let back = read(&all);
-        prop_assert_eq!(back.perm.is_some(), metadata.perm.is_some() || metadata.type_bits.is_some());
+        let has_mode = metadata.perm.is_some() || metadata.type_bits.is_some();
+        prop_assert_eq!(back.perm.is_some(), has_mode);
         prop_assert_eq!(back.perm, metadata.perm);
         let link = metadata.symlink_target.is_some().then_some(S_IFLNK);
         prop_assert_eq!(back.type_bits, metadata.type_bits.or(link));
@@ -331,7 +333,8 @@ proptest! {
         }
         // Headers are ASCII without control characters.
         for (key, value) in all.iter().filter(|(key, _)| before.get(*key) != all.get(*key)) {
-            prop_assert!(value.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{} {}", key, value);
+            let is_plain = value.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+            prop_assert!(is_plain, "{} {}", key, value);
             prop_assert_eq!(value.trim(), value);
         }
         // Writing again changes nothing.

@@ -5,9 +5,9 @@ use s3pod::store::{
     Condition, CopyRequest, ErrorKind, ObjectStore, Payload, Properties, PutRequest, Version,
 };
 
+use crate::Subject;
 use crate::list::ODD_KEYS;
 use crate::put::{kept, properties, tags};
-use crate::{Flavor, Subject};
 
 fn to(key: &str) -> CopyRequest {
     CopyRequest { key: Key::from(key), properties: None, condition: Condition::None }
@@ -22,7 +22,7 @@ async fn source(subject: &Subject, key: &str) -> Version {
     subject.store.put(&request, &Payload::Bytes("source".into())).await.unwrap()
 }
 
-pub async fn a_copy_takes_everything_over(subject: &Subject) {
+pub(crate) async fn a_copy_takes_everything_over(subject: &Subject) {
     let source = source(subject, "from").await;
     let copy = subject.store.copy(&source, &to("dir/to")).await.unwrap();
     assert_eq!((copy.key.as_str(), copy.size), ("dir/to", 6));
@@ -33,7 +33,7 @@ pub async fn a_copy_takes_everything_over(subject: &Subject) {
     assert_eq!(subject.read("dir/to").await.unwrap(), "source");
 }
 
-pub async fn a_copy_may_replace_the_properties(subject: &Subject) {
+pub(crate) async fn a_copy_may_replace_the_properties(subject: &Subject) {
     let source = source(subject, "f").await;
     let new = Properties {
         content_type: Some("text/plain".into()),
@@ -48,7 +48,7 @@ pub async fn a_copy_may_replace_the_properties(subject: &Subject) {
     assert_eq!(subject.read("f").await.unwrap(), "source");
 }
 
-pub async fn a_copy_is_pinned_to_its_source(subject: &Subject) {
+pub(crate) async fn a_copy_is_pinned_to_its_source(subject: &Subject) {
     let source = source(subject, "from").await;
     subject.put("from", "another").await;
     let error = subject.store.copy(&source, &to("to")).await.unwrap_err();
@@ -58,19 +58,22 @@ pub async fn a_copy_is_pinned_to_its_source(subject: &Subject) {
     assert_eq!(*error.kind(), ErrorKind::NotFound);
 }
 
-pub async fn a_copy_may_be_conditional_on_its_destination(subject: &Subject) {
+pub(crate) async fn a_copy_may_be_conditional_on_its_destination(subject: &Subject) {
     let source = source(subject, "from").await;
     let old = subject.put("to", "old").await;
     let absent = CopyRequest { condition: Condition::Absent, ..to("to") };
-    let refused = subject.store.copy(&source, &absent).await;
-    match subject.flavor {
-        Flavor::SeaweedFs => drop(refused.unwrap()),
-    }
+    let error = subject.store.copy(&source, &absent).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Changed);
     let unchanged = CopyRequest { condition: Condition::Unchanged(old), ..to("to") };
-    let _ = subject.store.copy(&source, &unchanged).await;
+    subject.store.copy(&source, &unchanged).await.unwrap();
+    let error = subject.store.copy(&source, &unchanged).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Changed);
+    let absent = CopyRequest { key: Key::from("new"), ..absent };
+    subject.store.copy(&source, &absent).await.unwrap();
+    assert_eq!(subject.read("new").await.unwrap(), "source");
 }
 
-pub async fn odd_keys_are_copied(subject: &Subject) {
+pub(crate) async fn odd_keys_are_copied(subject: &Subject) {
     for key in ODD_KEYS {
         let version = subject.put(key, key.to_owned()).await;
         let target = format!("copied/{key}");

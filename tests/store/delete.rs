@@ -6,7 +6,7 @@ use s3pod::store::{Condition, ErrorKind, ListRequest, ObjectStore};
 use crate::Subject;
 use crate::list::ODD_KEYS;
 
-pub async fn what_is_gone_is_no_error(subject: &Subject) {
+pub(crate) async fn what_is_gone_is_no_error(subject: &Subject) {
     let version = subject.put("f", "x").await;
     subject.store.delete(&version.key, &Condition::None).await.unwrap();
     subject.store.delete(&version.key, &Condition::None).await.unwrap();
@@ -16,7 +16,7 @@ pub async fn what_is_gone_is_no_error(subject: &Subject) {
     assert!(subject.store.delete_many(&[]).await.unwrap().is_empty());
 }
 
-pub async fn a_conditional_delete_is_refused(subject: &Subject) {
+pub(crate) async fn a_conditional_delete_is_refused(subject: &Subject) {
     let first = subject.put("f", "first").await;
     let second = subject.put("f", "second").await;
     let stale = Condition::Unchanged(first);
@@ -29,7 +29,7 @@ pub async fn a_conditional_delete_is_refused(subject: &Subject) {
     assert_eq!(*error.kind(), ErrorKind::Unsupported);
 }
 
-pub async fn many_are_deleted_at_once(subject: &Subject) {
+pub(crate) async fn many_are_deleted_at_once(subject: &Subject) {
     for key in ODD_KEYS {
         subject.put(key, "x").await;
     }

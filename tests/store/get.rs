@@ -18,7 +18,7 @@ async fn range(subject: &Subject, key: &str, range: ByteRange) -> Result<Bytes, 
     Ok(bytes)
 }
 
-pub async fn a_missing_object_is_not_found(subject: &Subject) {
+pub(crate) async fn a_missing_object_is_not_found(subject: &Subject) {
     let key = Key::from("nothing/here");
     let error = subject.store.head(&key).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::NotFound);
@@ -27,7 +27,7 @@ pub async fn a_missing_object_is_not_found(subject: &Subject) {
     assert_eq!(*error.kind(), ErrorKind::NotFound);
 }
 
-pub async fn every_request_tells_the_same_version(subject: &Subject) {
+pub(crate) async fn every_request_tells_the_same_version(subject: &Subject) {
     let put = subject.put("dir/a.txt", "hello").await;
     let head = subject.store.head(&put.key).await.unwrap();
     let get = GetRequest { pin: GetPin::Latest(put.key.clone()), range: None };
@@ -45,7 +45,7 @@ pub async fn every_request_tells_the_same_version(subject: &Subject) {
     assert_eq!(head.tag_count, 0);
 }
 
-pub async fn ranges_are_cut_to_the_object(subject: &Subject) {
+pub(crate) async fn ranges_are_cut_to_the_object(subject: &Subject) {
     subject.put("f", "0123456789").await;
     let cases = [((0, 4), "0123"), ((4, 8), "4567"), ((8, 100), "89"), ((9, u64::MAX), "9")];
     for ((start, end), expected) in cases {
@@ -58,14 +58,14 @@ pub async fn ranges_are_cut_to_the_object(subject: &Subject) {
     }
 }
 
-pub async fn an_empty_object_has_no_range(subject: &Subject) {
+pub(crate) async fn an_empty_object_has_no_range(subject: &Subject) {
     subject.put("empty", "").await;
     assert_eq!(subject.read("empty").await.unwrap(), "");
     let error = range(subject, "empty", ByteRange::new(0, 10)).await.unwrap_err();
     assert_eq!(error, ErrorKind::InvalidRange);
 }
 
-pub async fn a_pin_holds_or_says_changed(subject: &Subject) {
+pub(crate) async fn a_pin_holds_or_says_changed(subject: &Subject) {
     let first = subject.put("f", "first").await;
     let pin = GetPin::Version(first.clone());
     assert_eq!(subject.read_pinned(pin.clone()).await.unwrap(), "first");
@@ -77,7 +77,7 @@ pub async fn a_pin_holds_or_says_changed(subject: &Subject) {
     assert_eq!(*error.kind(), ErrorKind::Changed);
 }
 
-pub async fn an_unchanged_object_is_not_sent_again(subject: &Subject) {
+pub(crate) async fn an_unchanged_object_is_not_sent_again(subject: &Subject) {
     let first = subject.put("f", "first").await;
     let pin = GetPin::IfChanged(first);
     let error = subject.read_pinned(pin.clone()).await.unwrap_err();
@@ -86,7 +86,7 @@ pub async fn an_unchanged_object_is_not_sent_again(subject: &Subject) {
     assert_eq!(subject.read_pinned(pin).await.unwrap(), "second");
 }
 
-pub async fn a_replaced_version_stays_readable_where_versions_are_kept(subject: &Subject) {
+pub(crate) async fn a_replaced_version_stays_readable_where_versions_are_kept(subject: &Subject) {
     subject.keep_versions();
     let first = subject.put("f", "first").await;
     let second = subject.put("f", "second").await;

@@ -4,15 +4,19 @@
 //! Where a server deviates from S3, the case asserts the deviation by name, so that it is noticed
 //! when it ends.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a case that fails is a failed test")]
+
 mod copy;
+mod decorators;
 mod delete;
+mod endpoint;
 mod get;
 mod list;
 mod multipart;
 mod put;
 mod server;
 
-pub use server::{Flavor, Subject};
+pub(crate) use server::{Flavor, Subject};
 
 /// Makes a test of each case for each server.
 macro_rules! on_every_server {
@@ -30,6 +34,11 @@ macro_rules! on_every_server {
 }
 
 on_every_server! {
+    endpoint {
+        a_missing_bucket_is_named,
+        wrong_credentials_are_named,
+        checksums_may_be_left_out,
+    }
     get {
         a_missing_object_is_not_found,
         every_request_tells_the_same_version,
@@ -43,7 +52,7 @@ on_every_server! {
         lines_come_in_byte_order,
         pages_join_without_gap_or_overlap,
         every_key_is_decoded,
-        a_missing_bucket_is_named,
+        a_backslash_stays_a_backslash,
     }
     put {
         properties_come_back,

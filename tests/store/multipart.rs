@@ -46,7 +46,7 @@ async fn upload_of(subject: &Subject, key: &str, bytes: Bytes) -> (Upload, Vec<P
     (upload, parts)
 }
 
-pub async fn parts_become_one_object(subject: &Subject) {
+pub(crate) async fn parts_become_one_object(subject: &Subject) {
     let upload = begin(subject, "big").await;
     let (first, last) = (part(1, LEAST), part(2, 1_000));
     // Out of order, as parallel uploads come.
@@ -61,7 +61,7 @@ pub async fn parts_become_one_object(subject: &Subject) {
     assert_eq!(subject.read("big").await.unwrap(), [first, last].concat());
 }
 
-pub async fn parts_are_copied_from_a_pinned_version(subject: &Subject) {
+pub(crate) async fn parts_are_copied_from_a_pinned_version(subject: &Subject) {
     let bytes = part(3, LEAST + 500);
     let source = subject.put("source", bytes.clone()).await;
     let upload = begin(subject, "target").await;
@@ -79,7 +79,7 @@ pub async fn parts_are_copied_from_a_pinned_version(subject: &Subject) {
     subject.store.abort_upload(&upload).await.unwrap();
 }
 
-pub async fn a_conditional_complete_is_refused(subject: &Subject) {
+pub(crate) async fn a_conditional_complete_is_refused(subject: &Subject) {
     let old = subject.put("f", "old").await;
     let (upload, parts) = upload_of(subject, "f", part(4, 100)).await;
     let error =
@@ -95,7 +95,7 @@ pub async fn a_conditional_complete_is_refused(subject: &Subject) {
     subject.store.abort_upload(&upload).await.unwrap();
 }
 
-pub async fn an_upload_that_is_gone_is_named(subject: &Subject) {
+pub(crate) async fn an_upload_that_is_gone_is_named(subject: &Subject) {
     let (upload, parts) = upload_of(subject, "f", part(6, 100)).await;
     subject.store.abort_upload(&upload).await.unwrap();
     subject.store.abort_upload(&upload).await.unwrap();
@@ -106,7 +106,7 @@ pub async fn an_upload_that_is_gone_is_named(subject: &Subject) {
     assert_eq!(*error.kind(), ErrorKind::NoSuchUpload);
 }
 
-pub async fn properties_of_the_upload_are_the_objects(subject: &Subject) {
+pub(crate) async fn properties_of_the_upload_are_the_objects(subject: &Subject) {
     let key = Key::from("f");
     let id = subject.store.create_upload(&key, &properties()).await.unwrap();
     let upload = Upload { key, id };

@@ -11,7 +11,7 @@ use s3pod::units::ByteRange;
 use crate::{Flavor, Subject};
 
 /// Every property that all stores keep.
-pub fn properties() -> Properties {
+pub(crate) fn properties() -> Properties {
     let user = [("mode", "0100644"), ("mtime", "1700000000.123456789"), ("x-odd_name.1", "a, b")];
     Properties {
         content_type: Some("text/x-test".into()),
@@ -26,13 +26,13 @@ pub fn properties() -> Properties {
 }
 
 /// What SeaweedFS keeps of them.
-pub fn kept(subject: &Subject, properties: Properties) -> Properties {
+pub(crate) fn kept(subject: &Subject, properties: Properties) -> Properties {
     match subject.flavor {
         Flavor::SeaweedFs => properties,
     }
 }
 
-pub async fn properties_come_back(subject: &Subject) {
+pub(crate) async fn properties_come_back(subject: &Subject) {
     let request =
         PutRequest { key: Key::from("f"), properties: properties(), condition: Condition::None };
     subject.store.put(&request, &Payload::Bytes("x".into())).await.unwrap();
@@ -45,11 +45,11 @@ pub async fn properties_come_back(subject: &Subject) {
 }
 
 /// Two tags that need encoding.
-pub fn tags() -> Vec<(String, String)> {
+pub(crate) fn tags() -> Vec<(String, String)> {
     vec![("project".into(), "a b+c".into()), ("team".into(), "x=y".into())]
 }
 
-pub async fn tags_are_kept(subject: &Subject) {
+pub(crate) async fn tags_are_kept(subject: &Subject) {
     let request = PutRequest {
         key: Key::from("f"),
         properties: Properties { tags: tags(), ..Properties::default() },
@@ -64,7 +64,7 @@ pub async fn tags_are_kept(subject: &Subject) {
     assert_eq!(subject.store.tags(&plain).await.unwrap(), []);
 }
 
-pub async fn a_file_is_sent_by_range(subject: &Subject) {
+pub(crate) async fn a_file_is_sent_by_range(subject: &Subject) {
     let bytes: Vec<u8> = (0..1_500_000u32).map(|n| (n % 253) as u8).collect();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
@@ -79,7 +79,7 @@ pub async fn a_file_is_sent_by_range(subject: &Subject) {
     assert_eq!(subject.read("f").await.unwrap(), bytes[1_000..1_400_000]);
 }
 
-pub async fn a_conditional_put_is_refused(subject: &Subject) {
+pub(crate) async fn a_conditional_put_is_refused(subject: &Subject) {
     let first = subject.put_if("f", "first", Condition::Absent).await.unwrap();
     let error = subject.put_if("f", "again", Condition::Absent).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Changed);
@@ -94,7 +94,7 @@ pub async fn a_conditional_put_is_refused(subject: &Subject) {
     assert_eq!(*error.kind(), ErrorKind::Changed);
 }
 
-pub async fn an_empty_object_is_stored(subject: &Subject) {
+pub(crate) async fn an_empty_object_is_stored(subject: &Subject) {
     let empty = subject.put("empty", "").await;
     assert_eq!((empty.size, empty.etag.is_some()), (0, true));
     subject.put("dir/", "").await;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -20,17 +20,18 @@ use s3pod::store::{
 
 /// Which server, for the cases in which they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavor {
+pub(crate) enum Flavor {
     /// SeaweedFS 4.48.
     SeaweedFs,
 }
 
 /// A bucket of its own on some server.
-pub struct Subject {
+#[derive(Debug)]
+pub(crate) struct Subject {
     /// The bucket.
-    pub store: S3Store,
+    pub(crate) store: S3Store,
     /// The server.
-    pub flavor: Flavor,
+    pub(crate) flavor: Flavor,
     address: SocketAddr,
 }
 
@@ -39,7 +40,7 @@ const SECRET_KEY: &str = "s3pod-test-secret";
 
 impl Subject {
     /// A new bucket on SeaweedFS.
-    pub async fn seaweedfs(case: &str) -> Self {
+    pub(crate) async fn seaweedfs(case: &str) -> Self {
         let address = *SEAWEEDFS.get_or_init(SeaweedFs::start_for_good);
         let bucket = bucket_name(case);
         let created = request(address, "PUT", &format!("/{bucket}"), "");
@@ -52,14 +53,13 @@ impl Subject {
         Self { store, flavor, address }
     }
 
-    /// A store for a bucket that does not exist.
-    pub async fn elsewhere(&self) -> S3Store {
-        let settings = settings(self.address, "no-such-bucket");
-        S3Store::connect(settings).await.expect("usable settings")
+    /// The settings that reach this bucket.
+    pub(crate) fn settings(&self) -> S3Settings {
+        settings(self.address, self.store.bucket())
     }
 
     /// Keeps the versions of objects from now on.
-    pub fn keep_versions(&self) {
+    pub(crate) fn keep_versions(&self) {
         let path = format!("/{}?versioning", self.store.bucket());
         let body = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
                     <Status>Enabled</Status></VersioningConfiguration>";
@@ -68,12 +68,12 @@ impl Subject {
     }
 
     /// Stores `bytes` under `key`.
-    pub async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Version {
+    pub(crate) async fn put(&self, key: &str, bytes: impl Into<Bytes>) -> Version {
         self.put_if(key, bytes, Condition::None).await.expect("a plain put succeeds")
     }
 
     /// Stores `bytes` under `key` on a condition.
-    pub async fn put_if(
+    pub(crate) async fn put_if(
         &self,
         key: &str,
         bytes: impl Into<Bytes>,
@@ -85,12 +85,12 @@ impl Subject {
     }
 
     /// The bytes under `key`.
-    pub async fn read(&self, key: &str) -> Result<Bytes> {
+    pub(crate) async fn read(&self, key: &str) -> Result<Bytes> {
         self.read_pinned(GetPin::Latest(Key::from(key))).await
     }
 
     /// The bytes that `pin` names.
-    pub async fn read_pinned(&self, pin: GetPin) -> Result<Bytes> {
+    pub(crate) async fn read_pinned(&self, pin: GetPin) -> Result<Bytes> {
         let response = self.store.get(&GetRequest { pin, range: None }).await?;
         let frames: Vec<Bytes> = response.body.try_collect().await?;
         Ok(frames.concat().into())
@@ -98,7 +98,7 @@ impl Subject {
 }
 
 /// Where `address` serves `bucket`.
-pub fn settings(address: SocketAddr, bucket: &str) -> S3Settings {
+pub(crate) fn settings(address: SocketAddr, bucket: &str) -> S3Settings {
     S3Settings {
         endpoint_url: Some(format!("http://{address}")),
         region: Some("us-east-1".to_owned()),
@@ -232,8 +232,8 @@ fn arguments(folder: &Path, ports: [u16; 8]) -> Vec<String> {
 
 /// Ready is when a bucket can be made and an object put into it.
 fn wait_for_buckets(address: SocketAddr, child: &mut Child, folder: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
+    const POLL: Duration = Duration::from_millis(50);
+    for waited in 0.. {
         let made = request(address, "PUT", "/ready-or-not", "");
         let stored = request(address, "PUT", "/ready-or-not/object", "1");
         if made.contains(" 200 ") && stored.contains(" 200 ") {
@@ -241,7 +241,7 @@ fn wait_for_buckets(address: SocketAddr, child: &mut Child, folder: &Path) {
         }
         let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
         assert!(child.try_wait().is_ok_and(|exit| exit.is_none()), "weed ended: {}", log());
-        assert!(Instant::now() < deadline, "no bucket after a minute: {stored}\n{}", log());
-        std::thread::sleep(Duration::from_millis(50));
+        assert!(POLL * waited < Duration::from_secs(60), "no bucket yet: {stored}\n{}", log());
+        std::thread::sleep(POLL);
     }
 }

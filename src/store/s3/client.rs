@@ -19,14 +19,13 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Builder, ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation,
-    SharedCredentialsProvider,
+    RuntimeComponents, SharedCredentialsProvider,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::RequestPayer;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::interceptors::context::BeforeSerializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextMut;
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
-use aws_smithy_runtime_api::http::NonUtf8HeaderHandling;
 
 use super::route::{self, Routes};
 use super::{Checksums, ConnectError, S3Settings, S3Store, trust};
@@ -202,7 +201,7 @@ async fn home_of(settings: &S3Settings, shared: &SdkConfig) -> Region {
 }
 
 /// Reads an answer although some header of it is not UTF-8: one odd piece of user metadata must not
-/// make an object unreadable.
+/// make an object unreadable, nor hide the others.
 #[derive(Debug)]
 struct LenientHeaders;
 
@@ -212,12 +211,19 @@ impl Intercept for LenientHeaders {
         "LenientHeaders"
     }
 
-    fn read_before_execution(
+    fn modify_before_deserialization(
         &self,
-        _context: &BeforeSerializationInterceptorContextRef<'_>,
-        cfg: &mut ConfigBag,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        cfg.interceptor_state().store_put(NonUtf8HeaderHandling::Skip);
+        let headers = context.response_mut().headers_mut();
+        let odd = headers.iter_bytes().filter(|(_, value)| std::str::from_utf8(value).is_err());
+        let odd: Vec<String> = odd.map(|(name, _)| name.to_owned()).collect();
+        for name in odd {
+            tracing::debug!(name, "a header that is not UTF-8 is left out");
+            headers.remove(name);
+        }
         Ok(())
     }
 }

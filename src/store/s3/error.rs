@@ -69,18 +69,14 @@ pub(super) fn from_code(operation: Operation, code: Option<&str>, message: Optio
     Error::new(operation, answer.kind())
 }
 
-/// True where a store said that it does not know our checksum headers.
-pub(super) fn refuses_checksums(error: &Error) -> bool {
-    let said = match error.kind() {
+/// True where a store may have meant our checksum headers: it names them, or says only that it
+/// does not know something.
+pub(super) fn may_refuse_checksums(error: &Error) -> bool {
+    match error.kind() {
         ErrorKind::Unsupported => true,
         ErrorKind::Other(said) => said.to_ascii_lowercase().contains("checksum"),
         _ => false,
-    };
-    let sends_them = matches!(
-        error.operation(),
-        Operation::Put | Operation::CreateUpload | Operation::UploadPart
-    );
-    said && sends_them
+    }
 }
 
 fn retry_after(response: &HttpResponse) -> Option<Duration> {
@@ -447,7 +443,7 @@ mod tests {
     fn what_lies_beneath_is_found_through_the_chain() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert!(matches!(beneath(&refused), ErrorKind::Connection(_)));
-        let local = io::Error::other(LocalRead(io::Error::other("the disk is gone")));
+        let local = io::Error::other(LocalRead::from(io::Error::other("the disk is gone")));
         assert!(matches!(beneath(&local), ErrorKind::Local(_)));
         let tls = io::Error::other(rustls::Error::HandshakeNotComplete);
         assert!(matches!(beneath(&tls), ErrorKind::Tls(_)));

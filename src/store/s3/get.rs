@@ -3,6 +3,7 @@
 //! Owns the pin of a GET and the watch over its body: exactly the promised bytes arrive, each
 //! within the read timeout of the last, or the body ends in an error. Must not know who reads.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -58,7 +59,7 @@ pub(super) async fn get(store: &S3Store, request: &GetRequest) -> Result<GetResp
         let header = range_header(range)
             .ok_or_else(|| Error::new(Operation::Get, ErrorKind::InvalidRange).with_key(key))?;
         builder = builder.range(header);
-    } else if store.sends_checksums() {
+    } else if store.checksums.load(Ordering::Relaxed) {
         // A checksum is of the whole object; asked for with a range, some stores give it all the
         // same and the SDK would find it wrong.
         builder = builder.checksum_mode(ChecksumMode::Enabled);

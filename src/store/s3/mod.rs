@@ -203,18 +203,26 @@ impl S3Store {
         &self.region
     }
 
-    fn sends_checksums(&self) -> bool {
-        self.checksums.load(Ordering::Relaxed)
-    }
-
-    /// True where `error` is a store's refusal of checksums and doing without is allowed: from now
-    /// on none are sent, and the caller tries once more.
-    fn gives_up_checksums(&self, error: &Error) -> bool {
-        let refused = self.checksums_are_optional && error::refuses_checksums(error);
-        if refused && self.checksums.swap(false, Ordering::Relaxed) {
-            tracing::warn!(%error, "the store takes no checksums: uploads go without from now on");
+    /// Sends what carries a checksum, and once more without where the store seems to refuse
+    /// checksums and doing without is allowed. Where that helped, none are sent from then on.
+    async fn with_checksums<T, F>(&self, send: impl Fn(bool) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let checked = self.checksums.load(Ordering::Relaxed);
+        let error = match send(checked).await {
+            Err(error) if checked && error::may_refuse_checksums(&error) => error,
+            result => return result,
+        };
+        if !self.checksums_are_optional {
+            return Err(error);
         }
-        refused
+        let again = send(false).await;
+        let helped = again.as_ref().err().is_none_or(|error| !error::may_refuse_checksums(error));
+        if helped && self.checksums.swap(false, Ordering::Relaxed) {
+            tracing::warn!(%error, "the store takes no checksums: uploads go without");
+        }
+        again
     }
 
     /// Awaits an answer about one object for at most `patience`.

@@ -11,8 +11,7 @@ use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
-use aws_smithy_runtime_api::client::interceptors::context::BeforeDeserializationInterceptorContextRef;
-use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
+use aws_smithy_runtime_api::client::interceptors::{context, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::payload::{self, Body, Progress};
@@ -29,15 +28,17 @@ pub(super) async fn put(
     request: &PutRequest,
     payload: &Payload,
 ) -> Result<Version> {
-    match put_once(store, request, payload).await {
-        Err(error) if store.gives_up_checksums(&error) => put_once(store, request, payload).await,
-        result => result,
-    }
+    store.with_checksums(|checked| put_once(store, request, payload, checked)).await
 }
 
-async fn put_once(store: &S3Store, request: &PutRequest, payload: &Payload) -> Result<Version> {
+async fn put_once(
+    store: &S3Store,
+    request: &PutRequest,
+    payload: &Payload,
+    checked: bool,
+) -> Result<Version> {
     let key = &request.key;
-    let crc32 = checksum(store, Operation::Put, key, payload).await?;
+    let crc32 = if checked { Some(checksum(Operation::Put, key, payload).await?) } else { None };
     let (body, progress) = Body::new(payload);
     let (if_match, if_none_match) = conditions(&request.condition);
     let headers = properties::headers(&request.properties, &store.defaults);
@@ -74,20 +75,22 @@ pub(super) async fn create_upload(
     key: &Key,
     properties: &Properties,
 ) -> Result<UploadId> {
-    match create_once(store, key, properties).await {
-        Err(error) if store.gives_up_checksums(&error) => create_once(store, key, properties).await,
-        result => result,
-    }
+    store.with_checksums(|checked| create_once(store, key, properties, checked)).await
 }
 
-async fn create_once(store: &S3Store, key: &Key, properties: &Properties) -> Result<UploadId> {
+async fn create_once(
+    store: &S3Store,
+    key: &Key,
+    properties: &Properties,
+    checked: bool,
+) -> Result<UploadId> {
     let headers = properties::headers(properties, &store.defaults);
     let request = store
         .client
         .create_multipart_upload()
         .bucket(&*store.bucket)
         .key(key.as_str())
-        .set_checksum_algorithm(store.sends_checksums().then_some(ChecksumAlgorithm::Crc32))
+        .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc32))
         .set_request_payer(store.payer.clone())
         .customize()
         .map_request(move |request| properties::apply(&headers, request));
@@ -104,15 +107,17 @@ pub(super) async fn upload_part(
     part: &PartTarget,
     payload: &Payload,
 ) -> Result<PartTag> {
-    match upload_once(store, part, payload).await {
-        Err(error) if store.gives_up_checksums(&error) => upload_once(store, part, payload).await,
-        result => result,
-    }
+    store.with_checksums(|checked| upload_once(store, part, payload, checked)).await
 }
 
-async fn upload_once(store: &S3Store, part: &PartTarget, payload: &Payload) -> Result<PartTag> {
+async fn upload_once(
+    store: &S3Store,
+    part: &PartTarget,
+    payload: &Payload,
+    checked: bool,
+) -> Result<PartTag> {
     let (operation, key) = (Operation::UploadPart, &part.upload.key);
-    let crc32 = checksum(store, operation, key, payload).await?;
+    let crc32 = if checked { Some(checksum(operation, key, payload).await?) } else { None };
     let (body, progress) = Body::new(payload);
     let send = store
         .client
@@ -195,17 +200,8 @@ pub(super) async fn abort_upload(store: &S3Store, upload: &Upload) -> Result<()>
     }
 }
 
-async fn checksum(
-    store: &S3Store,
-    operation: Operation,
-    key: &Key,
-    payload: &Payload,
-) -> Result<Option<String>> {
-    if !store.sends_checksums() {
-        return Ok(None);
-    }
-    let sum = payload::crc32(payload).await;
-    sum.map(Some).map_err(|error| {
+async fn checksum(operation: Operation, key: &Key, payload: &Payload) -> Result<String> {
+    payload::crc32(payload).await.map_err(|error| {
         let kind = ErrorKind::Local(error.to_string());
         Error::new(operation, kind).with_key(key).with_source(error)
     })
@@ -290,7 +286,7 @@ impl Intercept for AnsweredAt {
 
     fn read_before_deserialization(
         &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        context: &context::BeforeDeserializationInterceptorContextRef<'_>,
         _components: &RuntimeComponents,
         _cfg: &mut ConfigBag,
     ) -> Result<(), BoxError> {
