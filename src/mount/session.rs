@@ -91,14 +91,18 @@ impl Session {
         options: &MountOptions,
     ) -> Result<Self, Failure> {
         let refused = |error: io::Error| {
+            let said = error.to_string();
             let remedy = match error.kind() {
                 io::ErrorKind::NotFound => "; install the package `fuse3`, or mount as root",
-                io::ErrorKind::PermissionDenied if options.allow_other => {
-                    "; add `user_allow_other` to /etc/fuse.conf, or leave --allow-other out"
+                io::ErrorKind::PermissionDenied if said.contains("user_allow_other") => {
+                    "; add that line to /etc/fuse.conf, or leave --allow-other out"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "; this user may not open /dev/fuse (`chmod 666 /dev/fuse` is the usual mode), \
+                     or may not mount on the directory"
                 }
                 _ => "",
             };
-            let said = error.to_string();
             Failure::passing(format!("fusermount3 did not mount: {}{remedy}", said.trim()))
         };
         let config = config(options, false);

@@ -118,12 +118,12 @@ fn report(drain: Drain) -> Result<(), Failure> {
             Ok(())
         }
         Drain::Done(Drained { failed, .. }) => Err(Failure::passing(format!(
-            "unmounted, but {failed} files could not be sent to S3; the log names each, and their \
-             bytes stay in the staging folder of --cache-dir"
+            "unmounted, but {failed} files could not be sent to S3; the log names each, and no \
+             close() or fsync() of theirs has returned 0"
         ))),
         Drain::GivenUp => Err(Failure::passing(
-            "unmounted in a hurry: bytes that were not in S3 yet stay in the staging folder of \
-             --cache-dir",
+            "unmounted in a hurry: what was not in S3 by then is not there, and no close() or \
+             fsync() of it has returned 0",
         )),
     }
 }
