@@ -245,7 +245,11 @@ fn every_file_is_reached() {
     assert_eq!(failures.len(), 1);
     assert!(failures[0].contains("no `mod` leads to this file"), "{}", failures[0]);
     let test = ("tests/tidy.rs", "//! T.\n");
-    let manifest = ("Cargo.toml", "[[test]]\nname = \"tidy\"\npath = \"tests/tidy.rs\"\n");
-    assert!(check(&[manifest, test]).is_empty());
-    assert_eq!(check(&[("Cargo.toml", ""), test]).len(), 1);
+    for (manifest, failures) in [
+        ("", 0),
+        ("autotests = false\n", 1),
+        ("autotests = false\n[[test]]\nname = \"tidy\"\npath = \"tests/tidy.rs\"\n", 0),
+    ] {
+        assert_eq!(check(&[("Cargo.toml", manifest), test]).len(), failures, "{manifest}");
+    }
 }

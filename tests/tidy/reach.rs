@@ -37,6 +37,16 @@ fn roots(by_path: &BTreeMap<&str, &Source>, manifests: &[(String, String)]) -> V
             folder.ends_with("src/bin") || matches!(folder, "examples" | "benches")
         })
     };
+    // Cargo finds these by itself where the manifest does not forbid it.
+    let is_found = |path: &str| {
+        manifests.iter().filter(|(_, text)| !text.contains("autotests = false")).any(
+            |(folder, _)| {
+                let inside = path.strip_prefix(folder.as_str());
+                let file = inside.and_then(|inside| inside.strip_prefix("tests/"));
+                file.is_some_and(|file| !file.contains('/'))
+            },
+        )
+    };
     let named = manifests.iter().flat_map(|(folder, text)| {
         text.lines()
             .filter_map(|line| line.trim().strip_prefix("path = \"")?.strip_suffix('"'))
@@ -45,7 +55,7 @@ fn roots(by_path: &BTreeMap<&str, &Source>, manifests: &[(String, String)]) -> V
     });
     by_path
         .keys()
-        .filter(|path| is_root(path))
+        .filter(|path| is_root(path) || is_found(path))
         .map(|path| (*path).to_owned())
         .chain(named)
         .collect()
