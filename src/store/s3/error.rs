@@ -155,6 +155,9 @@ impl<'a> Answer<'a> {
             "ConditionalRequestConflict" | "OperationAborted" => ErrorKind::Conflict,
             "InvalidRange" => ErrorKind::InvalidRange,
             "EntityTooLarge" => ErrorKind::TooLarge,
+            "InvalidRequest" if self.words(code).contains("copy source is larger") => {
+                ErrorKind::TooLarge
+            }
             "InvalidObjectState" => ErrorKind::Archived,
             "NotImplemented" | "XNotImplemented" | "MethodNotAllowed" => ErrorKind::Unsupported,
             "SlowDown"
@@ -189,8 +192,15 @@ impl<'a> Answer<'a> {
             304 => ErrorKind::NotModified,
             301 | 302 | 307 | 308 => ErrorKind::WrongRegion(self.other_region()),
             400 if self.other_region().is_some() => ErrorKind::WrongRegion(self.other_region()),
-            // A HEAD's error has no body; S3 answers 400 to one whose token has expired.
-            400 => ErrorKind::Unauthenticated("the request was refused without a reason".into()),
+            // A HEAD's error has no body. Of a bucket only a token that has expired can be meant.
+            400 if self.operation == Operation::Probe => {
+                ErrorKind::Unauthenticated("the request was refused without a reason".into())
+            }
+            400 => ErrorKind::Other(
+                "refused without a reason: the token may have expired, or the object have an \
+                 encryption key of its own (SSE-C)"
+                    .into(),
+            ),
             401 => ErrorKind::Unauthenticated(self.words("401")),
             403 => ErrorKind::Denied,
             404 => self.missing(),
@@ -330,12 +340,15 @@ fn beneath(error: &(dyn StdError + 'static)) -> ErrorKind {
 }
 
 fn no_credentials(error: &CredentialsError) -> String {
-    match error {
-        CredentialsError::CredentialsNotLoaded(_) => {
+    match (error, error.source()) {
+        (CredentialsError::CredentialsNotLoaded(_), Some(why)) => {
+            format!("none found: {}", chain_text(why))
+        }
+        (CredentialsError::CredentialsNotLoaded(_), None) => {
             "none found in the environment, the profile, the pod's identity or the instance's"
                 .to_owned()
         }
-        other => chain_text(other),
+        (other, _) => chain_text(other),
     }
 }
 
@@ -408,6 +421,14 @@ mod tests {
         assert_eq!(kind(Operation::Put, 503, None, ""), ErrorKind::Unavailable);
         assert_eq!(kind(Operation::Probe, 404, Some("NotFound"), ""), ErrorKind::NoSuchBucket);
         assert_eq!(kind(Operation::Head, 404, Some("NotFound"), ""), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_source_above_5_gib_is_too_large_to_copy() {
+        let message = "The specified copy source is larger than the maximum allowable size for a \
+                       copy source: 5368709120";
+        let error = from_code(Operation::Copy, Some("InvalidRequest"), Some(message));
+        assert_eq!(*error.kind(), ErrorKind::TooLarge);
     }
 
     #[test]
