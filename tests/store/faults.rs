@@ -20,9 +20,9 @@ use s3pod_testkit::{Fault, Op, ServerOptions, TestServer, synthetic_bytes};
 use crate::Subject;
 use crate::server::testkit_settings;
 
-/// As a mount stacks it, with little patience.
+/// As a mount stacks it. Only a stall is waited for, so only it costs this patience.
 async fn stacked(subject: &Subject) -> Arc<dyn ObjectStore> {
-    let settings = S3Settings { read_timeout: Duration::from_millis(500), ..subject.settings() };
+    let settings = S3Settings { read_timeout: Duration::from_secs(2), ..subject.settings() };
     let store = S3Store::connect(settings).await.unwrap();
     let policy = RetryPolicy {
         first_delay: Duration::from_millis(1),

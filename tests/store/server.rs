@@ -188,12 +188,13 @@ impl SeaweedFs {
             .arg("-c")
             .arg(
                 "dir=$1; shift; \"$@\" >\"$dir/log\" 2>&1 & pid=$!; read -r _; kill $pid; \
-                 wait $pid; rm -rf \"$dir\"",
+                 wait $pid; rm -rf \"$dir\" $SOCKETS",
             )
             .arg("sh")
             .arg(&folder)
             .arg(weed)
             .args(arguments(&folder, ports))
+            .env("SOCKETS", sockets(ports))
             .stdin(Stdio::piped())
             .spawn()
             .expect("a shell");
@@ -247,6 +248,8 @@ fn arguments(folder: &Path, ports: [u16; 8]) -> Vec<String> {
         "-master.volumeSizeLimitMB=16".to_owned(),
         "-volume.max=400".to_owned(),
         format!("-dir={folder}"),
+        format!("-s3.localSocket={folder}/s3.sock"),
+        format!("-filer.localSocket={folder}/filer.sock"),
         format!("-s3.config={folder}/s3.json"),
         format!("-s3.port={s3}"),
         format!("-s3.port.grpc={s3_grpc}"),
@@ -258,6 +261,16 @@ fn arguments(folder: &Path, ports: [u16; 8]) -> Vec<String> {
         format!("-filer.port.grpc={filer_grpc}"),
     ]
     .to_vec()
+}
+
+/// The server leaves these behind, and takes no other place for them.
+fn sockets(ports: [u16; 8]) -> String {
+    let socket = |port| {
+        ["s3", "master", "volume", "filer"]
+            .map(|part| format!("/tmp/seaweedfs-{part}-grpc-{port}.sock"))
+            .join(" ")
+    };
+    ports.map(socket).join(" ")
 }
 
 /// Ready is when a bucket can be made and an object put into it.
