@@ -96,8 +96,14 @@ impl Budget {
         self.policy.op_timeout.saturating_sub(used)
     }
 
-    fn progressed(&mut self) {
+    /// Time counts only while somebody waits: a reader may leave a body alone for as long as it
+    /// likes.
+    fn starts(&mut self) {
         self.since = self.clock.now();
+    }
+
+    fn progressed(&mut self) {
+        self.starts();
         if self.attempts > 0 {
             self.attempts = 0;
             self.delays = self.policy.delays();
@@ -217,6 +223,7 @@ struct Resumed<S> {
 
 impl<S: ObjectStore> Resumed<S> {
     async fn frame(&mut self) -> Result<Option<Bytes>> {
+        self.budget.starts();
         loop {
             let Some(body) = &mut self.body else {
                 match self.reopen().await {

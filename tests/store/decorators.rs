@@ -302,6 +302,18 @@ async fn progress_renews_the_attempts_and_their_lack_does_not() {
 }
 
 #[tokio::test]
+async fn a_reader_may_take_its_time() {
+    let store = Scripted::new([Turn::BreakAfter(3)]);
+    let clock = Clock::manual();
+    let retry = Retry::new(store.clone(), patient(), clock.clone());
+    let mut body = retry.get(&get_request()).await.unwrap().body;
+    assert_eq!(body.try_next().await.unwrap().unwrap(), "012");
+    clock.advance(Duration::from_secs(600));
+    let rest: Vec<Bytes> = body.try_collect().await.unwrap();
+    assert_eq!(rest.concat(), b"3456789");
+}
+
+#[tokio::test]
 async fn a_body_is_not_resumed_at_another_version() {
     let store = Scripted::new([Turn::BreakAfter(3), Turn::Fail(ErrorKind::Changed)]);
     assert!(read(&retry(&store)).await.unwrap_err().is_changed());

@@ -148,6 +148,17 @@ async fn a_refused_connection_is_named() {
 }
 
 #[tokio::test]
+async fn a_profile_that_is_missing_is_named() {
+    let server = Canned::answering(ok(EMPTY_PAGE)).await;
+    let profile = Some("s3pod-no-such-profile".to_owned());
+    let settings = S3Settings { profile, credentials: None, ..settings(server.address, "bucket") };
+    let kind = probe(settings).await;
+    let ErrorKind::Unauthenticated(said) = &kind else { panic!("{kind:?}") };
+    assert!(said.contains("s3pod-no-such-profile"), "{said}");
+    assert!(server.heads().is_empty());
+}
+
+#[tokio::test]
 async fn an_unknown_host_is_named() {
     let endpoint_url = Some("http://s3.invalid:9000".to_owned());
     let settings = S3Settings { endpoint_url, ..settings(([127, 0, 0, 1], 1).into(), "bucket") };
@@ -178,7 +189,8 @@ async fn a_failed_handshake_is_named() {
     assert!(matches!(&kind, ErrorKind::Tls(said) if said.contains("http://")), "{kind:?}");
 }
 
-/// A server whose certificate is for 127.0.0.1 and signed by `tls/ca.pem`.
+/// A server whose certificate is for 127.0.0.1 and signed by `tls/ca.pem`. Both are valid to 2126;
+/// the keys guard nothing but this test.
 fn acceptor() -> (TlsAcceptor, PathBuf) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/tls");
     let chain = CertificateDer::from_pem_file(folder.join("server.pem")).unwrap();

@@ -1,5 +1,6 @@
 //! LIST.
 
+use s3pod::naming::Key;
 use s3pod::store::{ListLine, ListRequest, ObjectStore};
 
 use crate::{Flavor, Subject};
@@ -28,6 +29,7 @@ async fn all(subject: &Subject, request: ListRequest) -> Vec<ListLine> {
         let page = subject.store.list(&request).await.unwrap();
         if let Some(max) = request.max_keys {
             let most = match subject.flavor {
+                Flavor::Testkit => usize::from(max),
                 // A name that is an object and a prefix counts once.
                 Flavor::SeaweedFs => 2 * usize::from(max),
             };
@@ -80,6 +82,7 @@ pub(crate) async fn pages_join_without_gap_or_overlap(subject: &Subject) {
     };
     let after = all(subject, after).await;
     match subject.flavor {
+        Flavor::Testkit => assert_eq!(keys(&after), ["p/5/inner", "p/6", "p/6/inner"]),
         // Its names are a tree's: what is below `p/5` is not after it.
         Flavor::SeaweedFs => assert_eq!(keys(&after), ["p/6", "p/6/inner"]),
     }
@@ -109,10 +112,20 @@ pub(crate) async fn every_key_is_decoded(subject: &Subject) {
     assert_eq!(keys(&prefixes), ["odd/c++/", "odd/ä/"]);
 }
 
+pub(crate) async fn keys_that_xml_cannot_carry_are_listed(subject: &Subject) {
+    let control = "control/\u{1}\u{7f}\n";
+    subject.put(control, "1").await;
+    let lines = all(subject, ListRequest::default()).await;
+    assert_eq!(keys(&lines), [control]);
+    assert!(subject.store.delete_many(&[Key::from(control)]).await.unwrap().is_empty());
+    assert_eq!(all(subject, ListRequest::default()).await, []);
+}
+
 pub(crate) async fn a_backslash_stays_a_backslash(subject: &Subject) {
     subject.put("back\\slash", "1").await;
     let lines = all(subject, ListRequest::default()).await;
     match subject.flavor {
+        Flavor::Testkit => assert_eq!(keys(&lines), ["back\\slash"]),
         // Files are its objects, and `\\` its separator too.
         Flavor::SeaweedFs => assert_eq!(keys(&lines), ["back/slash"]),
     }

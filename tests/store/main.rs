@@ -10,6 +10,7 @@ mod copy;
 mod decorators;
 mod delete;
 mod endpoint;
+mod faults;
 mod get;
 mod list;
 mod multipart;
@@ -21,6 +22,16 @@ pub(crate) use server::{Flavor, Subject};
 /// Makes a test of each case for each server.
 macro_rules! on_every_server {
     ($($module:ident { $($case:ident),+ $(,)? })+) => {
+        mod testkit {
+            $(mod $module {
+                $(#[tokio::test]
+                async fn $case() {
+                    let subject = crate::Subject::testkit(stringify!($case)).await;
+                    crate::$module::$case(&subject).await;
+                })+
+            })+
+        }
+
         mod seaweedfs {
             $(mod $module {
                 $(#[tokio::test]
@@ -52,6 +63,7 @@ on_every_server! {
         lines_come_in_byte_order,
         pages_join_without_gap_or_overlap,
         every_key_is_decoded,
+        keys_that_xml_cannot_carry_are_listed,
         a_backslash_stays_a_backslash,
     }
     put {

@@ -17,10 +17,13 @@ use s3pod::store::s3::{Credentials, S3Settings, S3Store};
 use s3pod::store::{
     Condition, GetPin, GetRequest, ObjectStore, Properties, PutRequest, Result, Version,
 };
+use s3pod_testkit::{ServerOptions, TestServer};
 
 /// Which server, for the cases in which they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flavor {
+    /// The project's own, which is as S3 is.
+    Testkit,
     /// SeaweedFS 4.48.
     SeaweedFs,
 }
@@ -32,38 +35,56 @@ pub(crate) struct Subject {
     pub(crate) store: S3Store,
     /// The server.
     pub(crate) flavor: Flavor,
-    address: SocketAddr,
+    settings: S3Settings,
+    testkit: Option<TestServer>,
 }
 
 const ACCESS_KEY: &str = "s3pod-test";
 const SECRET_KEY: &str = "s3pod-test-secret";
 
 impl Subject {
+    /// A new bucket on a server of the project's own.
+    pub(crate) async fn testkit(case: &str) -> Self {
+        let bucket = bucket_name(case);
+        let server = TestServer::start(ServerOptions::with_bucket(&bucket)).await.unwrap();
+        let settings = testkit_settings(&server, &bucket);
+        Self::connect(settings, Flavor::Testkit, Some(server)).await
+    }
+
     /// A new bucket on SeaweedFS.
     pub(crate) async fn seaweedfs(case: &str) -> Self {
         let address = *SEAWEEDFS.get_or_init(SeaweedFs::start_for_good);
         let bucket = bucket_name(case);
         let created = request(address, "PUT", &format!("/{bucket}"), "");
         assert!(created.starts_with("HTTP/1.1 200"), "{created}");
-        Self::connect(address, bucket, Flavor::SeaweedFs).await
+        Self::connect(settings(address, &bucket), Flavor::SeaweedFs, None).await
     }
 
-    async fn connect(address: SocketAddr, bucket: String, flavor: Flavor) -> Self {
-        let store = S3Store::connect(settings(address, &bucket)).await.expect("usable settings");
-        Self { store, flavor, address }
+    async fn connect(settings: S3Settings, flavor: Flavor, testkit: Option<TestServer>) -> Self {
+        let store = S3Store::connect(settings.clone()).await.expect("usable settings");
+        Self { store, flavor, settings, testkit }
     }
 
     /// The settings that reach this bucket.
     pub(crate) fn settings(&self) -> S3Settings {
-        settings(self.address, self.store.bucket())
+        self.settings.clone()
+    }
+
+    /// The server, where it takes orders.
+    pub(crate) fn server(&self) -> &TestServer {
+        self.testkit.as_ref().expect("a case for the project's own server")
     }
 
     /// Keeps the versions of objects from now on.
     pub(crate) fn keep_versions(&self) {
+        if let Some(server) = &self.testkit {
+            return server.bucket(self.store.bucket()).enable_versioning();
+        }
+        let address = *SEAWEEDFS.get().expect("the server of this bucket");
         let path = format!("/{}?versioning", self.store.bucket());
         let body = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
                     <Status>Enabled</Status></VersioningConfiguration>";
-        let answer = request(self.address, "PUT", &path, body);
+        let answer = request(address, "PUT", &path, body);
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
@@ -95,6 +116,15 @@ impl Subject {
         let frames: Vec<Bytes> = response.body.try_collect().await?;
         Ok(frames.concat().into())
     }
+}
+
+/// Where `server` serves `bucket`.
+pub(crate) fn testkit_settings(server: &TestServer, bucket: &str) -> S3Settings {
+    let credentials = Credentials {
+        access_key_id: server.access_key().to_owned(),
+        secret_access_key: server.secret_key().to_owned(),
+    };
+    S3Settings { credentials: Some(credentials), ..settings(server.address(), bucket) }
 }
 
 /// Where `address` serves `bucket`.
@@ -158,12 +188,13 @@ impl SeaweedFs {
             .arg("-c")
             .arg(
                 "dir=$1; shift; \"$@\" >\"$dir/log\" 2>&1 & pid=$!; read -r _; kill $pid; \
-                 wait $pid; rm -rf \"$dir\"",
+                 wait $pid; rm -rf \"$dir\" $SOCKETS",
             )
             .arg("sh")
             .arg(&folder)
             .arg(weed)
             .args(arguments(&folder, ports))
+            .env("SOCKETS", sockets(ports))
             .stdin(Stdio::piped())
             .spawn()
             .expect("a shell");
@@ -217,6 +248,8 @@ fn arguments(folder: &Path, ports: [u16; 8]) -> Vec<String> {
         "-master.volumeSizeLimitMB=16".to_owned(),
         "-volume.max=400".to_owned(),
         format!("-dir={folder}"),
+        format!("-s3.localSocket={folder}/s3.sock"),
+        format!("-filer.localSocket={folder}/filer.sock"),
         format!("-s3.config={folder}/s3.json"),
         format!("-s3.port={s3}"),
         format!("-s3.port.grpc={s3_grpc}"),
@@ -228,6 +261,16 @@ fn arguments(folder: &Path, ports: [u16; 8]) -> Vec<String> {
         format!("-filer.port.grpc={filer_grpc}"),
     ]
     .to_vec()
+}
+
+/// The server leaves these behind, and takes no other place for them.
+fn sockets(ports: [u16; 8]) -> String {
+    let socket = |port| {
+        ["s3", "master", "volume", "filer"]
+            .map(|part| format!("/tmp/seaweedfs-{part}-grpc-{port}.sock"))
+            .join(" ")
+    };
+    ports.map(socket).join(" ")
 }
 
 /// Ready is when a bucket can be made and an object put into it.

@@ -14,6 +14,8 @@ use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvi
 use aws_config::provider_config::ProviderConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -140,10 +142,35 @@ async fn credentials(
     }
     if let Some(name) = &settings.profile {
         let profile = ProfileFileCredentialsProvider::builder().profile_name(name);
-        return loader.credentials_provider(profile.configure(&provider).build());
+        let provider = profile.configure(&provider).build();
+        return loader.credentials_provider(Named { name: name.clone(), provider });
     }
     let chain = DefaultCredentialsChain::builder().configure(provider).region(region);
     loader.credentials_provider(SharedCredentialsProvider::new(chain.build().await))
+}
+
+/// A profile that is told by name where it holds nothing.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    provider: ProfileFileCredentialsProvider,
+}
+
+impl ProvideCredentials for Named {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            self.provider.provide_credentials().await.map_err(|error| match error {
+                CredentialsError::CredentialsNotLoaded(_) => CredentialsError::not_loaded(format!(
+                    "the profile `{}` does not exist or holds none",
+                    self.name
+                )),
+                other => other,
+            })
+        })
+    }
 }
 
 /// A region that is known, or known to be unknown.

@@ -45,7 +45,7 @@ where
     Error::new(operation, kind)
         .with_request_id(request_id.as_deref())
         .with_retry_after(wait)
-        .with_source(error)
+        .with_source(chain_text(&error))
 }
 
 /// What went wrong while the body of a GET was read.
@@ -60,7 +60,7 @@ pub(super) fn from_body(error: impl StdError + Send + Sync + 'static) -> Error {
             kind => kind,
         }
     };
-    Error::new(Operation::Get, kind).with_source(error)
+    Error::new(Operation::Get, kind).with_source(chain_text(&error))
 }
 
 /// One entry of DeleteObjects' list of errors.
@@ -128,9 +128,7 @@ impl<'a> Answer<'a> {
             "NoSuchKey" | "NotFound" => self.missing(),
             "NoSuchVersion" => ErrorKind::Changed,
             "NoSuchUpload" => ErrorKind::NoSuchUpload,
-            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NotSignedUp" => {
-                ErrorKind::Denied
-            }
+            "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => ErrorKind::Denied,
             "InvalidAccessKeyId"
             | "SignatureDoesNotMatch"
             | "ExpiredToken"
@@ -142,7 +140,8 @@ impl<'a> Answer<'a> {
             | "InvalidClientTokenId"
             | "UnrecognizedClientException"
             | "CredentialsNotSupported"
-            | "UnauthorizedAccess" => ErrorKind::Unauthenticated(self.words(code)),
+            | "UnauthorizedAccess"
+            | "NotSignedUp" => ErrorKind::Unauthenticated(self.words(code)),
             "AuthorizationHeaderMalformed" => match self.other_region() {
                 Some(region) => ErrorKind::WrongRegion(Some(region)),
                 None => ErrorKind::Unauthenticated(self.words(code)),
@@ -156,6 +155,9 @@ impl<'a> Answer<'a> {
             "ConditionalRequestConflict" | "OperationAborted" => ErrorKind::Conflict,
             "InvalidRange" => ErrorKind::InvalidRange,
             "EntityTooLarge" => ErrorKind::TooLarge,
+            "InvalidRequest" if self.words(code).contains("copy source is larger") => {
+                ErrorKind::TooLarge
+            }
             "InvalidObjectState" => ErrorKind::Archived,
             "NotImplemented" | "XNotImplemented" | "MethodNotAllowed" => ErrorKind::Unsupported,
             "SlowDown"
@@ -190,8 +192,15 @@ impl<'a> Answer<'a> {
             304 => ErrorKind::NotModified,
             301 | 302 | 307 | 308 => ErrorKind::WrongRegion(self.other_region()),
             400 if self.other_region().is_some() => ErrorKind::WrongRegion(self.other_region()),
-            // A HEAD's error has no body; S3 answers 400 to one whose token has expired.
-            400 => ErrorKind::Unauthenticated("the request was refused without a reason".into()),
+            // A HEAD's error has no body. Of a bucket only a token that has expired can be meant.
+            400 if self.operation == Operation::Probe => {
+                ErrorKind::Unauthenticated("the request was refused without a reason".into())
+            }
+            400 => ErrorKind::Other(
+                "refused without a reason: the token may have expired, or the object have an \
+                 encryption key of its own (SSE-C)"
+                    .into(),
+            ),
             401 => ErrorKind::Unauthenticated(self.words("401")),
             403 => ErrorKind::Denied,
             404 => self.missing(),
@@ -202,6 +211,8 @@ impl<'a> Answer<'a> {
             413 => ErrorKind::TooLarge,
             416 => ErrorKind::InvalidRange,
             429 => ErrorKind::Throttled,
+            // SlowDown to a HEAD. Of a write nobody knows whether it was done.
+            503 if self.operation.is_read() => ErrorKind::Throttled,
             500.. => ErrorKind::Unavailable,
             other => ErrorKind::Other(format!("status {other}")),
         }
@@ -277,7 +288,8 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     chain(error).find_map(|error| error.downcast_ref::<E>())
 }
 
-/// What the chain says, without what a later line repeats.
+/// What the chain says, without what a later line repeats. Kept instead of the SDK's error, which
+/// holds the whole answer.
 fn chain_text(error: &(dyn StdError + 'static)) -> String {
     let mut lines: Vec<String> = Vec::new();
     for error in chain(error) {
@@ -328,12 +340,15 @@ fn beneath(error: &(dyn StdError + 'static)) -> ErrorKind {
 }
 
 fn no_credentials(error: &CredentialsError) -> String {
-    match error {
-        CredentialsError::CredentialsNotLoaded(_) => {
+    match (error, error.source()) {
+        (CredentialsError::CredentialsNotLoaded(_), Some(why)) => {
+            format!("none found: {}", chain_text(why))
+        }
+        (CredentialsError::CredentialsNotLoaded(_), None) => {
             "none found in the environment, the profile, the pod's identity or the instance's"
                 .to_owned()
         }
-        other => chain_text(other),
+        (other, _) => chain_text(other),
     }
 }
 
@@ -379,7 +394,7 @@ mod tests {
             (400, "BadDigest", ErrorKind::Damaged("BadDigest".into())),
             (200, "InternalError", ErrorKind::Unavailable),
             (200, "SlowDown", ErrorKind::Throttled),
-            (503, "SomethingNew", ErrorKind::Unavailable),
+            (500, "SomethingNew", ErrorKind::Unavailable),
             (501, "NotImplemented", ErrorKind::Unsupported),
             (400, "KeyTooLongError", ErrorKind::Other("KeyTooLongError".into())),
         ];
@@ -398,13 +413,22 @@ mod tests {
             (416, ErrorKind::InvalidRange),
             (429, ErrorKind::Throttled),
             (500, ErrorKind::Unavailable),
-            (503, ErrorKind::Unavailable),
+            (503, ErrorKind::Throttled),
         ];
         for (status, expected) in cases {
             assert_eq!(kind(Operation::Head, status, None, ""), expected, "{status}");
         }
+        assert_eq!(kind(Operation::Put, 503, None, ""), ErrorKind::Unavailable);
         assert_eq!(kind(Operation::Probe, 404, Some("NotFound"), ""), ErrorKind::NoSuchBucket);
         assert_eq!(kind(Operation::Head, 404, Some("NotFound"), ""), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_source_above_5_gib_is_too_large_to_copy() {
+        let message = "The specified copy source is larger than the maximum allowable size for a \
+                       copy source: 5368709120";
+        let error = from_code(Operation::Copy, Some("InvalidRequest"), Some(message));
+        assert_eq!(*error.kind(), ErrorKind::TooLarge);
     }
 
     #[test]
