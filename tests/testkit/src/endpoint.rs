@@ -1,5 +1,8 @@
 //! What a client needs to reach a bucket, whichever server holds it.
 
+use crate::seaweedfs::SeaweedFs;
+use crate::server::{ServerOptions, TestServer};
+
 /// A bucket on some server, so that a suite can run on each.
 #[derive(Clone, PartialEq, Eq)]
 pub struct S3Endpoint {
@@ -36,5 +39,43 @@ impl S3Endpoint {
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("AWS_CONFIG_FILE", "/nonexistent/aws/config".to_owned()),
         ]
+    }
+}
+
+/// Either server, for suites that run on both.
+#[derive(Debug)]
+pub enum Server {
+    /// The one in-process.
+    Ours(TestServer),
+    /// SeaweedFS.
+    Seaweed(SeaweedFs),
+}
+
+impl Server {
+    /// Ours, on a thread of its own.
+    pub fn ours() -> anyhow::Result<Self> {
+        TestServer::try_spawn(ServerOptions::default()).map(Self::Ours)
+    }
+
+    /// SeaweedFS.
+    pub fn seaweed() -> anyhow::Result<Self> {
+        SeaweedFs::spawn().map(Self::Seaweed)
+    }
+
+    /// What to call it in messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ours(_) => "ours",
+            Self::Seaweed(_) => "seaweedfs",
+        }
+    }
+
+    /// All a client needs to reach `bucket`, which is created if it is not there.
+    pub fn s3_endpoint(&self, bucket: &str) -> anyhow::Result<S3Endpoint> {
+        match self {
+            Self::Ours(server) => Ok(server.s3_endpoint(bucket)),
+            Self::Seaweed(server) => server.s3_endpoint(bucket),
+        }
     }
 }

@@ -2,22 +2,29 @@
 //!
 //! ```text
 //!   TestServer   server > wire (latency, bandwidth, faults, log) > backend (S3 in memory)
+//!   SeaweedFs    the same bucket on somebody else's server
+//!   Mount        the s3pod binary on a real mount point
 //! ```
 //!
 //! Promises never to depend on the `s3pod` crate: what judges it must not share its mistakes.
 
 mod backend;
 mod bucket;
+mod child;
 mod endpoint;
 mod faults;
 mod log;
+mod mount;
+mod seaweedfs;
 mod server;
 mod wire;
 
 pub use backend::content::synthetic_bytes;
 pub use bucket::{Attributes, Bucket, ObjectInfo, UploadInfo};
-pub use endpoint::S3Endpoint;
+pub use endpoint::{S3Endpoint, Server};
 pub use faults::{Fault, Faults, Gate, Hold, Injected, Rule};
 pub use log::{RequestLog, RequestRecord};
+pub use mount::{Memory, Mount, MountFailure, MountOptions, is_fuse_mount};
+pub use seaweedfs::SeaweedFs;
 pub use server::{ServerOptions, TestServer};
 pub use wire::Op;

@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::S3ServiceBuilder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime;
@@ -151,7 +151,7 @@ impl TestServer {
         let (log, faults) = (RequestLog::new(), Faults::default());
         let mut builder = S3ServiceBuilder::new(Service(Arc::clone(&backend)));
         let (key, secret) = &options.credentials;
-        builder.set_auth(SimpleAuth::from_single(key.as_str(), secret.as_str()));
+        builder.set_auth(OneKey { key: key.clone(), secret: secret.as_str().into() });
         if options.anonymous {
             builder.set_access(Everyone);
         }
@@ -274,6 +274,25 @@ fn own_runtime() -> anyhow::Result<runtime::Runtime> {
     // Two workers: one hashes an upload while the other serves.
     let mut builder = runtime::Builder::new_multi_thread();
     Ok(builder.worker_threads(2).thread_name("s3pod-testserver").enable_all().build()?)
+}
+
+/// Knows one access key, and refuses any other with S3's own code.
+struct OneKey {
+    key: String,
+    secret: SecretKey,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for OneKey {
+    async fn get_secret_key(&self, access_key: &str) -> s3s::S3Result<SecretKey> {
+        if access_key == self.key {
+            return Ok(self.secret.clone());
+        }
+        Err(s3s::s3_error!(
+            InvalidAccessKeyId,
+            "The AWS Access Key Id you provided does not exist in our records."
+        ))
+    }
 }
 
 /// Lets unsigned requests in.

@@ -1,0 +1,14 @@
+//! The test server, seen through the AWS SDK and raw HTTP: one file per group of behaviours.
+
+mod common;
+
+mod checksums;
+mod conditions;
+mod copying;
+mod faults;
+mod listing;
+mod log;
+mod multipart;
+mod objects;
+mod seaweedfs;
+mod versions;
