@@ -47,12 +47,8 @@ impl RequestBody {
         s3s::Body::http_body_unsync(self)
     }
 
-    fn cut(&self) -> Option<Poll<Option<Result<Frame<Bytes>, StdError>>>> {
-        let after = self.reset_after?;
-        (self.taken >= after).then(|| {
-            self.connection.reset();
-            Poll::Ready(Some(Err("the request is reset mid-body".into())))
-        })
+    fn is_cut(&self) -> bool {
+        self.reset_after.is_some_and(|after| self.taken >= after)
     }
 }
 
@@ -64,8 +60,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        if let Some(cut) = self.cut() {
-            return cut;
+        if self.is_cut() {
+            self.connection.reset();
+            return Poll::Ready(Some(Err("the request is reset mid-body".into())));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)?);
         if let Some(bytes) = frame.as_ref().and_then(Frame::data_ref) {
