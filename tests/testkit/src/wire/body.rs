@@ -2,24 +2,21 @@
 //!
 //! Must not know which fault rule asked, nor what the bytes mean.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use s3s::StdError;
-use tokio::time::Sleep;
 
 use super::Broken;
 use super::connection::Connection;
 use crate::log::{Flight, Live};
 
-/// Long enough for hyper to have flushed what came before a cut.
-const BEFORE_CUT: Duration = Duration::from_millis(20);
 /// A drip is this many pieces a second.
 const DRIPS_PER_SECOND: u64 = 20;
 
@@ -102,14 +99,13 @@ impl Shape {
 }
 
 /// A response's body as hyper sends it. Its end, or its drop, ends the request's log entry.
-#[derive(Debug)]
 pub(crate) struct ResponseBody {
     inner: s3s::Body,
     /// What a drip or a cut left of the last frame.
     rest: Bytes,
     sent: u64,
     shape: Shape,
-    wait: Option<Pin<Box<Sleep>>>,
+    wait: Option<BoxFuture<'static, ()>>,
     flight: Flight,
     connection: Arc<Connection>,
 }
@@ -129,7 +125,8 @@ impl ResponseBody {
             // Until the client gives up or the server stops.
             return Poll::Pending;
         }
-        let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(BEFORE_CUT)));
+        let connection = &self.connection;
+        let wait = self.wait.get_or_insert_with(|| Box::pin(Arc::clone(connection).delivered()));
         ready!(wait.as_mut().poll(cx));
         if matches!(self.shape, Shape::Reset { .. }) {
             self.connection.reset();
