@@ -14,10 +14,12 @@ mod durability;
 mod fallocate;
 mod fsync;
 mod lab;
+mod lock;
 mod mkdir;
 mod mmap;
 mod open;
 mod properties;
+mod races;
 mod raw;
 mod read;
 mod readdir;
@@ -72,6 +74,10 @@ cases! {
         fsync_makes_bytes_visible_and_writing_goes_on,
         fsync_of_a_clean_file_succeeds,
         fsync_of_a_directory_succeeds,
+    }
+    lock {
+        locks_exclude_within_a_mount,
+        a_database_lives_on_the_mount,
     }
     mkdir {
         a_directory_is_a_marker,
