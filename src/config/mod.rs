@@ -30,8 +30,7 @@ pub use mount_options::{parse as parse_mount_options, render as render_mount_opt
 pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};
 pub use resolve::Host;
 pub use values::{
-    CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
-    ProxyUrl, Sse,
+    CacheDir, Checksums, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode, ProxyUrl, Sse,
 };
 
 /// Everything a mount has to be told, resolved and checked. Plain values: it can be cloned,
@@ -57,8 +56,6 @@ pub struct Config {
     pub metadata_ttl: Duration,
     /// How long changed attributes wait for a commit to ride on; zero sends them at once.
     pub attr_delay: Duration,
-    /// When unlink answers.
-    pub delete: DeleteMode,
     /// When O_EXCL is decided.
     pub exclusive_create: ExclusiveCreate,
     /// Owner of files that name none.

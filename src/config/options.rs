@@ -16,8 +16,7 @@ use crate::units::{GIB, MIB, TIB};
 
 use super::definition::{Authority, Category, Definition, Kind};
 use super::values::{
-    self, CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, MetadataMode, ProxyUrl,
-    Sse,
+    self, CacheDir, Checksums, EndpointUrl, ExclusiveCreate, MetadataMode, ProxyUrl, Sse,
 };
 
 /// What somebody asked for; none where they said nothing.
@@ -75,7 +74,6 @@ pub struct OperatorOptions {
 #[expect(missing_docs, reason = "the table documents the flag of the same name")]
 pub struct TuningOptions {
     pub attr_delay: Option<Duration>,
-    pub delete: Option<DeleteMode>,
     pub dir_mode: Option<u16>,
     pub exclusive_create: Option<ExclusiveCreate>,
     pub file_mode: Option<u16>,
@@ -384,18 +382,6 @@ pub static OPTIONS: &[Definition] = &[
         set: |o, text| parse(text).map(|moment| o.tuning.exclusive_create = moment),
     },
     Definition {
-        flag: "delete",
-        kind: Kind::Value("async|sync"),
-        default: "async; sync with --cache-dir none",
-        help: "When unlink() answers",
-        details: "async: the first unlink in a directory waits for the store, later ones are \
-                  queued and leave together within 100 ms. sync: each waits for the store.",
-        category: Category::Writing,
-        authority: Authority::Tuning,
-        example: "sync",
-        set: |o, text| parse(text).map(|mode| o.tuning.delete = mode),
-    },
-    Definition {
         flag: "attr-delay",
         kind: Kind::Value("TIME"),
         default: "1s; 0 with --cache-dir none",
@@ -474,7 +460,7 @@ pub static OPTIONS: &[Definition] = &[
         default: "/var/cache/s3pod for root, else $XDG_CACHE_HOME/s3pod or ~/.cache/s3pod",
         help: "Folder for what is kept on local disk",
         details: "Files that are being written are staged there. `none` stages in the memory \
-                  budget (ENOSPC beyond it) and makes --delete sync and --attr-delay 0.",
+                  budget (ENOSPC beyond it) and makes --attr-delay 0.",
         category: Category::Resources,
         authority: Authority::Local,
         example: "/var/cache/s3pod",

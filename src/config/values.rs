@@ -61,16 +61,6 @@ words! {
 }
 
 words! {
-    /// When unlink answers: `--delete`.
-    DeleteMode {
-        /// Once the DELETE is queued.
-        Async = "async",
-        /// Once the store has deleted.
-        Sync = "sync",
-    }
-}
-
-words! {
     /// When `O_EXCL` is decided: `--exclusive-create`.
     ExclusiveCreate {
         /// At the first commit, without a request of its own.

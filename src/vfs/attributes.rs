@@ -55,7 +55,16 @@ impl Vfs {
         let handle = fh.map(|fh| self.handle(fh)).transpose()?;
         self.learn_properties(inode).await?;
         self.resize(inode, size, handle.as_deref()).await?;
-        if handle.is_none() { self.commit(inode).await } else { Ok(()) }
+        if handle.is_some() {
+            return Ok(());
+        }
+        let committed = self.commit(inode).await;
+        if committed.is_err() {
+            // No close will come that tries it again.
+            self.retry_later(inode);
+        }
+        self.let_go(inode);
+        committed
     }
 
     /// Applies what changes; false where nothing does.
@@ -101,6 +110,7 @@ impl Vfs {
             let vfs = Self(core);
             if let Err(error) = vfs.send_attributes(&inode).await {
                 tracing::error!(ino = inode.ino.0, %error, "attributes are not in S3 yet");
+                vfs.retry_later(&inode);
             }
             vfs.table().collect(inode.ino);
         });
@@ -126,6 +136,8 @@ impl Vfs {
         }
         let (Some(version), Some(key)) = (Self::version_of(inode), self.table().key(inode.ino))
         else {
+            // Nowhere to send them: the name stands for another object by now.
+            inode.state().attributes_dirty &= Self::version_of(inode).is_none();
             return Ok(());
         };
         self.learn_properties(inode).await?;
@@ -133,13 +145,14 @@ impl Vfs {
         let unchanged = Condition::Unchanged(Version::clone(&version));
         let copied =
             self.0.engine.copy(&version, &key, Some(properties.clone()), &unchanged).await?;
+        let copied = Arc::new(copied);
         let mut state = inode.state();
-        state.committed(Arc::new(copied), properties, self.0.clock.now());
-        state.attributes_dirty = state.attributes_epoch != epoch;
-        if state.staged.as_ref().is_some_and(|staged| !staged.is_dirty()) {
+        if let Some(staged) = &state.staged {
             // The version it lies over has just been replaced by our own copy.
-            state.staged = None;
+            staged.rebase(Arc::clone(&copied));
         }
+        state.committed(copied, properties, self.0.clock.now());
+        state.attributes_dirty = state.attributes_epoch != epoch;
         Ok(())
     }
 

@@ -87,7 +87,7 @@ impl Vfs {
     }
 
     /// The key of an inode, or for messages about one that lost its name, the last it had.
-    fn key_or_last(&self, inode: &Inode) -> crate::naming::Key {
+    pub(super) fn key_or_last(&self, inode: &Inode) -> crate::naming::Key {
         let key = self.table().key(inode.ino);
         let version = || inode.state().version.as_ref().map(|version| version.key.clone());
         key.or_else(version).unwrap_or_else(|| crate::naming::Key::from("(unlinked)"))
@@ -101,6 +101,9 @@ impl Vfs {
             return Ok(Arc::clone(staged));
         }
         let staged = self.0.engine.stage(&key, state.version.clone())?;
+        if state.unlinked {
+            staged.stay_local();
+        }
         state.staged = Some(Arc::clone(&staged));
         Ok(staged)
     }
@@ -146,24 +149,37 @@ impl Vfs {
         self.commit_locked(inode, false).await
     }
 
-    /// Commits with nobody waiting: only over the version that the file was opened on.
+    /// Commits with nobody waiting: only over the version that the file was opened on. What
+    /// fails is tried again.
     pub(super) async fn commit_in_background(&self, inode: &Arc<Inode>) {
-        let _places_stand = self.0.namespace.read().await;
-        let _one_at_a_time = inode.commit.lock().await;
-        if let Err(error) = self.commit_locked(inode, true).await {
-            let key = self.key_or_last(inode);
-            tracing::error!(%key, %error, "not in S3 yet; the bytes stay staged");
+        if self.try_in_background(inode).await.is_err() {
             self.retry_later(inode);
         }
+    }
+
+    /// One such try.
+    pub(super) async fn try_in_background(&self, inode: &Arc<Inode>) -> Result<()> {
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = inode.commit.lock().await;
+        let committed = self.commit_locked(inode, true).await;
+        if let Err(error) = &committed {
+            let key = self.key_or_last(inode);
+            tracing::error!(%key, %error, "not in S3 yet; the bytes stay staged");
+        }
+        committed
     }
 
     /// The commit itself; the caller holds the inode's commit lock and the namespace.
     pub(super) async fn commit_locked(&self, inode: &Arc<Inode>, background: bool) -> Result<()> {
         let Some(staged) = inode.staged() else { return Ok(()) };
-        let Some(key) = self.table().key(inode.ino) else { return Ok(()) };
-        if inode.state().unlinked || !staged.is_dirty() {
+        if !inode.is_dirty() {
             return Ok(());
         }
+        let Some(key) = self.table().key(inode.ino) else {
+            // The name stands for another object by now, so there is nowhere to send this.
+            let key = self.key_or_last(inode);
+            return Err(self.commit_failed(inode, &staged, write::Error::Conflict { key }));
+        };
         let target = inode.target(&key, self.settings(), background);
         let attributes = inode.state().attributes_epoch;
         let committed = match staged.commit(&target).await {
@@ -179,7 +195,32 @@ impl Vfs {
             state.attributes_dirty = false;
         }
         state.committed(committed.version, committed.properties, self.0.clock.now());
+        drop(state);
+        self.forget_listed(inode);
         Ok(())
+    }
+
+    /// What a listing said of the name is not so any more.
+    fn forget_listed(&self, inode: &Inode) {
+        let table = self.table();
+        if let Some(place) = table.place(inode.ino)
+            && let Some(directory) = table.get(place.parent)
+        {
+            directory.state().knowledge.forget(&place.name);
+        }
+    }
+
+    /// Lets a stage go that holds nothing S3 lacks, when no handle is left that may use it.
+    pub(super) fn let_go(&self, inode: &Inode) {
+        let table = self.table();
+        if table.opens(inode.ino) > 0 {
+            return;
+        }
+        let mut state = inode.state();
+        let is_clean = state.staged.as_ref().is_some_and(|staged| !staged.is_dirty());
+        if is_clean || state.unlinked || state.detached {
+            state.staged = None;
+        }
     }
 
     fn commit_failed(&self, inode: &Arc<Inode>, staged: &Staged, error: write::Error) -> Error {
@@ -194,7 +235,7 @@ impl Vfs {
                 Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
             }
             inode.state().detached = true;
-            self.table().detach(inode.ino);
+            self.table().lose(inode.ino);
         }
         error.into()
     }
@@ -253,7 +294,7 @@ impl Vfs {
         }
         let rest = ByteRange::new(offset, size);
         let slices = match handle.inode.staged() {
-            Some(staged) => staged.slices(rest),
+            Some(staged) => staged.view(rest).1,
             None => vec![Slice::Base(rest)],
         };
         let wanted = |slice: &Slice| matches!(slice, Slice::Hole(_)) == (seek == Seek::Hole);
@@ -329,8 +370,7 @@ async fn read_version(
 }
 
 async fn read_staged(handle: &Handle, staged: &Staged, range: ByteRange) -> Result<Bytes, Moved> {
-    let base = staged.base();
-    let slices = staged.slices(range);
+    let (base, slices) = staged.view(range);
     let mut joined = BytesMut::new();
     for slice in slices {
         match (slice, &base) {
@@ -345,7 +385,11 @@ async fn read_staged(handle: &Handle, staged: &Staged, range: ByteRange) -> Resu
                 }
             },
             (Slice::Base(part), Some(base)) => {
-                joined.extend_from_slice(&read_version(handle, base, part).await?);
+                let bytes = read_version(handle, base, part).await?;
+                if bytes.len() as u64 != part.len() {
+                    return Err(Moved::On);
+                }
+                joined.extend_from_slice(&bytes);
             }
             (Slice::Base(_), None) => return Err(Moved::On),
             (Slice::Hole(part), _) => {

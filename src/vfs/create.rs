@@ -41,14 +41,26 @@ impl Vfs {
         }
         let state = self.new_state(perm, caller);
         let inode = self.insert(parent, &name, FileKind::File, state)?;
-        self.begin_empty(&inode, flags.exclusive)?;
-        if flags.exclusive && self.settings().exclusive_create == ExclusiveCreate::Open {
-            self.claim(&inode).await?;
-        } else {
-            self.commit_empty_later(&inode);
+        let begun = self.begin_file(&inode, flags).await;
+        match begun.and_then(|()| self.add_handle(&inode, flags)) {
+            Ok(opened) => Ok((self.entry(&inode, self.settings().metadata_ttl), opened)),
+            Err(error) => {
+                // A name that nobody could open must not stay.
+                inode.state().detached = true;
+                self.table().lose(inode.ino);
+                Err(error)
+            }
         }
-        let opened = self.add_handle(&inode, flags);
-        Ok((self.entry(&inode, self.settings().metadata_ttl), opened))
+    }
+
+    async fn begin_file(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Result<()> {
+        self.begin_empty(inode, flags.exclusive).await?;
+        if flags.exclusive && self.settings().exclusive_create == ExclusiveCreate::Open {
+            self.claim(inode).await
+        } else {
+            self.commit_empty_later(inode);
+            Ok(())
+        }
     }
 
     /// Wins or loses the name now: a lock across mounts.
@@ -60,14 +72,15 @@ impl Vfs {
     }
 
     /// A new file has something to commit although it has no bytes.
-    fn begin_empty(&self, inode: &Arc<Inode>, exclusive: bool) -> Result<()> {
+    async fn begin_empty(&self, inode: &Arc<Inode>, exclusive: bool) -> Result<()> {
         let key = self.table().key(inode.ino).ok_or(Error::NotFound)?;
-        let mut table = self.table();
         // The object of an unlinked file that is still open stands there: it is being replaced.
-        let replaces = table.is_doomed(&key);
-        table.spare(&key);
-        drop(table);
-        inode.state().exclusive = exclusive && !replaces;
+        let replaces = self.spare(&key).await;
+        {
+            let mut state = inode.state();
+            state.exclusive = exclusive && !replaces;
+            state.hides = replaces.then_some(key);
+        }
         self.stage(inode)?.touch();
         Ok(())
     }
@@ -172,8 +185,7 @@ impl Vfs {
         let name = self.free_name(parent, name).await?;
         let _places_stand = self.0.namespace.read().await;
         let key = self.table().key_at(parent, &name).ok_or(Error::NotFound)??;
-        if self.table().is_doomed(&key) {
-            self.table().spare(&key);
+        if self.spare(&key).await {
             self.delete_object(&key).await?;
         }
         self.put_whole(&key, kind, &mut state, body).await?;

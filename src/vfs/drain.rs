@@ -31,12 +31,7 @@ pub struct Drained {
 impl Vfs {
     /// Sends everything that is not in S3. What cannot be sent is logged, counted and left.
     pub async fn drain(&self) -> Drained {
-        let doomed = self.table().take_all_doomed();
-        for key in doomed {
-            if let Err(error) = self.delete_object(&key).await {
-                tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
-            }
-        }
+        self.delete_doomed(None).await;
         let waiting: Vec<Arc<Inode>> = {
             let all = self.table().all();
             all.into_iter().filter(|inode| is_waiting(inode)).collect()
@@ -58,7 +53,7 @@ impl Vfs {
     }
 
     async fn send_all(&self, inode: &Arc<Inode>) -> bool {
-        let result = match self.commit(inode).await {
+        let result = match self.try_in_background(inode).await {
             Ok(()) => self.send_attributes(inode).await,
             Err(error) => Err(error),
         };
@@ -70,18 +65,31 @@ impl Vfs {
         result.is_ok()
     }
 
-    /// Tries a failed commit again in a while.
+    /// Tries again, every few seconds, to send what could not be sent; at most one task per inode.
     pub(super) fn retry_later(&self, inode: &Arc<Inode>) {
+        if std::mem::replace(&mut inode.state().retrying, true) {
+            return;
+        }
         let (core, inode) = (Arc::downgrade(&self.0), Arc::clone(inode));
         self.0.tasks.spawn(async move {
-            tokio::time::sleep(RETRY_DELAY).await;
-            let Some(core) = core.upgrade() else { return };
-            let vfs = Self(core);
-            if inode.is_dirty() {
-                // Boxed: a commit that fails comes back here.
-                Box::pin(vfs.commit_in_background(&inode)).await;
+            loop {
+                tokio::time::sleep(RETRY_DELAY).await;
+                let Some(core) = core.upgrade() else { return };
+                let vfs = Self(core);
+                if vfs.try_in_background(&inode).await.is_ok() {
+                    // Logged by the store; still waiting is what counts.
+                    let _still_waiting = vfs.send_attributes(&inode).await;
+                }
+                let mut state = inode.state();
+                state.retrying = false;
+                drop(state);
+                if !is_waiting(&inode) {
+                    vfs.let_go(&inode);
+                    vfs.table().collect(inode.ino);
+                    return;
+                }
+                inode.state().retrying = true;
             }
-            vfs.table().collect(inode.ino);
         });
     }
 }

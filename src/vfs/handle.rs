@@ -97,7 +97,7 @@ impl Vfs {
         if flags.write || flags.truncate {
             self.learn_properties(&inode).await?;
         }
-        let opened = self.add_handle(&inode, flags);
+        let opened = self.add_handle(&inode, flags)?;
         if flags.truncate
             && let Err(error) = self.empty(&inode).await
         {
@@ -108,16 +108,26 @@ impl Vfs {
     }
 
     /// Registers a handle on an inode.
-    pub(super) fn add_handle(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Opened {
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the file was unlinked meanwhile and nobody has it open: its object
+    /// is going.
+    pub(super) fn add_handle(&self, inode: &Arc<Inode>, flags: OpenFlags) -> Result<Opened> {
+        {
+            let mut table = self.table();
+            if inode.state().unlinked && table.opens(inode.ino) == 0 {
+                return Err(Error::Stale);
+            }
+            table.opened(inode.ino);
+        }
         let reader = Reader::new(self.0.cache.clone(), self.settings().window_max);
         let handle =
             Handle { inode: Arc::clone(inode), flags, reader, last_change: AtomicU64::new(0) };
         let fh = self.0.handles.number();
         self.0.handles.files().insert(fh, Arc::new(handle));
-        self.table().opened(inode.ino);
         // The kernel's pages belong to the inode, and an inode is one version plus this mount's
         // own changes, which went through those pages.
-        Opened { fh, keep_cache: true }
+        Ok(Opened { fh, keep_cache: true })
     }
 
     fn drop_handle(&self, fh: Fh) -> Option<(Arc<Handle>, u64)> {
@@ -168,19 +178,8 @@ impl Vfs {
     }
 
     async fn last_close(&self, inode: &Arc<Inode>) {
-        let doomed = self.table().take_doomed(inode.ino);
-        for key in doomed {
-            if let Err(error) = self.delete_object(&key).await {
-                tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
-            }
-        }
-        {
-            let mut state = inode.state();
-            let is_clean = state.staged.as_ref().is_some_and(|staged| !staged.is_dirty());
-            if is_clean || state.unlinked || state.detached {
-                state.staged = None;
-            }
-        }
+        self.delete_doomed(Some(inode.ino)).await;
+        self.let_go(inode);
         self.table().collect(inode.ino);
     }
 
@@ -190,7 +189,7 @@ impl Vfs {
         if inode.state().properties.is_none() {
             let head = self.0.store.head(&version.key).await?;
             if !head.version.is_same(&version) {
-                self.table().detach(inode.ino);
+                self.table().lose(inode.ino);
                 return Err(Error::Stale);
             }
             let mut state = inode.state();

@@ -59,6 +59,11 @@ pub(super) struct State {
     pub(super) mtime_is_explicit: bool,
     /// Created with O_EXCL and not committed yet.
     pub(super) exclusive: bool,
+    /// An object of an earlier file that stands under this key until this inode's first commit
+    /// replaces it; if that never comes, it must go with this inode's name.
+    pub(super) hides: Option<Key>,
+    /// A second try of a failed commit is due.
+    pub(super) retrying: bool,
     /// The name was taken away: nothing is committed any more.
     pub(super) unlinked: bool,
     /// Another writer won: every handle answers ESTALE.
@@ -193,6 +198,8 @@ impl State {
             attributes_epoch: 0,
             mtime_is_explicit: false,
             exclusive: false,
+            hides: None,
+            retrying: false,
             unlinked: false,
             detached: false,
             knowledge: Knowledge::default(),
@@ -258,6 +265,7 @@ impl State {
         self.properties = Some(properties);
         self.tags_unread = false;
         self.exclusive = false;
+        self.hides = None;
         self.seen = now;
     }
 }

@@ -49,6 +49,11 @@ impl Knowledge {
         self.has_marker = true;
     }
 
+    /// A name that is there is known no more, so that what is not known may be there.
+    pub(super) fn incomplete(&mut self) {
+        self.made = None;
+    }
+
     /// A name was made here, by this mount.
     pub(super) fn created(&mut self, name: &Name, now: Instant) {
         self.forget(name);
@@ -61,6 +66,12 @@ impl Knowledge {
     pub(super) fn gone(&mut self, name: &Name, now: Instant) {
         self.listed.remove(name);
         self.absent.get_or_insert_with(|| LruCache::new(ABSENT_MAX)).put(name.clone(), now);
+    }
+
+    /// True where the name was taken away later than `then`: what was asked by then is outdated.
+    pub(super) fn is_gone_since(&self, name: &Name, then: Instant) -> bool {
+        let gone = self.absent.as_ref().and_then(|absent| absent.peek(name));
+        gone.is_some_and(|&gone| gone > then)
     }
 
     /// Nothing is known of the name any more.

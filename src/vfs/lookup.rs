@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::attr::{Attr, Entry, Fh, FileKind, Ino};
 use super::inode::{Inode, State, kind_of};
@@ -52,6 +52,10 @@ impl Vfs {
             return Err(Error::NotDirectory);
         }
         let known = self.table().child(parent, name);
+        if known.as_ref().is_some_and(|inode| inode.state().unlinked) {
+            // Its delete is on the way.
+            return Ok(None);
+        }
         if let Some(inode) = &known
             && (inode.kind != FileKind::Directory || self.is_fresh(inode))
         {
@@ -69,17 +73,23 @@ impl Vfs {
         };
         let prefix = self.table().prefix(parent).ok_or(Error::NotFound)?;
         let found = self.find(&prefix, name, hint).await?;
-        Ok(self.adopt(parent, name, found))
+        if self.table().prefix(parent) != Some(prefix) {
+            // The directory was renamed meanwhile, and what was found may be gone from there.
+            return Err(Error::Stale);
+        }
+        Ok(self.adopt(parent, name, found, now))
     }
 
     /// Asks the store what stands under a name.
     async fn find(&self, prefix: &Prefix, name: &Name, hint: Option<Listed>) -> Result<Found> {
         let key = prefix.file(name)?;
         if self.table().is_doomed(&key) {
-            return Ok(Found::Nothing);
+            return self.find_directory(&prefix.directory(name)?).await;
         }
         match (hint, self.settings().metadata) {
-            (Some(Listed::File(version)), Metadata::List) => Ok(Found::Listed(version)),
+            (Some(Listed::File(version)), Metadata::List) if version.key == key => {
+                Ok(Found::Listed(version))
+            }
             (Some(Listed::File(_)), Metadata::Posix) => self.find_object(&key).await,
             (Some(Listed::Directory), Metadata::List) => Ok(Found::Directory(None)),
             (Some(Listed::Directory), Metadata::Posix) => {
@@ -138,18 +148,27 @@ impl Vfs {
     }
 
     /// Makes the tree say what the store said. An inode whose object was replaced keeps its
-    /// handles and loses its name; local changes are never overwritten by what the store says.
-    pub(super) fn adopt(&self, parent: Ino, name: &Name, found: Found) -> Option<Arc<Inode>> {
+    /// handles and loses its name; local changes are never overwritten by what the store says, nor
+    /// is what became known after it was `asked`.
+    pub(super) fn adopt(
+        &self,
+        parent: Ino,
+        name: &Name,
+        found: Found,
+        asked: Instant,
+    ) -> Option<Arc<Inode>> {
         let now = self.0.clock.now();
         let mut table = self.table();
         let known = table.child(parent, name);
         if let Some(inode) = &known
-            && (confirm(inode, &found, now, self) || has_local(&table, inode))
+            && (inode.state().seen > asked
+                || confirm(inode, &found, now, self)
+                || has_local(&table, inode))
         {
             return known;
         }
         if let Some(inode) = known {
-            table.detach(inode.ino);
+            table.lose(inode.ino);
         }
         let settings = self.settings();
         let (kind, mut state) = match &found {
@@ -208,11 +227,14 @@ impl Vfs {
         let Some(key) = self.table().key(inode.ino) else { return Ok(()) };
         let before = inode.state().version.clone();
         let found = self.find_object(&key).await?;
-        let moved_on = inode.is_dirty() || inode.state().version != before;
-        if moved_on || confirm(inode, &found, self.0.clock.now(), self) {
+        let moved_on = {
+            let state = inode.state();
+            state.unlinked || state.version != before
+        };
+        if moved_on || inode.is_dirty() || confirm(inode, &found, self.0.clock.now(), self) {
             return Ok(());
         }
-        self.table().detach(inode.ino);
+        self.table().lose(inode.ino);
         Err(Error::Stale)
     }
 }
@@ -224,7 +246,7 @@ fn has_local(table: &Table, inode: &Inode) -> bool {
 }
 
 /// True where `found` is what the inode already is; then it is fresh again.
-fn confirm(inode: &Inode, found: &Found, now: std::time::Instant, vfs: &Vfs) -> bool {
+fn confirm(inode: &Inode, found: &Found, now: Instant, vfs: &Vfs) -> bool {
     let mut state = inode.state();
     let is_same = match (found, inode.kind) {
         (Found::Directory(_), FileKind::Directory) => true,
@@ -253,10 +275,12 @@ fn confirm(inode: &Inode, found: &Found, now: std::time::Instant, vfs: &Vfs) -> 
 }
 
 /// The state of the same bytes under changed metadata; what is open stays as it is.
-fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, now: std::time::Instant) -> State {
+fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, now: Instant) -> State {
     let mut renewed = State::of_head(head, vfs.settings(), now);
     renewed.staged = state.staged.take();
     renewed.version = state.version.take();
     renewed.attributes_epoch = state.attributes_epoch;
+    renewed.retrying = state.retrying;
+    (renewed.unlinked, renewed.detached) = (state.unlinked, state.detached);
     renewed
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
 use super::inode::Inode;
@@ -50,6 +51,8 @@ struct Item {
     kind: FileKind,
     /// What the listing said of a file.
     version: Option<Arc<Version>>,
+    /// When the listing was asked.
+    asked: Instant,
 }
 
 impl Walk {
@@ -143,9 +146,11 @@ impl Vfs {
                 self.begin(inode, walk);
                 return Ok(());
             }
-            Next::Page(continuation) => continuation.take(),
+            // Cloned, since a reader that gives up drops this future in the middle of the request.
+            Next::Page(continuation) => continuation.clone(),
             Next::End => return Ok(()),
         };
+        let asked = self.0.clock.now();
         let Some(prefix) = self.table().prefix(inode.ino) else {
             // Removed while open: an empty directory, as on a disk.
             walk.next = Next::End;
@@ -154,22 +159,17 @@ impl Vfs {
         let request = ListRequest {
             prefix: prefix.as_str().to_owned(),
             delimited: true,
-            continuation: continuation.clone(),
+            continuation,
             ..ListRequest::default()
         };
-        let page = match self.0.store.list(&request).await {
-            Ok(page) => page,
-            Err(error) => {
-                walk.next = Next::Page(continuation);
-                return Err(error.into());
-            }
-        };
-        self.take_page(inode, &prefix, page, walk);
+        let page = self.0.store.list(&request).await?;
+        self.take_page(inode, &prefix, page, walk, asked);
         Ok(())
     }
 
     fn begin(&self, inode: &Arc<Inode>, walk: &mut Walk) {
-        let entry = |name, kind| Item { name, kind, version: None };
+        let asked = self.0.clock.now();
+        let entry = |name, kind| Item { name, kind, version: None, asked };
         walk.entries.push_back(entry(DirName::Dot, FileKind::Directory));
         walk.entries.push_back(entry(DirName::DotDot, FileKind::Directory));
         let known = self.table().children(inode.ino);
@@ -182,7 +182,14 @@ impl Vfs {
         walk.next = Next::Page(None);
     }
 
-    fn take_page(&self, inode: &Arc<Inode>, prefix: &Prefix, page: ListPage, walk: &mut Walk) {
+    fn take_page(
+        &self,
+        inode: &Arc<Inode>,
+        prefix: &Prefix,
+        page: ListPage,
+        walk: &mut Walk,
+        asked: Instant,
+    ) {
         let mut children = Vec::with_capacity(page.lines.len());
         for line in page.lines {
             match classify(prefix, line.key()) {
@@ -216,16 +223,20 @@ impl Vfs {
                             name: DirName::Child(name),
                             kind: FileKind::File,
                             version: Some(version),
+                            asked,
                         },
                         remembered,
                     )
                 }
                 Child::Directory(name) => {
                     let name = DirName::Child(name);
-                    (Item { name, kind: FileKind::Directory, version: None }, Remembered::Directory)
+                    let kind = FileKind::Directory;
+                    (Item { name, kind, version: None, asked }, Remembered::Directory)
                 }
             };
-            if let DirName::Child(name) = &item.name {
+            if let DirName::Child(name) = &item.name
+                && !state.knowledge.is_gone_since(name, asked)
+            {
                 state.knowledge.listed(name, remembered, now);
             }
             walk.entries.push_back(item);
@@ -255,6 +266,9 @@ impl Vfs {
                 return sink(&DirEntry { ino, cookie, kind, name: dots.clone(), entry });
             }
         };
+        if directory.state().knowledge.is_gone_since(name, item.asked) {
+            return true;
+        }
         let known = if plus {
             self.adopt_item(directory.ino, name, item)
         } else {
@@ -284,7 +298,13 @@ impl Vfs {
             (None, FileKind::Directory) => Found::Directory(None),
             (None, _) => return self.table().child(parent, name),
         };
-        self.adopt(parent, name, found)
+        if let Some(version) = &item.version
+            && self.table().key_at(parent, name).and_then(Result::ok).as_ref() != Some(&version.key)
+        {
+            // The directory was renamed while it was read.
+            return self.table().child(parent, name);
+        }
+        self.adopt(parent, name, found, item.asked)
     }
 
     /// The number that a name without an inode will have when it is looked up.

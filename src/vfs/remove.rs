@@ -9,8 +9,12 @@ use std::sync::Arc;
 use super::attr::{FileKind, Ino};
 use super::inode::Inode;
 use super::{Error, Result, Vfs};
-use crate::naming::{Name, Prefix};
+use crate::naming::{Key, Name, Prefix};
 use crate::store::{ListLine, ListRequest};
+use crate::units::MIB;
+
+/// The open file that is replaced keeps its bytes up to this size, since they must be fetched.
+const OUTLIVE_MAX: u64 = 64 * MIB;
 
 impl Vfs {
     /// Takes a file's name away; its object goes now, or with the last close.
@@ -24,35 +28,101 @@ impl Vfs {
         }
         let _places_stand = self.0.namespace.read().await;
         let _one_at_a_time = inode.commit.lock().await;
-        let is_in_store = Self::version_of(&inode).is_some();
-        if is_in_store {
+        if Self::version_of(&inode).is_some() {
             self.keep_directory(parent).await;
-            let key = self.table().key(inode.ino).ok_or(Error::NotFound)?;
-            if self.table().opens(inode.ino) > 0 {
-                self.table().doom(key, inode.ino);
-            } else {
-                self.delete_object(&key).await?;
-            }
+            self.delete_or_doom(&inode).await?;
+        }
+        let hidden = inode.state().hides.clone();
+        if let Some(key) = hidden {
+            self.delete_object(&key).await?;
         }
         self.take_name(parent, &name, &inode).await;
         Ok(())
     }
 
+    /// The object goes now, or with the last close.
+    async fn delete_or_doom(&self, inode: &Arc<Inode>) -> Result<()> {
+        let key = {
+            let mut table = self.table();
+            let key = table.key(inode.ino).ok_or(Error::NotFound)?;
+            if table.opens(inode.ino) > 0 {
+                table.doom(key, inode);
+                return Ok(());
+            }
+            // Whoever opens it from now on comes too late.
+            inode.state().unlinked = true;
+            key
+        };
+        let deleted = self.delete_object(&key).await;
+        if deleted.is_err() {
+            inode.state().unlinked = false;
+        }
+        deleted
+    }
+
+    /// The key is stored anew, so the delete that waits for a last close is called off, or waited
+    /// for where it is on its way. True where the object of the unlinked file is still there.
+    pub(super) async fn spare(&self, key: &Key) -> bool {
+        let Some(doom) = self.table().doom_of(key) else { return false };
+        self.outlive_object(&doom.owner).await;
+        let _not_under_way = doom.gate.lock().await;
+        self.table().spare(key, &doom)
+    }
+
+    /// Sends the deletes that waited for the last close of `ino`, or of anything.
+    pub(super) async fn delete_doomed(&self, ino: Option<Ino>) {
+        let doomed = self.table().doomed(ino);
+        for (key, doom) in doomed {
+            let _under_way = doom.gate.lock().await;
+            if !self.table().is_doomed_by(&key, &doom) {
+                continue;
+            }
+            if let Err(error) = self.delete_object(&key).await {
+                tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
+            }
+            self.table().spare(&key, &doom);
+        }
+    }
+
+    /// The inode's object is about to be replaced: what is open goes on to show the old bytes, as
+    /// on a disk, so those of a file that is not too large are brought here first.
+    pub(super) async fn outlive_object(&self, inode: &Arc<Inode>) {
+        let size = Self::version_of(inode).map_or(0, |version| version.size);
+        if self.table().opens(inode.ino) == 0 || size == 0 || size > OUTLIVE_MAX {
+            return;
+        }
+        let key = self.key_or_last(inode);
+        let brought = match self.stage(inode) {
+            Ok(staged) => staged.outlive_base(&key).await,
+            Err(error) => return tracing::warn!(%key, %error, "its open handles lose their bytes"),
+        };
+        if let Err(error) = brought {
+            tracing::warn!(%key, %error, "open handles of a replaced file lose its bytes");
+        }
+    }
+
     /// The inode has lost its name for good.
     pub(super) async fn take_name(&self, parent: Ino, name: &Name, inode: &Arc<Inode>) {
-        inode.state().unlinked = true;
-        if let Some(staged) = inode.staged() {
-            staged.abandon().await;
-        }
+        self.take_name_now(parent, name, inode);
+        self.abandon(inode).await;
+    }
+
+    pub(super) fn take_name_now(&self, parent: Ino, name: &Name, inode: &Arc<Inode>) {
         let now = self.0.clock.now();
         let mut table = self.table();
-        if table.opens(inode.ino) == 0 {
-            inode.state().staged = None;
-        }
+        inode.state().unlinked = true;
         table.detach(inode.ino);
         if let Some(directory) = table.get(parent) {
             directory.state().knowledge.gone(name, now);
         }
+    }
+
+    /// Nothing of the inode is sent any more.
+    pub(super) async fn abandon(&self, inode: &Arc<Inode>) {
+        if let Some(staged) = inode.staged() {
+            staged.abandon().await;
+        }
+        self.let_go(inode);
     }
 
     /// Takes an empty directory away.

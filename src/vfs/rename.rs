@@ -77,22 +77,42 @@ impl Vfs {
         }
         let (parent, name) = &rename.to;
         let key = self.table().key_at(*parent, name).ok_or(Error::NotFound)??;
+        let mut stands_there = self.spare(&key).await;
+        if let Some(replaced) = replaced {
+            self.outlive_object(replaced).await;
+            stands_there |= Self::version_of(replaced).is_some();
+            stands_there |= replaced.state().hides.is_some();
+        }
         if Self::version_of(source).is_some() {
             self.commit_locked(source, false).await?;
-            self.move_object(rename, &key).await?;
-        } else if replaced.is_some() {
-            source.state().exclusive = false;
+            self.move_object(rename, &key, stands_there).await?;
+        } else {
+            self.move_unsent(source, &key, stands_there).await?;
         }
-        self.table().spare(&key);
         if let Some(replaced) = replaced {
-            self.take_name(*parent, name, replaced).await;
+            self.take_name_now(*parent, name, replaced);
         }
         self.relink(rename);
+        if let Some(replaced) = replaced {
+            self.abandon(replaced).await;
+        }
+        Ok(())
+    }
+
+    /// A file that is not in S3 yet just follows its name; what it hides does not.
+    async fn move_unsent(&self, source: &Arc<Inode>, key: &Key, stands_there: bool) -> Result<()> {
+        let hidden = source.state().hides.clone();
+        if let Some(hidden) = hidden {
+            self.delete_object(&hidden).await?;
+        }
+        let mut state = source.state();
+        state.hides = stands_there.then(|| key.clone());
+        state.exclusive &= !stands_there;
         Ok(())
     }
 
     /// Copies the object to its new key, with whatever attributes wait, and deletes the old one.
-    async fn move_object(&self, rename: &Move, key: &Key) -> Result<()> {
+    async fn move_object(&self, rename: &Move, key: &Key, stands_there: bool) -> Result<()> {
         let source = &rename.source;
         let Some(version) = Self::version_of(source) else { return Ok(()) };
         let waiting = source.state().attributes_dirty;
@@ -105,23 +125,29 @@ impl Vfs {
             (waiting.then(own), state.attributes_epoch)
         };
         let condition = match rename.mode {
-            RenameMode::NoReplace if !self.table().is_doomed(key) => Condition::Absent,
+            RenameMode::NoReplace if !stands_there => Condition::Absent,
             _ => Condition::None,
         };
         self.keep_directory(rename.from.0).await;
         let copied = self.0.engine.copy(&version, key, properties.clone(), &condition).await;
         let copied = copied.map_err(|error| copy_failed(error, rename.mode))?;
-        self.delete_object(&version.key).await?;
+        if let Err(error) = self.delete_object(&version.key).await {
+            if !stands_there && let Err(error) = self.delete_object(key).await {
+                tracing::warn!(%key, %error, "the copy of a failed rename stays in the bucket");
+            }
+            return Err(error);
+        }
+        let copied = Arc::new(copied);
         let mut state = source.state();
-        state.version = Some(Arc::new(copied));
+        state.version = Some(Arc::clone(&copied));
         state.seen = self.0.clock.now();
         if let Some(properties) = properties {
             state.properties = Some(properties);
             state.attributes_dirty = state.attributes_epoch != epoch;
         }
-        if state.staged.as_ref().is_some_and(|staged| !staged.is_dirty()) {
-            // Its base is the object that is gone; the bytes are in S3 under the new key.
-            state.staged = None;
+        if let Some(staged) = &state.staged {
+            // Its base is the object that is gone. It may have been written to meanwhile.
+            staged.rebase(copied);
         }
         Ok(())
     }
@@ -154,6 +180,9 @@ impl Vfs {
         }
         self.commit_edits_below(rename.source.ino).await?;
         let versions = self.keys_below(&old, &new).await?;
+        for version in &versions {
+            self.spare(&moved_key(&version.key, &old, &new)).await;
+        }
         self.keep_directory(rename.from.0).await;
         let moved = self.copy_all(&versions, &old, &new).await?;
         self.delete_all(versions.iter().map(|version| version.key.clone()).collect()).await;
@@ -269,11 +298,14 @@ impl Vfs {
             };
             let mut state = inode.state();
             if let Some(version) = key.and_then(|key| moved.get(&key)) {
-                state.version = Some(Arc::new(version.clone()));
-                state.seen = now;
-                if state.staged.as_ref().is_some_and(|staged| !staged.is_dirty()) {
-                    state.staged = None;
+                let version = Arc::new(version.clone());
+                if let Some(staged) = &state.staged {
+                    staged.rebase(Arc::clone(&version));
                 }
+                state.version = Some(version);
+                state.hides = None;
+                state.exclusive = false;
+                state.seen = now;
             }
         }
     }

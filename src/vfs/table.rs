@@ -37,7 +37,17 @@ pub(super) struct Table {
     root: Prefix,
     next_generation: u64,
     /// Keys whose object goes with the last close of an unlinked file.
-    doomed: HashMap<Key, Ino>,
+    doomed: HashMap<Key, Doom>,
+}
+
+/// A delete that waits for a last close.
+#[derive(Debug, Clone)]
+pub(super) struct Doom {
+    /// The unlinked file.
+    pub(super) owner: Arc<Inode>,
+    /// Held while the delete is on its way, and by whoever calls it off: whatever is stored under
+    /// the key next must not be overtaken by it.
+    pub(super) gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Table {
@@ -140,6 +150,15 @@ impl Table {
         self.collect(place.parent);
     }
 
+    /// Takes a name away because the store has another object there, or none that is known: the
+    /// next lookup must ask.
+    pub(super) fn lose(&mut self, ino: Ino) {
+        if let Some(parent) = self.place(ino).and_then(|place| self.get(place.parent)) {
+            parent.state().knowledge.incomplete();
+        }
+        self.detach(ino);
+    }
+
     /// Moves an inode to another name, which must be free.
     pub(super) fn relink(&mut self, ino: Ino, parent: Ino, name: &Name) {
         let Some(node) = self.nodes.get_mut(&ino) else { return };
@@ -220,35 +239,43 @@ impl Table {
             {
                 if parent.children.get(&place.name) == Some(&ino) {
                     parent.children.remove(&place.name);
+                    // The name is there, only nobody here knows it any more.
+                    parent.inode.state().knowledge.incomplete();
                 }
                 next = Some(place.parent);
             }
         }
     }
 
-    /// The object under `key` goes when the unlinked file `ino` is closed for the last time.
-    pub(super) fn doom(&mut self, key: Key, ino: Ino) {
-        self.doomed.insert(key, ino);
+    /// The object under `key` goes when the unlinked file `owner` is closed for the last time.
+    pub(super) fn doom(&mut self, key: Key, owner: &Arc<Inode>) {
+        let (owner, gate) = (Arc::clone(owner), Arc::default());
+        self.doomed.insert(key, Doom { owner, gate });
+    }
+
+    pub(super) fn doom_of(&self, key: &Key) -> Option<Doom> {
+        self.doomed.get(key).cloned()
     }
 
     pub(super) fn is_doomed(&self, key: &Key) -> bool {
         self.doomed.contains_key(key)
     }
 
-    /// The key was made anew, so the old object is being replaced and its delete is not sent.
-    pub(super) fn spare(&mut self, key: &Key) {
-        self.doomed.remove(key);
+    /// True while this delete is due.
+    pub(super) fn is_doomed_by(&self, key: &Key, doom: &Doom) -> bool {
+        self.doomed.get(key).is_some_and(|found| Arc::ptr_eq(&found.gate, &doom.gate))
     }
 
-    /// The deletes that waited for the last close of `ino`.
-    pub(super) fn take_doomed(&mut self, ino: Ino) -> Vec<Key> {
-        let of_ino = self.doomed.extract_if(|_, owner| *owner == ino);
-        of_ino.map(|(key, _)| key).collect()
+    /// This delete is called off, or over; false where it was before.
+    pub(super) fn spare(&mut self, key: &Key, doom: &Doom) -> bool {
+        self.is_doomed_by(key, doom) && self.doomed.remove(key).is_some()
     }
 
-    /// Every delete that waits for a last close.
-    pub(super) fn take_all_doomed(&mut self) -> Vec<Key> {
-        self.doomed.drain().map(|(key, _)| key).collect()
+    /// The deletes that wait for the last close of `ino`, or of anything.
+    pub(super) fn doomed(&self, ino: Option<Ino>) -> Vec<(Key, Doom)> {
+        let all = self.doomed.iter();
+        let wanted = all.filter(|(_, doom)| ino.is_none_or(|ino| doom.owner.ino == ino));
+        wanted.map(|(key, doom)| (key.clone(), doom.clone())).collect()
     }
 
     /// How many inodes there are.
@@ -260,6 +287,6 @@ impl Table {
 fn needs_commit(inode: &Inode) -> bool {
     inode.is_dirty() || {
         let state = inode.state();
-        state.attributes_dirty && !state.unlinked
+        state.attributes_dirty && !state.unlinked && !state.detached
     }
 }

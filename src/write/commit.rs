@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::plan::{Edit, PartSource, Plan, PlannedPart, plan};
 use super::stage::{Account, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
-use super::{COMMIT_ID, Committed, Engine, Error, Result, Staged, Target, copy};
+use super::{COMMIT_ID, Committed, Error, Result, Staged, Target, copy};
 use crate::naming::Key;
 use crate::store::{
     self, Condition, ErrorKind, PartTag, PartTarget, Payload, Properties, PutRequest, Upload,
@@ -35,12 +35,37 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
     if account.epoch == account.committed {
         return Ok(None);
     }
-    let committed = match usable(&mut stream, staged, target, &account).await {
-        Some(running) => finish(staged, target, &account, running).await?,
-        None => send(staged, target, &account).await?,
+    let sent = match usable(&mut stream, staged, target, &account).await {
+        Some(running) => finish(staged, target, &account, running).await,
+        None => send(staged, target, &account).await,
+    };
+    let committed = match sent {
+        Err(error @ (Error::Conflict { .. } | Error::Exists { .. })) => {
+            again(staged, target, error).await?
+        }
+        sent => sent?,
     };
     staged.stage.committed(Arc::clone(&committed.version), account.epoch);
     Ok(Some(committed))
+}
+
+/// Another version stands there. Where it is an earlier commit of this very file, which was given
+/// up because no answer came, it is what the bytes not changed since are in, so the commit goes
+/// over it; otherwise `refusal` stands.
+async fn again(staged: &Staged, target: &Target, refusal: Error) -> Result<Committed> {
+    let unknown = staged.stage.account().unknown.clone();
+    if unknown.is_empty() {
+        return Err(refusal);
+    }
+    let Ok(head) = staged.engine.0.store.head(&target.key).await else { return Err(refusal) };
+    if !head.properties.user_metadata.get(COMMIT_ID).is_some_and(|id| unknown.contains(id)) {
+        return Err(refusal);
+    }
+    tracing::info!(key = %target.key, "a commit that was given up has arrived after all");
+    staged.stage.rebase(Arc::new(head.version.clone()));
+    let condition = Condition::Unchanged(head.version);
+    let account = staged.stage.account().clone();
+    send(staged, &Target { condition, ..target.clone() }, &account).await
 }
 
 /// The streamed upload, where it can become this commit; otherwise it is given up.
@@ -75,7 +100,7 @@ async fn finish(
             return Err(classify(error, &target.key, &Condition::None));
         }
     };
-    let version = match complete(engine, target, &running.upload, &tags, &running.commit_id).await {
+    let version = match complete(staged, target, &running.upload, &tags, &running.commit_id).await {
         Ok(version) => version,
         Err(error) => {
             running.abort(engine).await;
@@ -139,7 +164,7 @@ async fn put(
         condition: target.condition.clone(),
     };
     let sent = engine.0.store.put(&request, &Payload::Bytes(bytes)).await;
-    settle(engine, target, id, sent).await
+    settle(staged, target, id, sent).await
 }
 
 async fn multipart(
@@ -155,7 +180,7 @@ async fn multipart(
     let upload = Upload { key: target.key.clone(), id: upload_id };
     let sent = send_parts(staged, target, &upload, parts).await;
     let completed = match sent {
-        Ok(tags) => complete(engine, target, &upload, &tags, id).await,
+        Ok(tags) => complete(staged, target, &upload, &tags, id).await,
         Err(error) => Err(error),
     };
     if completed.is_err()
@@ -198,7 +223,7 @@ async fn send_part(
 }
 
 /// Brings into the staging file what of `range` is still only in the base.
-async fn fill(staged: &Staged, key: &Key, range: ByteRange) -> Result<()> {
+pub(super) async fn fill(staged: &Staged, key: &Key, range: ByteRange) -> Result<()> {
     let Some(base) = staged.base() else { return Ok(()) };
     for slice in staged.slices(range) {
         let Slice::Base(gap) = slice else { continue };
@@ -216,20 +241,21 @@ async fn fill(staged: &Staged, key: &Key, range: ByteRange) -> Result<()> {
 }
 
 async fn complete(
-    engine: &Engine,
+    staged: &Staged,
     target: &Target,
     upload: &Upload,
     tags: &[PartTag],
     id: &str,
 ) -> Result<Version> {
-    let completed = engine.0.store.complete_upload(upload, tags, &target.condition).await;
-    settle(engine, target, id, completed).await
+    let store = &staged.engine.0.store;
+    let completed = store.complete_upload(upload, tags, &target.condition).await;
+    settle(staged, target, id, completed).await
 }
 
 /// Decides what an answer means that may be the echo of a success: the object carries our commit
 /// id, or it does not.
 async fn settle(
-    engine: &Engine,
+    staged: &Staged,
     target: &Target,
     id: &str,
     answer: store::Result<Version>,
@@ -238,8 +264,11 @@ async fn settle(
         Ok(version) => return Ok(version),
         Err(error) => error,
     };
+    if error.is_ambiguous() {
+        staged.stage.unanswered(id);
+    }
     if error.is_ambiguous()
-        && let Ok(head) = engine.0.store.head(&target.key).await
+        && let Ok(head) = staged.engine.0.store.head(&target.key).await
         && head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
     {
         tracing::debug!(key = %target.key, "the answer was lost, but the object is there");

@@ -17,6 +17,7 @@ mod stream;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -106,7 +107,8 @@ impl Engine {
     pub fn stage(&self, key: &Key, base: Option<Arc<Version>>) -> Result<Arc<Staged>> {
         let stage = Stage::create(&self.0.staging, base)
             .map_err(|source| Error::Staging { key: key.clone(), source })?;
-        Ok(Arc::new(Staged { engine: self.clone(), stage, stream: Mutex::new(Stream::default()) }))
+        let (stream, stays_local) = (Mutex::new(Stream::default()), AtomicBool::new(false));
+        Ok(Arc::new(Staged { engine: self.clone(), stage, stream, stays_local }))
     }
 
     /// Copies a whole object of any size server-side, pinned to `source`.
@@ -133,6 +135,8 @@ pub struct Staged {
     stage: Stage,
     /// Held by whoever changes or commits the file.
     stream: Mutex<Stream>,
+    /// The file was unlinked: nothing of it is sent any more.
+    stays_local: AtomicBool,
 }
 
 impl Staged {
@@ -153,7 +157,9 @@ impl Staged {
         let mut stream = self.stream.lock().await;
         self.stage.write_at(offset, bytes).map_err(|error| self.error(key, error))?;
         stream.touched(ByteRange::new(offset, end));
-        stream.advance(self, target).await;
+        if !self.stays_local.load(Ordering::Relaxed) {
+            stream.advance(self, target).await;
+        }
         Ok(self.stage.account().epoch)
     }
 
@@ -185,10 +191,31 @@ impl Staged {
         commit::commit(self, target).await
     }
 
-    /// Gives a streamed upload up, as when the file was unlinked.
+    /// From now on nothing is sent: the file was unlinked. What was streamed is given up.
     pub async fn abandon(&self) {
+        self.stay_local();
         let mut stream = self.stream.lock().await;
         stream.abandon(&self.engine).await;
+    }
+
+    /// From now on no upload begins.
+    pub fn stay_local(&self) {
+        self.stays_local.store(true, Ordering::Relaxed);
+    }
+
+    /// Brings every byte that is still only in the version underneath into the staging file, so
+    /// that they outlive it.
+    ///
+    /// # Errors
+    /// The store's and the staging folder's.
+    pub async fn outlive_base(&self, key: &Key) -> Result<()> {
+        let _nothing_changes = self.stream.lock().await;
+        commit::fill(self, key, ByteRange::new(0, self.size())).await
+    }
+
+    /// This mount itself replaced the version underneath by `version`, a copy of it.
+    pub fn rebase(&self, version: Arc<Version>) {
+        self.stage.rebase(version);
     }
 
     /// Moves the staged bytes to the recovery folder and returns where they are.
@@ -208,6 +235,11 @@ impl Staged {
     /// Where the bytes of `range`, cut to the size, are.
     pub fn slices(&self, range: ByteRange) -> Vec<Slice> {
         self.stage.slices(range)
+    }
+
+    /// The version underneath, and where the bytes of `range` are, as of one moment.
+    pub fn view(&self, range: ByteRange) -> (Option<Arc<Version>>, Vec<Slice>) {
+        self.stage.view(range)
     }
 
     /// Reads a [`Slice::Dirty`] range.

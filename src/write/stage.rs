@@ -19,6 +19,10 @@ use super::extents::Extents;
 use crate::store::Version;
 use crate::units::ByteRange;
 
+/// Unanswered commits of one file that are remembered. Each took the operation timeout, so an
+/// older one than these arrives no more.
+const UNKNOWN_MAX: usize = 8;
+
 /// Where staging files lie, and their quota.
 #[derive(Debug)]
 pub struct Staging {
@@ -27,14 +31,17 @@ pub struct Staging {
     quota: u64,
     used: AtomicU64,
     next: AtomicU64,
+    /// Counts every change of every file, so that the stages of one inode, one after the other,
+    /// never give the same epoch twice.
+    epochs: AtomicU64,
 }
 
 impl Staging {
     /// Staging files in `folder`, or in memory where there is none, at most `quota` bytes
     /// together.
     pub fn new(folder: Option<&Path>, quota: u64) -> Arc<Self> {
-        let (used, next) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { folder: folder.map(Path::to_owned), quota, used, next })
+        let (used, next, epochs) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { folder: folder.map(Path::to_owned), quota, used, next, epochs })
     }
 
     fn create(&self) -> io::Result<(File, Option<PathBuf>)> {
@@ -57,6 +64,10 @@ impl Staging {
     /// Bytes staged by all files together.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn charge(&self, bytes: u64) -> bool {
@@ -109,10 +120,12 @@ pub(super) struct Account {
     pub(super) dirty: Extents,
     /// Bytes of the staging file that equal the file's content.
     pub(super) present: Extents,
-    /// Counts changes.
+    /// The number of the last change; grows with each.
     pub(super) epoch: u64,
     /// The epoch that S3 has.
     pub(super) committed: u64,
+    /// Ids of commits that were sent and never answered: any of them may still arrive.
+    pub(super) unknown: Vec<String>,
 }
 
 impl Account {
@@ -133,14 +146,16 @@ impl Stage {
         let (file, path) = staging.create()?;
         let size = base.as_ref().map_or(0, |base| base.size);
         file.set_len(size)?;
+        let epoch = staging.next_epoch();
         let account = Account {
             size,
             base,
             base_len: size,
             dirty: Extents::default(),
             present: Extents::default(),
-            epoch: 0,
-            committed: 0,
+            epoch,
+            committed: epoch,
+            unknown: Vec::new(),
         };
         let (file, staging) = (Arc::new(file), Arc::clone(staging));
         Ok(Self { file, path, staging, account: Mutex::new(account) })
@@ -166,7 +181,7 @@ impl Stage {
         self.keep(&mut account, range, bytes)?;
         account.dirty.insert(range);
         account.size = account.size.max(range.end);
-        account.epoch += 1;
+        account.epoch = self.staging.next_epoch();
         Ok(())
     }
 
@@ -211,17 +226,23 @@ impl Stage {
         account.dirty.truncate(size);
         account.base_len = account.base_len.min(size);
         account.size = size;
-        account.epoch += 1;
+        account.epoch = self.staging.next_epoch();
         Ok(())
     }
 
     /// Counts a change that has no bytes: the file is to exist.
     pub(super) fn touch(&self) {
-        self.account().epoch += 1;
+        self.account().epoch = self.staging.next_epoch();
     }
 
     /// Where the bytes of `range`, cut to the size, are.
     pub(super) fn slices(&self, range: ByteRange) -> Vec<Slice> {
+        self.view(range).1
+    }
+
+    /// The version underneath and where the bytes of `range` are, as of one moment: a commit in
+    /// between would make one of them the other's future.
+    pub(super) fn view(&self, range: ByteRange) -> (Option<Arc<Version>>, Vec<Slice>) {
         let account = self.account();
         let range = range.intersect(ByteRange::new(0, account.size));
         let base = ByteRange::new(0, account.base_len);
@@ -240,7 +261,7 @@ impl Stage {
                 slices.push(Slice::Hole(hole));
             }
         }
-        slices
+        (account.base.clone(), slices)
     }
 
     /// Reads bytes that are present.
@@ -257,6 +278,23 @@ impl Stage {
         account.base = Some(version);
         account.dirty = Extents::default();
         account.committed = epoch;
+        account.unknown.clear();
+    }
+
+    /// The same bytes as those of the version underneath are `version` now.
+    pub(super) fn rebase(&self, version: Arc<Version>) {
+        let mut account = self.account();
+        account.base_len = account.base_len.min(version.size);
+        account.base = Some(version);
+    }
+
+    /// A commit was sent and not answered.
+    pub(super) fn unanswered(&self, id: &str) {
+        let mut account = self.account();
+        if account.unknown.len() == UNKNOWN_MAX {
+            account.unknown.remove(0);
+        }
+        account.unknown.push(id.to_owned());
     }
 }
 

@@ -43,7 +43,10 @@ fn roots(by_path: &BTreeMap<&str, &Source>, manifests: &[(String, String)]) -> V
             |(folder, _)| {
                 let inside = path.strip_prefix(folder.as_str());
                 let file = inside.and_then(|inside| inside.strip_prefix("tests/"));
-                file.is_some_and(|file| !file.contains('/'))
+                // `tests/name.rs`, or `tests/name/main.rs`.
+                file.is_some_and(|file| {
+                    file.strip_suffix("/main.rs").unwrap_or(file).matches('/').count() == 0
+                })
             },
         )
     };

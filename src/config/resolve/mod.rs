@@ -15,7 +15,7 @@ use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
 use super::options::{OPTIONS, Options};
-use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
+use super::values::{CacheDir, Checksums, ExclusiveCreate, MetadataMode, ProxyUrl};
 use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
 
 pub use host::Host;
@@ -63,11 +63,6 @@ impl Config {
             } else {
                 1
             })),
-            delete: tuning.delete.unwrap_or(if in_memory {
-                DeleteMode::Sync
-            } else {
-                DeleteMode::Async
-            }),
             exclusive_create: tuning.exclusive_create.unwrap_or(ExclusiveCreate::Commit),
             uid: tuning.uid.unwrap_or(host.uid),
             gid: tuning.gid.unwrap_or(host.gid),
@@ -133,10 +128,6 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
         (
             operator.sse_kms_key_id.is_some() && operator.sse.is_none(),
             ("--sse-kms-key-id", "no --sse", "write --sse aws:kms"),
-        ),
-        (
-            in_memory && tuning.delete == Some(DeleteMode::Async),
-            ("--cache-dir none", "--delete async", "queued deletes need a folder"),
         ),
         (
             in_memory && tuning.attr_delay.is_some_and(|delay| !delay.is_zero()),

@@ -46,7 +46,7 @@ impl S3Endpoint {
 #[derive(Debug)]
 pub enum Server {
     /// The one in-process.
-    Ours(TestServer),
+    Ours(Box<TestServer>),
     /// SeaweedFS.
     Seaweed(SeaweedFs),
 }
@@ -54,7 +54,7 @@ pub enum Server {
 impl Server {
     /// Ours, on a thread of its own.
     pub fn ours() -> anyhow::Result<Self> {
-        TestServer::try_spawn(ServerOptions::default()).map(Self::Ours)
+        Ok(Self::Ours(Box::new(TestServer::try_spawn(ServerOptions::default())?)))
     }
 
     /// SeaweedFS.

@@ -303,12 +303,12 @@ pub fn is_fuse_mount(path: &Path) -> bool {
 }
 
 fn top_is_fuse(table: &str, path: &Path) -> bool {
-    let kinds = table.lines().filter_map(|line| {
+    let mut kinds = table.lines().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
         let point = mount.split(' ').nth(4)?;
         (Path::new(&unescape(point)) == path).then(|| kind.split(' ').next().unwrap_or(""))
     });
-    kinds.last().is_some_and(|kind| kind == "fuse" || kind.starts_with("fuse."))
+    kinds.next_back().is_some_and(|kind| kind == "fuse" || kind.starts_with("fuse."))
 }
 
 /// mountinfo writes space, tab, newline and backslash in octal.

@@ -64,8 +64,8 @@ impl SeaweedFs {
             if let Some(status) = self.child.status() {
                 bail!("weed server ended with {status}:\n{}", self.last_output());
             }
-            if self.call("PUT", "/s3pod-is-it-ready").is_ok_and(|status| status == 200) {
-                self.call("DELETE", "/s3pod-is-it-ready")?;
+            if self.call("PUT", "/s3pod-is-it-ready", "").is_ok_and(|status| status == 200) {
+                self.call("DELETE", "/s3pod-is-it-ready", "")?;
                 return Ok(());
             }
             std::thread::sleep(POLL);
@@ -82,13 +82,14 @@ impl SeaweedFs {
     }
 
     /// One plain, unsigned HTTP request; its status.
-    fn call(&self, method: &str, path: &str) -> anyhow::Result<u16> {
+    fn call(&self, method: &str, path: &str, body: &str) -> anyhow::Result<u16> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: 0\r\n\
-             Connection: close\r\n\r\n",
-            self.port
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            self.port,
+            body.len()
         );
         stream.write_all(head.as_bytes())?;
         // "HTTP/1.1 200": the twelve bytes that matter.
@@ -129,9 +130,19 @@ impl SeaweedFs {
 
     /// Creates a bucket, or leaves one that is there.
     pub fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
-        match self.call("PUT", &format!("/{name}"))? {
+        match self.call("PUT", &format!("/{name}"), "")? {
             200 | 409 => Ok(()),
             status => bail!("creating bucket {name} answered {status}"),
+        }
+    }
+
+    /// Keeps the versions of a bucket's objects from now on.
+    pub fn enable_versioning(&self, bucket: &str) -> anyhow::Result<()> {
+        let body = "<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+                    <Status>Enabled</Status></VersioningConfiguration>";
+        match self.call("PUT", &format!("/{bucket}?versioning"), body)? {
+            200 => Ok(()),
+            status => bail!("versioning of bucket {bucket} answered {status}"),
         }
     }
 

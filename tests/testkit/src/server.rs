@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
+use crate::backend::checksum::EtagKind;
 use crate::backend::service::Service;
 use crate::backend::spill::Spill;
 use crate::bucket::Bucket;
@@ -51,6 +52,8 @@ pub struct ServerOptions {
     pub enforce_region: bool,
     /// The folder for the spill file of bodies above 1 MiB; none keeps everything in memory.
     pub spill: Option<PathBuf>,
+    /// ETags that are no MD5, for benchmarks: MD5 takes 2 CPU-seconds a GiB.
+    pub quick_etags: bool,
 }
 
 impl Default for ServerOptions {
@@ -65,6 +68,7 @@ impl Default for ServerOptions {
             region: "us-east-1".to_owned(),
             enforce_region: false,
             spill: Some(std::env::temp_dir()),
+            quick_etags: false,
         }
     }
 }
@@ -144,7 +148,8 @@ impl TestServer {
                 .with_context(|| format!("no spill file in {}", folder.display()))?,
             None => Spill::in_memory(),
         };
-        let backend = Backend::new(spill, options.region.clone());
+        let etags = if options.quick_etags { EtagKind::Quick } else { EtagKind::Md5 };
+        let backend = Backend::new(spill, options.region.clone(), etags);
         for bucket in &options.buckets {
             backend.ensure_bucket(bucket);
         }
@@ -330,7 +335,7 @@ impl Acceptor {
     fn serve(&self, stream: TcpStream) {
         // Without it small answers wait for a delayed ACK; failing to set it only slows tests.
         let _ = stream.set_nodelay(true);
-        let connection = Connection::next();
+        let connection = Connection::of(&stream);
         let io = PacedIo::new(stream, Arc::clone(&connection), self.bandwidth);
         let wire = Arc::clone(&self.wire);
         let service = service_fn(move |request| {

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::StatusCode;
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
+use checksum::EtagKind;
 use spill::Spill;
 use state::BucketState;
 
@@ -43,11 +44,12 @@ pub(crate) struct Backend {
     buckets: Mutex<Buckets>,
     pub(crate) spill: Spill,
     pub(crate) region: String,
+    pub(crate) etags: EtagKind,
 }
 
 impl Backend {
-    pub(crate) fn new(spill: Spill, region: String) -> Arc<Self> {
-        Arc::new(Self { buckets: Mutex::default(), spill, region })
+    pub(crate) fn new(spill: Spill, region: String, etags: EtagKind) -> Arc<Self> {
+        Arc::new(Self { buckets: Mutex::default(), spill, region, etags })
     }
 
     /// The one lock. A test that panicked while holding it must not fail the others.

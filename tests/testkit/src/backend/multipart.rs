@@ -127,7 +127,7 @@ pub(super) async fn upload_part(
         trailer_names: trailer_names(&req.headers),
         trailers: req.trailing_headers.take(),
     };
-    let received = receive(input.body.take(), announced, &backend.spill).await?;
+    let received = receive(input.body.take(), announced, &backend.spill, backend.etags).await?;
     let part = Part {
         content: received.content,
         md5: received.md5,

@@ -54,7 +54,7 @@ pub(super) async fn put_object(
         trailer_names: trailer_names(&req.headers),
         trailers: req.trailing_headers.take(),
     };
-    let received = receive(input.body.take(), announced, &backend.spill).await?;
+    let received = receive(input.body.take(), announced, &backend.spill, backend.etags).await?;
     let object = Object {
         version_id: NULL_VERSION.to_owned(),
         content: received.content,

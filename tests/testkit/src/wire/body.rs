@@ -2,24 +2,21 @@
 //!
 //! Must not know which fault rule asked, nor what the bytes mean.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use s3s::StdError;
-use tokio::time::Sleep;
 
 use super::Broken;
 use super::connection::Connection;
 use crate::log::{Flight, Live};
 
-/// Long enough for hyper to have flushed what came before a cut.
-const BEFORE_CUT: Duration = Duration::from_millis(20);
 /// A drip is this many pieces a second.
 const DRIPS_PER_SECOND: u64 = 20;
 
@@ -47,12 +44,8 @@ impl RequestBody {
         s3s::Body::http_body_unsync(self)
     }
 
-    fn cut(&self) -> Option<Poll<Option<Result<Frame<Bytes>, StdError>>>> {
-        let after = self.reset_after?;
-        (self.taken >= after).then(|| {
-            self.connection.reset();
-            Poll::Ready(Some(Err("the request is reset mid-body".into())))
-        })
+    fn is_cut(&self) -> bool {
+        self.reset_after.is_some_and(|after| self.taken >= after)
     }
 }
 
@@ -64,8 +57,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        if let Some(cut) = self.cut() {
-            return cut;
+        if self.is_cut() {
+            self.connection.reset();
+            return Poll::Ready(Some(Err("the request is reset mid-body".into())));
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx)?);
         if let Some(bytes) = frame.as_ref().and_then(Frame::data_ref) {
@@ -105,14 +99,13 @@ impl Shape {
 }
 
 /// A response's body as hyper sends it. Its end, or its drop, ends the request's log entry.
-#[derive(Debug)]
 pub(crate) struct ResponseBody {
     inner: s3s::Body,
     /// What a drip or a cut left of the last frame.
     rest: Bytes,
     sent: u64,
     shape: Shape,
-    wait: Option<Pin<Box<Sleep>>>,
+    wait: Option<BoxFuture<'static, ()>>,
     flight: Flight,
     connection: Arc<Connection>,
 }
@@ -132,7 +125,8 @@ impl ResponseBody {
             // Until the client gives up or the server stops.
             return Poll::Pending;
         }
-        let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep(BEFORE_CUT)));
+        let connection = &self.connection;
+        let wait = self.wait.get_or_insert_with(|| Box::pin(Arc::clone(connection).delivered()));
         ready!(wait.as_mut().poll(cx));
         if matches!(self.shape, Shape::Reset { .. }) {
             self.connection.reset();

@@ -20,22 +20,61 @@ const PIECE: usize = 64 * 1024;
 /// How far behind its pace a direction may catch up at once: timers tick in milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(5);
 
+/// How often and how many times a connection is looked at before it is cut: for two seconds.
+const DELIVERY_POLL: Duration = Duration::from_millis(10);
+const DELIVERY_LOOKS: u32 = 200;
+
+/// Bytes sent but not acknowledged, from the kernel's table of IPv4 connections.
+fn send_queue(table: &str, ours: u16, theirs: u16) -> Option<u64> {
+    let (ours, theirs) = (format!(":{ours:04X}"), format!(":{theirs:04X}"));
+    let mut rows = table.lines().map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>());
+    let row =
+        rows.find(|row| row.len() > 3 && row[0].ends_with(&ours) && row[1].ends_with(&theirs))?;
+    u64::from_str_radix(row[3].split(':').next()?, 16).ok()
+}
+
 /// What the request handlers of a connection share with its socket.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
     id: u64,
     reset: AtomicBool,
+    /// Our port and the client's.
+    ports: Option<(u16, u16)>,
 }
 
 impl Connection {
-    pub(crate) fn next() -> Arc<Self> {
+    pub(crate) fn of(stream: &TcpStream) -> Arc<Self> {
         static IDS: AtomicU64 = AtomicU64::new(1);
-        Arc::new(Self { id: IDS.fetch_add(1, Ordering::Relaxed), reset: AtomicBool::new(false) })
+        let ports = stream.local_addr().ok().zip(stream.peer_addr().ok());
+        Arc::new(Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            reset: AtomicBool::new(false),
+            ports: ports.map(|(local, peer)| (local.port(), peer.port())),
+        })
     }
 
     /// For bodies that never reset anything.
     pub(crate) fn detached() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// Waits until the client's kernel has acknowledged all that was sent: a reset throws away
+    /// what is still queued here. Gives up on a client that does not read.
+    pub(crate) async fn delivered(self: Arc<Self>) {
+        let mut empty_in_a_row = 0;
+        for _ in 0..DELIVERY_LOOKS {
+            tokio::time::sleep(DELIVERY_POLL).await;
+            let queued = self.ports.and_then(|(ours, theirs)| {
+                let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+                send_queue(&table, ours, theirs)
+            });
+            empty_in_a_row =
+                if queued.is_none_or(|bytes| bytes == 0) { empty_in_a_row + 1 } else { 0 };
+            // Once may be the moment between two of hyper's writes.
+            if empty_in_a_row == 2 {
+                return;
+            }
+        }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -175,5 +214,20 @@ impl AsyncWrite for PacedIo {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_send_queue_is_read_from_the_right_row() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n\
+   1: 0100007F:1F90 0100007F:C001 01 000001A0:00000007 00:00000000 00000000     0\n";
+        assert_eq!(send_queue(table, 8080, 0xC001), Some(0x1A0));
+        assert_eq!(send_queue(table, 0xC001, 8080), None);
     }
 }

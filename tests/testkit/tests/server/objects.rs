@@ -153,6 +153,16 @@ async fn large_bodies_spill_and_come_back() {
 }
 
 #[tokio::test]
+async fn quick_etags_differ_by_content_and_are_not_md5() {
+    let options = ServerOptions { quick_etags: true, ..ServerOptions::with_bucket(BUCKET) };
+    let server = TestServer::start(options).await.unwrap();
+    let client = client(&server);
+    let (first, second) = (put(&client, "k", "hello").await, put(&client, "k", "hallo").await);
+    assert!(first != second && first == put(&client, "k", "hello").await);
+    assert!(first.len() == 34 && first != "\"5d41402abc4b2a76b9719d911017c592\"");
+}
+
+#[tokio::test]
 async fn limits_are_those_of_s3() {
     let server = server().await;
     let client = client(&server);
