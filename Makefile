@@ -18,7 +18,8 @@ help: ## list the commands
 
 demo: ## a bucket mounted as files, in one command (KEEP=1 stays mounted)
 	@.ci/setup compiler
-	cargo run --release --example quickstart
+	cargo build --release --bin s3pod --example quickstart
+	@"$$CARGO_TARGET_DIR/release/examples/quickstart"
 
 test: setup ## every test
 	.ci/test

@@ -11,8 +11,9 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use super::BlockKey;
 use super::memory::{Block, Memory};
+use super::pool::{Buffer, Pool, Promise};
+use super::{BLOCK_SIZE, BlockKey};
 use crate::budget::{Budget, Grant};
 use crate::store::{Error, ErrorKind, GetPin, GetRequest, ObjectStore, Operation, Result, Version};
 use crate::units::ByteRange;
@@ -105,13 +106,16 @@ impl Flights {
 pub(super) async fn fly(
     store: Arc<dyn ObjectStore>,
     budget: Arc<Budget>,
+    pool: Arc<Pool>,
     version: Arc<Version>,
     run: Vec<Landing>,
 ) {
     let Some(range) = span(&run) else { return };
+    // Before the grant: what is evicted for it is what these blocks will lie in.
+    let promise = pool.promise(run.len());
     let grant = budget.take(range.len()).await;
     let mut run = run.into_iter();
-    if let Err(error) = land_all(&*store, &version, range, grant, &mut run).await {
+    if let Err(error) = land_all(&*store, &version, range, (grant, promise), &mut run).await {
         run.for_each(|landing| landing.fail(&error));
     }
 }
@@ -125,14 +129,14 @@ async fn land_all(
     store: &dyn ObjectStore,
     version: &Version,
     range: ByteRange,
-    mut grant: Grant,
+    (mut grant, mut promise): (Grant, Promise),
     run: &mut std::vec::IntoIter<Landing>,
 ) -> Result<()> {
     let pin = GetPin::Version(version.clone());
     let mut body = store.get(&GetRequest { pin, range: Some(range) }).await?.body;
     let mut spare = Bytes::new();
     while let Some(wanted) = run.as_slice().first().map(|landing| landing.key.range()) {
-        let bytes = fill(&mut body, &mut spare, wanted).await?;
+        let bytes = fill(&mut body, &mut spare, wanted, &mut promise).await?;
         let landed = Block::new(wanted.start, bytes, grant.split(wanted.len()));
         if let Some(landing) = run.next() {
             landing.land(landed);
@@ -147,9 +151,10 @@ async fn fill(
     body: &mut (impl StreamExt<Item = Result<Bytes>> + Unpin),
     spare: &mut Bytes,
     wanted: ByteRange,
+    promise: &mut Promise,
 ) -> Result<Bytes> {
     let size = usize::try_from(wanted.len()).unwrap_or(usize::MAX);
-    let mut bytes = BytesMut::with_capacity(size);
+    let mut bytes = Gathered::new(wanted, promise);
     while bytes.len() < size {
         if spare.is_empty() {
             *spare = match body.next().await {
@@ -160,8 +165,45 @@ async fn fill(
                 }
             };
         }
-        let part = spare.split_to(spare.len().min(size - bytes.len()));
-        bytes.extend_from_slice(&part);
+        bytes.append(&spare.split_to(spare.len().min(size - bytes.len())));
     }
     Ok(bytes.freeze())
+}
+
+/// A block while it is gathered. The short block at an object's end, and with it every small
+/// object, takes only what it needs.
+enum Gathered {
+    Whole(Buffer),
+    Short(BytesMut),
+}
+
+impl Gathered {
+    fn new(wanted: ByteRange, promise: &mut Promise) -> Self {
+        if wanted.len() == BLOCK_SIZE {
+            Self::Whole(promise.buffer())
+        } else {
+            Self::Short(BytesMut::with_capacity(usize::try_from(wanted.len()).unwrap_or(0)))
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Whole(buffer) => buffer.len(),
+            Self::Short(bytes) => bytes.len(),
+        }
+    }
+
+    fn append(&mut self, part: &[u8]) {
+        match self {
+            Self::Whole(buffer) => buffer.append(part),
+            Self::Short(bytes) => bytes.extend_from_slice(part),
+        }
+    }
+
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::Whole(buffer) => buffer.freeze(),
+            Self::Short(bytes) => bytes.freeze(),
+        }
+    }
 }

@@ -8,6 +8,7 @@
 
 mod flight;
 mod memory;
+mod pool;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::units::{ByteRange, KIB, MIB};
 
 use flight::Flights;
 use memory::Memory;
+use pool::Pool;
 
 pub use memory::Block;
 
@@ -57,6 +59,7 @@ struct Inner {
     budget: Arc<Budget>,
     memory: Arc<Memory>,
     flights: Flights,
+    pool: Arc<Pool>,
     tasks: Tasks,
 }
 
@@ -71,7 +74,8 @@ impl Cache {
             }
         });
         let (flights, tasks) = (Flights::default(), Tasks::new());
-        Self(Arc::new(Inner { store, budget, memory, flights, tasks }))
+        let pool = Pool::new(BLOCK_SIZE as usize);
+        Self(Arc::new(Inner { store, budget, memory, flights, pool, tasks }))
     }
 
     /// The bytes of `range` of `version`, cut to its size.
@@ -89,9 +93,14 @@ impl Cache {
         {
             return Ok(first.wait().await?.slice(range));
         }
-        let mut joined = BytesMut::with_capacity(usize::try_from(range.len()).unwrap_or(0));
+        let mut blocks = Vec::with_capacity(pending.len());
         for block in pending {
-            joined.extend_from_slice(&block.wait().await?.slice(range));
+            blocks.push(block.wait().await?);
+        }
+        // Only now, since it is counted nowhere: the kernel has up to 64 reads of 1 MiB waiting.
+        let mut joined = BytesMut::with_capacity(usize::try_from(range.len()).unwrap_or(0));
+        for block in blocks {
+            joined.extend_from_slice(&block.slice(range));
         }
         Ok(joined.freeze())
     }
@@ -131,8 +140,8 @@ impl Cache {
 
     fn launch(&self, version: &Arc<Version>, run: Vec<flight::Landing>) {
         let (store, budget) = (Arc::clone(&self.0.store), Arc::clone(&self.0.budget));
-        let version = Arc::clone(version);
-        self.0.tasks.spawn(flight::fly(store, budget, version, run));
+        let (version, pool) = (Arc::clone(version), Arc::clone(&self.0.pool));
+        self.0.tasks.spawn(flight::fly(store, budget, pool, version, run));
     }
 }
 

@@ -34,6 +34,10 @@ use stack::Stack;
 /// How long a new mount gets to answer a stat of its root, which needs no request.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
+/// Threads that read staging files for uploads, mostly out of the page cache. tokio's default of
+/// 512 is reached by eight writers, each thread with a stack and an arena of malloc's.
+const BLOCKING_THREADS: usize = 32;
+
 /// How long tasks that nobody waits for any more may go on after the unmount.
 const LAST_TASKS: Duration = Duration::from_secs(1);
 
@@ -112,6 +116,7 @@ fn runtime() -> Result<Runtime, Failure> {
     // One worker per core is the default; the network is all they wait for.
     Builder::new_multi_thread()
         .thread_name("s3pod-runtime")
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Failure::passing(format!("the runtime does not start: {error}")))

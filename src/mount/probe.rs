@@ -48,11 +48,10 @@ fn explain(error: &Error, config: &Config) -> Failure {
              it, and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
             said(error)
         )),
-        ErrorKind::Unauthenticated(_) => Failure::configuration(format!(
-            "{place}: {}; set AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY, choose a --profile, or pass --no-sign-request for a public \
-             bucket",
-            said(error)
+        ErrorKind::Unauthenticated(words) => Failure::configuration(format!(
+            "{place}: {}; {}",
+            said(error),
+            better_credentials(words)
         )),
         ErrorKind::WrongRegion(Some(region)) => Failure::configuration(format!(
             "the bucket `{bucket}` is in the region {region}; pass --region {region}"
@@ -60,10 +59,8 @@ fn explain(error: &Error, config: &Config) -> Failure {
         ErrorKind::WrongRegion(None) => Failure::configuration(format!(
             "the bucket `{bucket}` is in another region; pass the right --region"
         )),
-        ErrorKind::Tls(_) => Failure::configuration(format!(
-            "{place}: {}; for a private authority pass --ca-bundle FILE",
-            said(error)
-        )),
+        // Its words name the remedy: it depends on what the handshake failed of.
+        ErrorKind::Tls(_) => Failure::configuration(format!("{place}: {}", said(error))),
         ErrorKind::NotS3(_) => Failure::configuration(format!(
             "{place}: {}; check --endpoint-url, its port and the proxy",
             said(error)
@@ -90,6 +87,21 @@ fn explain(error: &Error, config: &Config) -> Failure {
         | ErrorKind::Other(_) => {
             Failure::passing(format!("the bucket `{bucket}` at {place}: {error}"))
         }
+    }
+}
+
+/// What to do about credentials, by the code in what was said of them.
+fn better_credentials(words: &str) -> &'static str {
+    let has = |code: &str| words.contains(code);
+    if has("Expired") || has("TokenRefreshRequired") {
+        "get new ones: a new AWS_SESSION_TOKEN with its key, or `aws sso login` for a profile"
+    } else if has("TooSkewed") {
+        "set this machine's clock"
+    } else if has("SignatureDoesNotMatch") {
+        "AWS_SECRET_ACCESS_KEY (or the profile's) is not the secret of that access key"
+    } else {
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a --profile, or pass \
+         --no-sign-request for a public bucket"
     }
 }
 

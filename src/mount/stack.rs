@@ -16,7 +16,7 @@ use crate::config::{self, Config, MetadataMode};
 use crate::journal::Slot;
 use crate::store::s3::{Checksums, S3Settings, S3Store};
 use crate::store::{Limit, Metered, ObjectStore, Retry, RetryPolicy};
-use crate::units::MIB;
+use crate::units::{KIB, MIB};
 use crate::vfs::{ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
 
@@ -24,6 +24,10 @@ use crate::write::{Engine, Limits, Staging};
 /// of latency, or 10 Gbit/s over 50 ms. Never more than a quarter of the budget, so that four
 /// readers fit.
 const WINDOW_MAX: u64 = 64 * MIB;
+
+/// What a request under way takes beside the blocks it brings: an upload's two frames of 256 KiB,
+/// or a download's read buffer, which hyper lets grow to 400 KiB.
+const REQUEST_BUFFERS: u64 = 512 * KIB;
 
 /// A composed mount. Dropping it cancels what runs for it and gives its slot back.
 #[derive(Debug)]
@@ -41,25 +45,37 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         .await
         .map_err(|error| Failure::configuration(error.to_string()))?;
     probe::probe(&base, config).await?;
-    let store = decorate(base, config, &clock);
+    let requests = requests_max(config);
+    let store = decorate(base, requests, config, &clock);
 
     let slot = take_slot(config)?;
-    let budget = Budget::new(config.memory_limit);
+    let budget_bytes = config.memory_limit - u64::from(requests) * REQUEST_BUFFERS;
+    let budget = Budget::new(budget_bytes);
     let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
     let staging = Staging::new(slot.as_ref().map(Slot::folder), config.staging_size);
     let recover =
         config.cache_dir.as_ref().map(|folder| folder.join("recover").join(volume(config)));
     let engine =
         Engine::new(Arc::clone(&store), cache.clone(), budget, staging, limits(config), recover);
-    let vfs = Vfs::new(vfs_settings(config, &clock), store, cache, engine, clock.clone());
+    let window_max = WINDOW_MAX.min(budget_bytes / 4);
+    let vfs =
+        Vfs::new(vfs_settings(config, window_max, &clock), store, cache, engine, clock.clone());
     Ok(Stack { vfs, clock, _slot: slot })
+}
+
+/// Requests at once: as many as asked for, within a quarter of the memory. Their buffers are set
+/// aside and not taken from the budget: a commit that holds its bytes waits for a request, and
+/// would wait forever for one that waits for bytes.
+fn requests_max(config: &Config) -> u32 {
+    let fitting = config.memory_limit / 4 / REQUEST_BUFFERS;
+    config.s3.max_requests.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(1)
 }
 
 /// Each attempt is counted, the number of attempts at once is bounded, and what failed in passing
 /// is tried again.
-fn decorate(base: S3Store, config: &Config, clock: &Clock) -> Arc<dyn ObjectStore> {
+fn decorate(base: S3Store, requests: u32, config: &Config, clock: &Clock) -> Arc<dyn ObjectStore> {
     let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
-    let limited = Limit::new(Metered::new(base), config.s3.max_requests as usize);
+    let limited = Limit::new(Metered::new(base), requests as usize);
     Arc::new(Retry::new(limited, policy, clock.clone()))
 }
 
@@ -97,7 +113,7 @@ fn limits(config: &Config) -> Limits {
     Limits { upload_part: part, single_put_max: part, ..Limits::S3 }
 }
 
-fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
+fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
     Settings {
         prefix: config.prefix.clone(),
         read_only: config.read_only,
@@ -115,7 +131,7 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
         gid: config.gid,
         file_mode: config.file_mode,
         dir_mode: config.dir_mode,
-        window_max: WINDOW_MAX.min(config.memory_limit / 4),
+        window_max,
         started: clock.wall(),
     }
 }

@@ -304,7 +304,7 @@ impl fmt::Display for ErrorKind {
             Self::NotFound => f.write_str("no such object"),
             Self::NoSuchBucket => f.write_str("no such bucket"),
             Self::Denied => f.write_str("access denied"),
-            Self::Unauthenticated(said) => write!(f, "credentials refused: {said}"),
+            Self::Unauthenticated(said) => write!(f, "credentials: {said}"),
             Self::Changed => f.write_str("the object is not the version expected"),
             Self::NotModified => f.write_str("the object has not changed"),
             Self::Conflict => f.write_str("another request on the object is in progress"),

@@ -2,7 +2,8 @@
 //!
 //! Owns [`LogSettings`] and [`Log`], the handle by which the level is changed while the program
 //! runs. Promises: only this program's own lines are let through below `warn`: the SDK's debug
-//! lines show whole requests with their signatures. Must not know who logs.
+//! lines show whole requests with their signatures; and a library's line is kept out where this
+//! program says the same better. Must not know who logs.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -22,6 +23,19 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 /// The targets that are this program's own: its library, its binaries.
 const OWN_TARGETS: [&str; 2] = ["s3pod", "s3pod_sidecar"];
+
+/// Libraries that say more than a person wants to read, and what they may still say.
+const QUIETER: [(&str, LevelFilter); 4] = [
+    // One line per provider of credentials that has none, with the whole answer in it; what is
+    // wrong with all of them comes back as an error, which is ours to say.
+    ("aws_config", LevelFilter::ERROR),
+    // That it does not know an error of the connection, which comes back all the same.
+    ("aws_smithy_http_client", LevelFilter::ERROR),
+    // Operations that it does not implement, as if nobody had decided that.
+    ("fuser", LevelFilter::ERROR),
+    // An answer that comes after a lazy or forced unmount, whose caller has gone.
+    ("fuser::reply", LevelFilter::OFF),
+];
 
 /// How the log looks and where it goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,9 +147,10 @@ impl Log {
 fn targets(level: LogLevel) -> Targets {
     let own = LevelFilter::from(level);
     let beneath = own.min(LevelFilter::WARN);
-    OWN_TARGETS.into_iter().fold(Targets::new().with_default(beneath), |targets, target| {
-        targets.with_target(target, own)
-    })
+    Targets::new()
+        .with_default(beneath)
+        .with_targets(QUIETER.map(|(target, most)| (target, most.min(beneath))))
+        .with_targets(OWN_TARGETS.map(|target| (target, own)))
 }
 
 fn writer(settings: &LogSettings) -> io::Result<BoxMakeWriter> {
@@ -171,6 +186,9 @@ mod tests {
         assert!(all.would_enable("aws_smithy_runtime", &Level::WARN));
         assert!(!all.would_enable("aws_smithy_runtime", &Level::INFO));
         assert!(!all.would_enable("aws_sigv4::sign", &Level::DEBUG));
+        assert!(!all.would_enable("aws_config::meta::credentials::chain", &Level::WARN));
+        assert!(all.would_enable("fuser::passthrough", &Level::ERROR));
+        assert!(!all.would_enable("fuser::reply", &Level::ERROR));
         let few = targets(LogLevel::Error);
         assert!(!few.would_enable("hyper", &Level::WARN));
     }

@@ -124,7 +124,7 @@ impl<'a> Answer<'a> {
 
     fn by_code(&self, code: &str) -> ErrorKind {
         match code {
-            "NoSuchBucket" => ErrorKind::NoSuchBucket,
+            "NoSuchBucket" | "InvalidBucketName" => ErrorKind::NoSuchBucket,
             "NoSuchKey" | "NotFound" => self.missing(),
             "NoSuchVersion" => ErrorKind::Changed,
             "NoSuchUpload" => ErrorKind::NoSuchUpload,
@@ -320,7 +320,8 @@ fn beneath(error: &(dyn StdError + 'static)) -> ErrorKind {
     }
     // hyper's errors are not exported by the SDK, so they are known by their words.
     if ["invalid HTTP", "invalid URI", "message head"].iter().any(|words| text.contains(words)) {
-        return ErrorKind::NotS3(text);
+        // The last of the chain says what was wrong; those before it, where in the SDK.
+        return ErrorKind::NotS3(chain(error).last().map_or(text, ToString::to_string));
     }
     if text.contains("dns error") || text.contains("failed to lookup address") {
         return ErrorKind::Connection("the endpoint's host name cannot be resolved".to_owned());
@@ -340,14 +341,15 @@ fn beneath(error: &(dyn StdError + 'static)) -> ErrorKind {
 }
 
 fn no_credentials(error: &CredentialsError) -> String {
-    match (error, error.source()) {
-        (CredentialsError::CredentialsNotLoaded(_), Some(why)) => {
-            format!("none found: {}", chain_text(why))
+    let nowhere =
+        "none found in the environment, the profile, the pod's identity or the instance's";
+    match (error, error.source().map(chain_text)) {
+        // What each provider of the chain lacks, one per line: the remedy is the same.
+        (CredentialsError::CredentialsNotLoaded(_), Some(why)) if why.contains('\n') => {
+            nowhere.to_owned()
         }
-        (CredentialsError::CredentialsNotLoaded(_), None) => {
-            "none found in the environment, the profile, the pod's identity or the instance's"
-                .to_owned()
-        }
+        (CredentialsError::CredentialsNotLoaded(_), Some(why)) => format!("none found: {why}"),
+        (CredentialsError::CredentialsNotLoaded(_), None) => nowhere.to_owned(),
         (other, _) => chain_text(other),
     }
 }

@@ -37,7 +37,7 @@ impl S3Endpoint {
             ("AWS_SECRET_ACCESS_KEY", self.secret_key.clone()),
             ("AWS_REGION", self.region.clone()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("AWS_CONFIG_FILE", "/nonexistent/aws/config".to_owned()),
+            ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
         ]
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 use crate::child::{Tied, tied_command};
@@ -183,7 +184,8 @@ impl Mount {
             if let Some(status) = self.child.status() {
                 return Err(MountFailure { status: Some(status), stderr: self.stderr() });
             }
-            if is_fuse_mount(&self.path) {
+            // A dead mount beneath a new one is a FUSE mount too, which answers nothing.
+            if is_fuse_mount(&self.path) && statvfs(&self.path).is_ok() {
                 return Ok(self);
             }
             std::thread::sleep(POLL);
