@@ -194,11 +194,9 @@ fn parts_sent(server: &TestServer) -> usize {
 }
 
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    for _ in 0..6_000 {
-        if is_so() {
-            return;
-        }
+    let came = (0..6_000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("in vain: until {what}");
+        is_so()
+    });
+    assert!(came, "in vain: until {what}");
 }

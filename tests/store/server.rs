@@ -37,7 +37,7 @@ pub(crate) struct Subject {
 
 #[derive(Debug)]
 enum Running {
-    Testkit(TestServer),
+    Testkit(Box<TestServer>),
     SeaweedFs(Arc<SeaweedFs>),
 }
 
@@ -47,7 +47,7 @@ impl Subject {
         let bucket = bucket_name(case);
         let server = TestServer::start(ServerOptions::with_bucket(&bucket)).await.unwrap();
         let settings = testkit_settings(&server, &bucket);
-        Self::connect(settings, Flavor::Testkit, Running::Testkit(server)).await
+        Self::connect(settings, Flavor::Testkit, Running::Testkit(Box::new(server))).await
     }
 
     /// A new bucket on SeaweedFS.
