@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for processes by the real clock")]
 
 mod bench;
+mod conflict;
 mod consistency;
 mod create;
 mod durability;
