@@ -38,7 +38,7 @@ soak: setup ## the long forms of the suites; the result goes into tests/soak.txt
 	.ci/soak
 
 tools:
-	@.ci/setup compiler python
+	@.ci/setup compiler python programs
 
 setup: tools $(VENV)/installed ## install what the tests need and is missing
 

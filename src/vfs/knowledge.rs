@@ -95,6 +95,11 @@ impl Knowledge {
         }
     }
 
+    /// The walk is long over.
+    pub(super) fn forget_listing(&mut self) {
+        self.listed = HashMap::new();
+    }
+
     /// What a listing said of the name, while its walk goes on.
     pub(super) fn take_listed(&mut self, name: &Name, now: Instant) -> Option<Listed> {
         let (listed, at) = self.listed.remove(name)?;

@@ -33,7 +33,8 @@ mod rename;
 mod settings;
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::RwLock;
@@ -81,6 +82,8 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    /// The directories whose listings are remembered, oldest first.
+    walks: Mutex<VecDeque<Weak<Inode>>>,
     /// Keys that cannot be shown: counted, and said once each.
     hidden: Once,
     tasks: Tasks,
@@ -109,6 +112,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            walks: Mutex::default(),
             hidden,
             tasks,
         };

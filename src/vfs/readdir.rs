@@ -5,7 +5,7 @@
 //! know how one name is looked up.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
@@ -19,6 +19,10 @@ use crate::store::{ListLine, ListPage, ListRequest, Version};
 /// Entries kept behind the reader, so that a small seek back costs no request. The kernel asks
 /// again for what did not fit into its buffer: at most 32 KiB, some 1 000 entries.
 const KEPT_BEHIND: usize = 2_000;
+
+/// Walks whose listings are remembered for the lookups that follow; each keeps at most 20 000
+/// names (`knowledge`), and nearly all far fewer.
+const WALKS_MAX: usize = 64;
 
 /// An open directory.
 #[derive(Debug)]
@@ -240,6 +244,22 @@ impl Vfs {
                 state.knowledge.listed(name, remembered, now);
             }
             walk.entries.push_back(item);
+        }
+        drop(state);
+        self.bound_listed(inode);
+    }
+
+    /// Keeps what all directories together remember of listings within bounds: the walk that went
+    /// furthest back is over first.
+    fn bound_listed(&self, inode: &Arc<Inode>) {
+        let mut walks = self.0.walks.lock().unwrap_or_else(PoisonError::into_inner);
+        if walks.back().is_none_or(|last| last.as_ptr() != Arc::as_ptr(inode)) {
+            walks.push_back(Arc::downgrade(inode));
+        }
+        while walks.len() > WALKS_MAX {
+            if let Some(oldest) = walks.pop_front().and_then(|oldest| oldest.upgrade()) {
+                oldest.state().knowledge.forget_listing();
+            }
         }
     }
 

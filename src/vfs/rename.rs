@@ -24,6 +24,9 @@ const COPIES_IN_FLIGHT_MAX: usize = 32;
 /// Keys per DeleteObjects, S3's limit.
 const DELETES_PER_REQUEST: usize = 1000;
 
+/// DeleteObjects under way at once: 4 000 keys.
+const DELETES_IN_FLIGHT_MAX: usize = 4;
+
 /// A rename whose names have been looked up.
 struct Move {
     source: Arc<Inode>,
@@ -269,12 +272,23 @@ impl Vfs {
     }
 
     /// Deletes keys whose objects have been copied; one that stays is a second copy, not a loss.
+    ///
+    /// Takes the keys in byte order and deletes a directory's marker after everything below it:
+    /// SeaweedFS 4.48 says that it deleted the marker of a directory that is not empty, and keeps
+    /// the directory.
     async fn delete_all(&self, keys: Vec<Key>) {
+        let (markers, files): (Vec<Key>, Vec<Key>) =
+            keys.into_iter().rev().partition(Key::is_marker);
+        self.delete_batches(&files, DELETES_IN_FLIGHT_MAX).await;
+        self.delete_batches(&markers, 1).await;
+    }
+
+    async fn delete_batches(&self, keys: &[Key], in_flight_max: usize) {
         let mut requests = Vec::new();
         for batch in keys.chunks(DELETES_PER_REQUEST) {
             requests.push(self.0.store.delete_many(batch));
         }
-        let mut answers = futures::stream::iter(requests).buffer_unordered(4);
+        let mut answers = futures::stream::iter(requests).buffer_unordered(in_flight_max);
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok(failed) => {

@@ -96,14 +96,14 @@ async fn finish(
     let tags = match running.finish(staged, account.size).await {
         Ok(tags) => tags,
         Err(error) => {
-            running.abort(engine).await;
+            running.abort_later(engine);
             return Err(classify(error, &target.key, &Condition::None));
         }
     };
     let version = match complete(staged, target, &running.upload, &tags, &running.commit_id).await {
         Ok(version) => version,
         Err(error) => {
-            running.abort(engine).await;
+            running.abort_later(engine);
             return Err(error);
         }
     };
@@ -183,10 +183,14 @@ async fn multipart(
         Ok(tags) => complete(staged, target, &upload, &tags, id).await,
         Err(error) => Err(error),
     };
-    if completed.is_err()
-        && let Err(error) = engine.0.store.abort_upload(&upload).await
-    {
-        tracing::warn!(key = %target.key, %error, "an unfinished upload stays in the bucket");
+    if completed.is_err() {
+        let engine = engine.clone();
+        staged.engine.0.tasks.spawn(async move {
+            if let Err(error) = engine.0.store.abort_upload(&upload).await {
+                let key = &upload.key;
+                tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
+            }
+        });
     }
     completed
 }
@@ -267,7 +271,10 @@ async fn settle(
     if error.is_ambiguous() {
         staged.stage.unanswered(id);
     }
+    // A store that has not answered within the operation timeout is not asked again now; the next
+    // try knows the id.
     if error.is_ambiguous()
+        && !error.kind().is_unanswered()
         && let Ok(head) = staged.engine.0.store.head(&target.key).await
         && head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
     {

@@ -49,7 +49,7 @@ enum PartState {
     Unsent,
     /// On its way; written again meanwhile where `stale`.
     Sending {
-        answer: oneshot::Receiver<Option<PartTag>>,
+        answer: oneshot::Receiver<Result<PartTag>>,
         stale: bool,
     },
     Sent(PartTag),
@@ -158,7 +158,7 @@ impl Running {
         for part in &mut self.parts {
             if let PartState::Sending { answer, stale } = &mut part.state {
                 let next = match answer.try_recv() {
-                    Ok(Some(tag)) if !*stale => PartState::Sent(tag),
+                    Ok(Ok(tag)) if !*stale => PartState::Sent(tag),
                     Err(oneshot::error::TryRecvError::Empty) => continue,
                     _ => PartState::Unsent,
                 };
@@ -184,7 +184,7 @@ impl Running {
             staged.engine.0.tasks.spawn(async move {
                 let sent = store.upload_part(&target, &payload).await;
                 // Nobody listens where the upload was given up meanwhile.
-                let _nobody_waits = sender.send(sent.ok());
+                let _nobody_waits = sender.send(sent);
             });
             part.state = PartState::Sending { answer, stale: false };
         }
@@ -196,7 +196,9 @@ impl Running {
             if let PartState::Sending { answer, stale } = &mut part.state {
                 let answer = answer.await;
                 part.state = match answer {
-                    Ok(Some(tag)) if !*stale => PartState::Sent(tag),
+                    Ok(Ok(tag)) if !*stale => PartState::Sent(tag),
+                    // The operation timeout is used up: whoever waits has waited long enough.
+                    Ok(Err(error)) if error.kind().is_unanswered() => return Err(error),
                     _ => PartState::Unsent,
                 };
             }
@@ -232,6 +234,12 @@ impl Running {
         }
         let sending = futures::stream::iter(unsent).buffer_unordered(PARTS_IN_FLIGHT_MAX);
         sending.try_collect().await
+    }
+
+    /// Gives a failed upload up without anybody waiting for it: the store may be out of reach.
+    pub(super) fn abort_later(self, engine: &Engine) {
+        let own = engine.clone();
+        engine.0.tasks.spawn(async move { self.abort(&own).await });
     }
 
     /// Gives the upload up; an upload that cannot be aborted is logged, since it costs storage.

@@ -1,0 +1,210 @@
+//! What must not be lost where verbs overlap, decided by holding single requests at the server.
+
+#![expect(clippy::unwrap_used, reason = "a case that fails is a failed test")]
+
+mod bench;
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use s3pod::vfs::{DirEntry, Error, Fh, Ino, SetAttr};
+use s3pod_testkit::Op;
+
+use bench::{Bench, CALLER};
+
+const PATIENT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_delete_of_a_last_close_never_overtakes_a_new_file() {
+    let bench = Arc::new(Bench::new(PATIENT).await);
+    bench.bucket().put("f", "old");
+    let old = bench.open("f").await.unwrap();
+    bench.unlink("f").await;
+    let hold = bench.server.faults().hold(Op::Delete, "f");
+    let own = Arc::clone(&bench);
+    let closing = tokio::spawn(async move { own.vfs.release(old).await });
+    hold.wait_for(1).await;
+    assert!(matches!(bench.open("f").await, Err(Error::NotFound)), "it is unlinked");
+    let own = Arc::clone(&bench);
+    let storing = tokio::spawn(async move { own.store("f", b"new").await });
+    hold.release();
+    closing.await.unwrap().unwrap();
+    storing.await.unwrap();
+    assert_eq!(bench.bucket().get("f").unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_file_made_over_an_unlinked_one_and_unlinked_itself_leaves_nothing() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("f", "old");
+    let old = bench.open("f").await.unwrap();
+    bench.unlink("f").await;
+    let new = bench.create("f", true).await.unwrap();
+    bench.unlink("f").await;
+    bench.close(new).await.unwrap();
+    assert_eq!(bench.vfs.read(old, 0, 10).await.unwrap(), "old");
+    bench.close(old).await.unwrap();
+    assert!(!bench.bucket().contains("f"));
+    assert!(matches!(bench.open("f").await, Err(Error::NotFound)));
+}
+
+#[tokio::test]
+async fn an_unsent_file_that_replaced_another_takes_it_along_when_it_goes() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("f", "old");
+    bench.open("f").await.unwrap();
+    let new = bench.create("g", false).await.unwrap();
+    bench.rename("g", "f").await.unwrap();
+    bench.unlink("f").await;
+    bench.close(new).await.unwrap();
+    assert!(bench.bucket().keys().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_in_the_middle_of_a_rename_is_kept() {
+    let bench = Arc::new(Bench::new(PATIENT).await);
+    bench.bucket().put("f", "0123456789");
+    let file = bench.open("f").await.unwrap();
+    let hold = bench.server.faults().hold(Op::Copy, "g");
+    let own = Arc::clone(&bench);
+    let renaming = tokio::spawn(async move { own.rename("f", "g").await });
+    hold.wait_for(1).await;
+    bench.vfs.write(file, 4, Bytes::from_static(b"xx")).await.unwrap();
+    hold.release();
+    renaming.await.unwrap().unwrap();
+    bench.close(file).await.unwrap();
+    assert_eq!(bench.bucket().get("g").unwrap(), "0123xx6789");
+    assert_eq!(bench.bucket().keys(), ["g"]);
+}
+
+#[tokio::test]
+async fn a_file_that_another_writer_replaced_is_not_said_to_be_committed() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("f", "mine");
+    let file = bench.open("f").await.unwrap();
+    let ino = bench.vfs.lookup(Ino::ROOT, OsStr::new("f")).await.unwrap().attr.ino;
+    bench.bucket().put("f", "theirs");
+    assert!(matches!(bench.vfs.getattr(ino, None).await, Err(Error::Stale)));
+    bench.vfs.write(file, 0, Bytes::from_static(b"M")).await.unwrap();
+    assert!(bench.close(file).await.is_err(), "the bytes went nowhere");
+    assert_eq!(bench.bucket().get("f").unwrap(), "theirs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_arrives_after_it_was_given_up_is_ours() {
+    let bench = Bench::new(SHORT).await;
+    let file = bench.create("f", true).await.unwrap();
+    bench.vfs.write(file, 0, Bytes::from_static(b"one")).await.unwrap();
+    let hold = bench.server.faults().hold_answer(Op::Put, "f");
+    bench.vfs.flush(file).await.unwrap_err();
+    hold.release();
+    bench.vfs.write(file, 3, Bytes::from_static(b" two")).await.unwrap();
+    bench.close(file).await.unwrap();
+    assert_eq!(bench.bucket().get("f").unwrap(), "one two");
+}
+
+#[tokio::test]
+async fn another_writers_file_is_not_taken_for_ours() {
+    let bench = Bench::new(PATIENT).await;
+    let file = bench.create("f", true).await.unwrap();
+    bench.vfs.write(file, 0, Bytes::from_static(b"one")).await.unwrap();
+    bench.bucket().put("f", "theirs");
+    bench.close(file).await.unwrap_err();
+    assert_eq!(bench.bucket().get("f").unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn a_readdir_that_was_given_up_goes_on_where_it_was() {
+    let bench = Bench::new(PATIENT).await;
+    for number in 0..1500 {
+        bench.bucket().put(&format!("f{number:04}"), "");
+    }
+    let listing = bench.vfs.opendir(Ino::ROOT).await.unwrap();
+    let (mut names, mut cookie) = (Vec::new(), 0);
+    while names.len() < 900 {
+        cookie = read_on(&bench, listing, cookie, &mut names).await;
+    }
+    let hold = bench.server.faults().hold(Op::List, "");
+    let mut takes_all = |_: &DirEntry| true;
+    let given_up = bench.vfs.readdir(listing, cookie, false, &mut takes_all);
+    let given_up = tokio::time::timeout(SHORT, given_up).await;
+    assert!(given_up.is_err(), "the second page is held");
+    hold.release();
+    drop(hold);
+    loop {
+        let behind = read_on(&bench, listing, cookie, &mut names).await;
+        if behind == cookie {
+            break;
+        }
+        cookie = behind;
+    }
+    let unique: HashSet<&String> = names.iter().collect();
+    assert_eq!((names.len(), unique.len()), (1502, 1502));
+    bench.vfs.releasedir(listing).await.unwrap();
+}
+
+async fn read_on(bench: &Bench, listing: Fh, from: u64, names: &mut Vec<String>) -> u64 {
+    let mut behind = from;
+    let mut take = |entry: &DirEntry| {
+        names.push(entry.name.as_str().to_owned());
+        behind = entry.cookie;
+        true
+    };
+    bench.vfs.readdir(listing, from, false, &mut take).await.unwrap();
+    behind
+}
+
+#[tokio::test]
+async fn an_open_file_outlives_the_one_that_replaces_it() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("f", "old");
+    let old = bench.open("f").await.unwrap();
+    bench.store("g", b"new").await;
+    bench.rename("g", "f").await.unwrap();
+    assert_eq!(bench.vfs.read(old, 0, 10).await.unwrap(), "old");
+    bench.close(old).await.unwrap();
+    assert_eq!(bench.bucket().get("f").unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_truncate_by_name_leaves_no_staging_file() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("f", "0123456789");
+    let ino = bench.vfs.lookup(Ino::ROOT, OsStr::new("f")).await.unwrap().attr.ino;
+    let change = SetAttr { size: Some(4), ..SetAttr::default() };
+    bench.vfs.setattr(ino, None, change).await.unwrap();
+    assert_eq!(bench.bucket().get("f").unwrap(), "0123");
+    assert_eq!(bench.staged(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_the_kernel_forgot_is_still_there() {
+    let bench = Bench::with(PATIENT, PATIENT).await;
+    let folder = OsStr::new("d");
+    let folder = bench.vfs.mkdir(Ino::ROOT, folder, 0o755, CALLER).await.unwrap().attr.ino;
+    let (name, flags) = (OsStr::new("f"), bench::READ_WRITE);
+    let (entry, opened) = bench.vfs.create(folder, name, 0o644, flags, CALLER).await.unwrap();
+    bench.vfs.write(opened.fh, 0, Bytes::from_static(b"x")).await.unwrap();
+    bench.close(opened.fh).await.unwrap();
+    bench.vfs.forget(entry.attr.ino, 1);
+    assert_eq!(bench.vfs.lookup(folder, name).await.unwrap().attr.size, 1);
+}
+
+#[tokio::test]
+async fn another_handles_bytes_are_not_committed_by_a_clean_close() {
+    let bench = Bench::new(PATIENT).await;
+    bench.store("f", b"one").await;
+    let first = bench.open("f").await.unwrap();
+    bench.vfs.write(first, 0, Bytes::from_static(b"ONE")).await.unwrap();
+    bench.vfs.flush(first).await.unwrap();
+    let second = bench.open("f").await.unwrap();
+    bench.vfs.write(second, 0, Bytes::from_static(b"two")).await.unwrap();
+    bench.vfs.flush(first).await.unwrap();
+    assert_eq!(bench.bucket().get("f").unwrap(), "ONE");
+    bench.close(second).await.unwrap();
+    assert_eq!(bench.bucket().get("f").unwrap(), "two");
+}
