@@ -432,7 +432,8 @@ pub static OPTIONS: &[Definition] = &[
         kind: Kind::Value("COUNT"),
         default: "64",
         help: "How many requests may be on their way at once",
-        details: "From 1 to 1024.",
+        details: "From 1 to 1024. Each sets 512KiB of --memory-limit aside for its buffers, and \
+                  together they get a quarter of it: 64 need 128MiB.",
         category: Category::Resources,
         authority: Authority::Operator,
         example: "128",
