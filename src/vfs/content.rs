@@ -95,6 +95,10 @@ impl Vfs {
 
     /// The staged changes of an inode, begun where there are none yet.
     pub(super) fn stage(&self, inode: &Inode) -> Result<Arc<Staged>> {
+        // Every write comes by here: the key, a walk up the tree, is for the first alone.
+        if let Some(staged) = inode.staged() {
+            return Ok(staged);
+        }
         let key = self.key_or_last(inode);
         let mut state = inode.state();
         if let Some(staged) = &state.staged {
