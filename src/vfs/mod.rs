@@ -30,6 +30,7 @@ mod lookup;
 mod readdir;
 mod remove;
 mod rename;
+mod resume;
 mod settings;
 mod table;
 
