@@ -65,8 +65,11 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         recover,
     );
     let window_max = WINDOW_MAX.min(budget_bytes / 4);
-    let vfs =
-        Vfs::new(vfs_settings(config, window_max, &clock), store, cache, engine, clock.clone());
+    let settings = Settings {
+        ahead_max: (requests as usize / 2).max(1),
+        ..vfs_settings(config, window_max, &clock)
+    };
+    let vfs = Vfs::new(settings, store, cache, engine, clock.clone());
     vfs.take_up(pending).await;
     Ok(Stack { vfs, clock, _journal: journal })
 }
@@ -144,6 +147,7 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
         file_mode: config.file_mode,
         dir_mode: config.dir_mode,
         window_max,
+        ahead_max: 1,
         started: clock.wall(),
     }
 }
