@@ -61,6 +61,10 @@ pub struct Config {
     pub exclusive_create: ExclusiveCreate,
     /// When the object of an unlinked file goes.
     pub delete: DeleteMode,
+    /// A close answers when bytes and intent are on local disk.
+    pub write_back: bool,
+    /// Even where that disk goes with the pod.
+    pub write_back_ephemeral: bool,
     /// Owner of files that name none.
     pub uid: u32,
     /// Group of files that name none.

@@ -68,6 +68,8 @@ pub struct OperatorOptions {
     pub sse: Option<Sse>,
     pub sse_kms_key_id: Option<String>,
     pub storage_class: Option<String>,
+    pub write_back: Option<bool>,
+    pub write_back_ephemeral: Option<bool>,
 }
 
 /// Options of [`Authority::Tuning`]; each field is the flag of the same name.
@@ -411,6 +413,31 @@ pub static OPTIONS: &[Definition] = &[
         authority: Authority::Tuning,
         example: "sync",
         set: |o, text| parse(text).map(|mode| o.tuning.delete = mode),
+    },
+    Definition {
+        flag: "write-back",
+        kind: Kind::Switch,
+        default: "",
+        help: "Let close() return once the bytes are on local disk, and upload after that",
+        details: "Bytes and intent are synced to --cache-dir before close() returns; a mount that \
+                  is started again with the same folder finishes the uploads. Files appear in the \
+                  bucket in the order in which they were closed. fsync() still waits for S3.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.write_back = Some(on)),
+    },
+    Definition {
+        flag: "write-back-ephemeral",
+        kind: Kind::Switch,
+        default: "",
+        help: "Accept --write-back on a folder that goes with the pod",
+        details: "On an emptyDir or in memory, what was closed and not uploaded is lost when the \
+                  pod goes, so --write-back is refused there without this.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.write_back_ephemeral = Some(on)),
     },
     Definition {
         flag: "part-size",

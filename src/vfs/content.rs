@@ -11,6 +11,7 @@ use super::attr::{Fh, FileKind, Seek};
 use super::handle::Handle;
 use super::inode::Inode;
 use super::{Error, Result, Vfs};
+use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
 use crate::write::{self, Slice, Staged};
@@ -127,7 +128,7 @@ impl Vfs {
     pub async fn flush(&self, fh: Fh) -> Result<()> {
         let handle = self.handle(fh)?;
         if handle.flags.write && handle.is_dirty() {
-            self.commit(&handle.inode).await
+            self.close(&handle.inode).await
         } else {
             Ok(())
         }
@@ -139,6 +140,9 @@ impl Vfs {
     /// The commit's.
     pub async fn fsync(&self, fh: Fh) -> Result<()> {
         let handle = self.handle(fh)?;
+        if self.settings().write_back {
+            self.settle_backlog().await?;
+        }
         self.commit(&handle.inode).await?;
         self.send_attributes(&handle.inode).await
     }
@@ -156,6 +160,9 @@ impl Vfs {
     /// Commits with nobody waiting: only over the version that the file was opened on. What
     /// fails is tried again.
     pub(super) async fn commit_in_background(&self, inode: &Arc<Inode>) {
+        if self.settings().write_back && self.close_soon(inode).await.is_ok() {
+            return;
+        }
         if self.try_in_background(inode).await.is_err() {
             self.retry_later(inode);
         }
@@ -228,20 +235,23 @@ impl Vfs {
     }
 
     fn commit_failed(&self, inode: &Arc<Inode>, staged: &Staged, error: write::Error) -> Error {
-        let lost = matches!(error, write::Error::Conflict { .. } | write::Error::Exists { .. });
-        if lost {
-            let key = self.key_or_last(inode);
-            match staged.keep_for_recovery(&key) {
-                Ok(path) => {
-                    let path = path.display();
-                    tracing::error!(%key, %path, "another writer won; the local bytes are here");
-                }
-                Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
-            }
+        if error.is_lost() {
+            self.keep_aside(staged, &self.key_or_last(inode));
             inode.state().detached = true;
             self.table().lose(inode.ino);
         }
         error.into()
+    }
+
+    /// Keeps the bytes of a commit that can never succeed.
+    pub(super) fn keep_aside(&self, staged: &Staged, key: &Key) {
+        match staged.keep_for_recovery(key) {
+            Ok(path) => {
+                let path = path.display();
+                tracing::error!(%key, %path, "another writer won; the local bytes are here");
+            }
+            Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
+        }
     }
 
     /// Makes room for `len` bytes at `offset`, which costs nothing in S3; only the plain mode.
@@ -271,6 +281,7 @@ impl Vfs {
         handle: Option<&Handle>,
     ) -> Result<()> {
         let key = self.key_or_last(inode);
+        self.leave_promised(inode, size).await?;
         let epoch = loop {
             let staged = self.stage(inode)?;
             let epoch = staged.truncate(size, &key).await?;
@@ -282,6 +293,22 @@ impl Vfs {
             handle.changed(epoch);
         }
         self.touch_times(inode);
+        Ok(())
+    }
+
+    /// Bytes that were promised are not cut away before they are in S3: a file that is emptied is
+    /// written into another stage, any other cut waits.
+    async fn leave_promised(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        let is_promised = |staged: Arc<Staged>| {
+            staged.promised_epoch() > staged.committed_epoch() && size < staged.size()
+        };
+        if !inode.staged().is_some_and(is_promised) {
+            return Ok(());
+        }
+        if size > 0 {
+            return self.settle_backlog().await;
+        }
+        inode.state().staged = None;
         Ok(())
     }
 

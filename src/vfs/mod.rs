@@ -20,6 +20,7 @@
 mod ahead;
 mod attr;
 mod attributes;
+mod backlog;
 mod content;
 mod create;
 mod deletes;
@@ -51,6 +52,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Once;
 use crate::write::Engine;
 
+use backlog::Backlog;
 use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
@@ -87,6 +89,7 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    backlog: Arc<Backlog>,
     deletes: Arc<Deletes>,
     /// Questions that run ahead of their readers.
     ahead: Arc<Semaphore>,
@@ -121,6 +124,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            backlog: Arc::default(),
             deletes: Arc::default(),
             ahead,
             walks: Mutex::default(),

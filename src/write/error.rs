@@ -52,3 +52,10 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
 }
+
+impl Error {
+    /// True where another writer won, so that no further try can succeed.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Exists { .. })
+    }
+}

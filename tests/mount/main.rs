@@ -10,6 +10,7 @@
 mod bench;
 mod conflict;
 mod consistency;
+mod crash;
 mod create;
 mod deletes;
 mod durability;
