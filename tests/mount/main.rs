@@ -30,6 +30,7 @@ mod requests;
 mod rmdir;
 mod setattr;
 mod stat;
+mod stat_ahead;
 mod statfs;
 mod symlink;
 mod truncate;
