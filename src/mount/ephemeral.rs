@@ -45,7 +45,7 @@ mod tests {
 
     const TABLE: &[u8] = b"\
 22 1 254:0 / / rw - ext4 /dev/vda rw\n\
-30 22 254:0 /var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/c /cache rw - ext4 /dev/vda rw\n\
+30 22 254:0 /pods/u/volumes/kubernetes.io~empty-dir/c /cache rw - ext4 /dev/vda rw\n\
 31 22 0:40 / /memory rw - tmpfs tmpfs rw\n\
 32 31 254:1 / /memory/disk rw - ext4 /dev/vdb rw\n";
 

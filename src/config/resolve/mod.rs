@@ -14,7 +14,8 @@ use crate::naming::Prefix;
 use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
-use super::options::{OPTIONS, Options};
+use super::asked::Options;
+use super::options::OPTIONS;
 use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
 use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
 
