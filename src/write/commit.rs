@@ -10,14 +10,14 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::plan::{Edit, PartSource, Plan, PlannedPart, plan};
-use super::stage::{Account, Slice};
+use super::plan::{PartSource, Plan, PlannedPart, plan};
+use super::stage::{Account, Quota, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
-use super::{COMMIT_ID, Committed, Error, Result, Staged, Target, copy};
+use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, ErrorKind, PartTag, PartTarget, Payload, Properties, PutRequest, Upload,
-    Version,
+    self, Condition, CopyRequest, ErrorKind, ObjectHead, PartTag, PartTarget, Payload, Properties,
+    PutRequest, Upload, Version,
 };
 use crate::units::{ByteRange, MIB};
 
@@ -36,7 +36,7 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
         return Ok(None);
     }
     let sent = match usable(&mut stream, staged, target, &account).await {
-        Some(running) => finish(staged, target, &account, running).await,
+        Some(running) => finish(staged, target, &account, &mut stream, running).await,
         None => send(staged, target, &account).await,
     };
     let committed = match sent {
@@ -54,11 +54,11 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
 /// over it; otherwise `refusal` stands.
 async fn again(staged: &Staged, target: &Target, refusal: Error) -> Result<Committed> {
     let unknown = staged.stage.account().unknown.clone();
-    if unknown.is_empty() {
+    if unknown.is_empty() || !staged.stage.account().punched.is_empty() {
         return Err(refusal);
     }
     let Ok(head) = staged.engine.0.store.head(&target.key).await else { return Err(refusal) };
-    if !head.properties.user_metadata.get(COMMIT_ID).is_some_and(|id| unknown.contains(id)) {
+    if !unknown.iter().any(|id| carries(&head, id)) {
         return Err(refusal);
     }
     tracing::info!(key = %target.key, "a commit that was given up has arrived after all");
@@ -76,10 +76,9 @@ async fn usable(
     account: &Account,
 ) -> Option<Running> {
     let running = stream.take()?;
-    let fits = running.upload.key == target.key
-        && account.base_len == 0
-        && account.size > staged.engine.0.limits.upload_part;
-    if fits {
+    let fits = running.fits(account.size, &staged.engine.0.limits);
+    // Where it alone has bytes of the file, it must.
+    if !account.punched.is_empty() || fits && running.upload.key == target.key {
         return Some(running);
     }
     running.abort(&staged.engine).await;
@@ -90,51 +89,157 @@ async fn finish(
     staged: &Staged,
     target: &Target,
     account: &Account,
+    stream: &mut Stream,
     mut running: Running,
 ) -> Result<Committed> {
     let engine = &staged.engine;
-    let tags = match running.finish(staged, account.size).await {
-        Ok(tags) => tags,
-        Err(error) => {
-            running.abort_later(engine);
-            return Err(classify(error, &target.key, &Condition::None));
-        }
-    };
-    let version = match complete(staged, target, &running.upload, &tags, &running.commit_id).await {
+    let completed = complete_stream(staged, target, account, &mut running).await;
+    let version = match completed {
         Ok(version) => version,
-        Err(error) => {
+        Err(error) if !account.punched.is_empty() && !is_final(&error) => {
+            // The next commit goes on with what this upload has.
+            stream.put_back(running);
+            return Err(error);
+        }
+        Err(error) if account.punched.is_empty() => {
             running.abort_later(engine);
             return Err(error);
         }
+        Err(error) => {
+            let id = running.commit_id.clone();
+            running.abort_later(engine);
+            return without_upload(staged, target, &id, error).await;
+        }
+    };
+    let streamed = Committed {
+        version: Arc::new(version),
+        properties: with_id(&running.properties, &running.commit_id),
+        carries_mtime: false,
+        carries_attributes: true,
     };
     if running.properties == target.streamed && !target.mtime_is_explicit {
-        let properties = with_id(&running.properties, &running.commit_id);
-        return Ok(Committed { version: Arc::new(version), properties, carries_mtime: false });
+        return Ok(streamed);
     }
     let properties = with_id(&target.properties, &running.commit_id);
-    let unchanged = Condition::Unchanged(version.clone());
+    let (version, unchanged) =
+        (&streamed.version, Condition::Unchanged(Version::clone(&streamed.version)));
     let copied =
-        copy::copy(engine, &version, &target.key, Some(properties.clone()), &unchanged).await?;
-    Ok(Committed { version: Arc::new(copied), properties, carries_mtime: true })
+        copy::copy(engine, version, &target.key, Some(properties.clone()), &unchanged).await;
+    match copied {
+        Ok(copied) => Ok(Committed {
+            version: Arc::new(copied),
+            properties,
+            carries_mtime: true,
+            carries_attributes: true,
+        }),
+        // The bytes are there, so this is a commit; whoever keeps attributes sends them again.
+        Err(error) => {
+            tracing::warn!(key = %target.key, %error, "the attributes are not in S3 yet");
+            Ok(Committed { carries_attributes: false, ..streamed })
+        }
+    }
+}
+
+/// Sends what is missing of the streamed upload and completes it.
+async fn complete_stream(
+    staged: &Staged,
+    target: &Target,
+    account: &Account,
+    running: &mut Running,
+) -> Result<Version> {
+    let tags = match running.finish(staged, account.size).await {
+        Err(Error::Store(error)) => {
+            return Err(classify(error, &target.key, &Condition::None));
+        }
+        tags => tags?,
+    };
+    complete(staged, target, &running.upload, &tags, &running.commit_id).await
+}
+
+/// True where the same upload can never become the object.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Conflict { .. } | Error::Exists { .. } | Error::TooBig { .. } => true,
+        Error::Store(error) => {
+            matches!(error.kind(), ErrorKind::NoSuchUpload | ErrorKind::Other(_))
+        }
+        _ => false,
+    }
+}
+
+/// The upload that alone had some of the bytes will not become the object. If it already has, in
+/// an earlier attempt whose answer was lost, the commit goes over that; otherwise they are lost.
+async fn without_upload(
+    staged: &Staged,
+    target: &Target,
+    id: &str,
+    error: Error,
+) -> Result<Committed> {
+    if matches!(error, Error::Conflict { .. } | Error::Exists { .. }) {
+        return Err(error);
+    }
+    let head = staged.engine.0.store.head(&target.key).await;
+    let Some(head) = head.ok().filter(|head| carries(head, id)) else {
+        let (key, missing) = (target.key.clone(), staged.stage.account().punched.clone());
+        return Err(Error::Lost { key, missing, source: Box::new(error) });
+    };
+    staged.stage.rebase_punched(Arc::new(head.version.clone()));
+    let condition = Condition::Unchanged(head.version);
+    let account = staged.stage.account().clone();
+    send(staged, &Target { condition, ..target.clone() }, &account).await
+}
+
+fn carries(head: &ObjectHead, id: &str) -> bool {
+    head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
 }
 
 async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
     let id = new_id();
     let properties = with_id(&target.properties, &id);
-    let edit = Edit {
-        base_size: account.base.is_some().then_some(account.base_len),
-        dirty: &account.dirty,
-        holes: &account.holes(),
-        size: account.size,
-    };
-    let planned = plan(&edit, &staged.engine.0.limits);
+    let planned = plan(&account.edit(&account.holes()), &staged.engine.0.limits);
     let version = match planned.map_err(|_| Error::TooBig { key: target.key.clone() })? {
         Plan::Put { .. } => put(staged, target, account, &properties, &id).await?,
+        Plan::Copy(source) => copy_whole(staged, target, &source, &properties, &id).await?,
         Plan::Multipart { parts, .. } => {
             multipart(staged, target, &parts, &properties, &id).await?
         }
     };
-    Ok(Committed { version: Arc::new(version), properties, carries_mtime: true })
+    let version = Arc::new(version);
+    Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
+}
+
+/// The file is a copy of another object, and the store makes it.
+async fn copy_whole(
+    staged: &Staged,
+    target: &Target,
+    source: &Version,
+    properties: &Properties,
+    id: &str,
+) -> Result<Version> {
+    let request = CopyRequest {
+        key: target.key.clone(),
+        properties: Some(properties.clone()),
+        tags_follow: false,
+        condition: target.condition.clone(),
+    };
+    let copied = staged.engine.0.store.copy(source, &request).await;
+    let settled = settle(staged, target, id, copied).await;
+    // S3 does not say which of the two objects is not what it should be.
+    if let Err(Error::Conflict { .. } | Error::Exists { .. } | Error::Store(_)) = &settled
+        && let Some(error) = changed(staged, source).await
+    {
+        return Err(error);
+    }
+    settled
+}
+
+/// What it means for a copy of it that `source` is not there any more; none where it is.
+async fn changed(staged: &Staged, source: &Version) -> Option<Error> {
+    match staged.engine.0.store.head(&source.key).await {
+        Ok(head) if head.version.is_same(source) || source.version_id.is_some() => None,
+        Err(error) if !error.is_not_found() => None,
+        _ => Some(Error::Conflict { key: source.key.clone() }),
+    }
 }
 
 fn with_id(properties: &Properties, id: &str) -> Properties {
@@ -151,7 +256,7 @@ async fn put(
     id: &str,
 ) -> Result<Version> {
     let whole = ByteRange::new(0, account.size);
-    fill(staged, &target.key, whole).await?;
+    fill(staged, &target.key, whole, Quota::MayBePassed).await?;
     let engine = &staged.engine;
     let _grant = engine.0.budget.take(account.size).await;
     let bytes = staged
@@ -216,32 +321,52 @@ async fn send_part(
 ) -> Result<PartTag> {
     let store = &staged.engine.0.store;
     let to = PartTarget { upload: upload.clone(), number: part.number };
-    let sent = match (part.source, staged.base()) {
-        (PartSource::Copy(range), Some(base)) => store.copy_part(&to, &base, range).await,
+    let sent = match (&part.source, staged.base()) {
+        (PartSource::Base(range), Some(base)) => store.copy_part(&to, &base, *range).await,
+        (PartSource::Other(source, range), _) => {
+            let copied = store.copy_part(&to, source, *range).await;
+            return copied.map_err(|error| source_error(error, source));
+        }
         _ => {
-            fill(staged, &target.key, part.range).await?;
+            fill(staged, &target.key, part.range, Quota::MayBePassed).await?;
             store.upload_part(&to, &Payload::File(staged.stage.file(), part.range)).await
         }
     };
     sent.map_err(|error| classify(error, &target.key, &target.condition))
 }
 
-/// Brings into the staging file what of `range` is still only in the base.
-pub(super) async fn fill(staged: &Staged, key: &Key, range: ByteRange) -> Result<()> {
-    let Some(base) = staged.base() else { return Ok(()) };
-    for slice in staged.slices(range) {
-        let Slice::Base(gap) = slice else { continue };
-        let mut at = gap.start;
-        while at < gap.end {
-            let step = ByteRange::at(at, FILL_STEP).intersect(gap);
-            let fetched = staged.engine.0.cache.get_or_fetch(&base, step).await;
-            let unchanged = Condition::Unchanged(Version::clone(&base));
-            let bytes = fetched.map_err(|error| classify(error, key, &unchanged))?;
-            staged.stage.fill(at, &bytes).map_err(|error| staged.error(key, error))?;
-            at = step.end;
+/// Brings into the staging file what of `range` is only in objects.
+pub(super) async fn fill(staged: &Staged, key: &Key, range: ByteRange, quota: Quota) -> Result<()> {
+    let (base, slices) = staged.view(range);
+    for slice in slices {
+        match (slice, &base) {
+            (Slice::Base(gap), Some(base)) => {
+                let run = CopiedRun { range: gap, version: Arc::clone(base), from: gap.start };
+                fetch(staged, key, &run, quota).await?;
+            }
+            (Slice::Copied(run), _) => fetch(staged, key, &run, quota).await?,
+            _ => {}
         }
     }
     Ok(())
+}
+
+async fn fetch(staged: &Staged, key: &Key, run: &CopiedRun, quota: Quota) -> Result<()> {
+    let (source, mut done) = (run.source(), 0);
+    while done < source.len() {
+        let step = ByteRange::at(source.start + done, FILL_STEP).intersect(source);
+        let fetched = staged.engine.0.cache.get_or_fetch(&run.version, step).await;
+        let bytes = fetched.map_err(|error| source_error(error, &run.version))?;
+        let staging = staged.stage.fill(run.range.start + done, &bytes, quota);
+        staging.map_err(|error| staged.error(key, error))?;
+        done += step.len();
+    }
+    Ok(())
+}
+
+/// What it means that an object could not be read or copied from.
+fn source_error(error: store::Error, source: &Version) -> Error {
+    classify(error, &source.key, &Condition::Unchanged(source.clone()))
 }
 
 async fn complete(
@@ -276,7 +401,7 @@ async fn settle(
     if error.is_ambiguous()
         && !error.kind().is_unanswered()
         && let Ok(head) = staged.engine.0.store.head(&target.key).await
-        && head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
+        && carries(&head, id)
     {
         tracing::debug!(key = %target.key, "the answer was lost, but the object is there");
         return Ok(head.version);
