@@ -30,7 +30,8 @@ pub use mount_options::{parse as parse_mount_options, render as render_mount_opt
 pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};
 pub use resolve::Host;
 pub use values::{
-    CacheDir, Checksums, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode, ProxyUrl, Sse,
+    CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
+    ProxyUrl, Sse,
 };
 
 /// Everything a mount has to be told, resolved and checked. Plain values: it can be cloned,
@@ -58,6 +59,8 @@ pub struct Config {
     pub attr_delay: Duration,
     /// When O_EXCL is decided.
     pub exclusive_create: ExclusiveCreate,
+    /// When the object of an unlinked file goes.
+    pub delete: DeleteMode,
     /// Owner of files that name none.
     pub uid: u32,
     /// Group of files that name none.

@@ -16,7 +16,8 @@ use crate::units::{GIB, MIB, TIB};
 
 use super::definition::{Authority, Category, Definition, Kind};
 use super::values::{
-    self, CacheDir, Checksums, EndpointUrl, ExclusiveCreate, MetadataMode, ProxyUrl, Sse,
+    self, CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, MetadataMode, ProxyUrl,
+    Sse,
 };
 
 /// What somebody asked for; none where they said nothing.
@@ -74,6 +75,7 @@ pub struct OperatorOptions {
 #[expect(missing_docs, reason = "the table documents the flag of the same name")]
 pub struct TuningOptions {
     pub attr_delay: Option<Duration>,
+    pub delete: Option<DeleteMode>,
     pub dir_mode: Option<u16>,
     pub exclusive_create: Option<ExclusiveCreate>,
     pub file_mode: Option<u16>,
@@ -398,6 +400,19 @@ pub static OPTIONS: &[Definition] = &[
         },
     },
     Definition {
+        flag: "delete",
+        kind: Kind::Value("sync|queue"),
+        default: "queue; sync with --cache-dir none",
+        help: "When the objects of unlinked files are deleted",
+        details: "queue: the first in a directory before unlink() returns, later ones soon after, \
+                  up to 1 000 in a request; the name is gone at once, and rmdir, fsync of the \
+                  directory and unmount wait. sync: each before its unlink() returns.",
+        category: Category::Writing,
+        authority: Authority::Tuning,
+        example: "sync",
+        set: |o, text| parse(text).map(|mode| o.tuning.delete = mode),
+    },
+    Definition {
         flag: "part-size",
         kind: Kind::Value("SIZE"),
         default: "8MiB",
@@ -461,7 +476,7 @@ pub static OPTIONS: &[Definition] = &[
         default: "/var/cache/s3pod for root, else $XDG_CACHE_HOME/s3pod or ~/.cache/s3pod",
         help: "Folder for what is kept on local disk",
         details: "Files that are being written are staged there. `none` stages in the memory \
-                  budget (ENOSPC beyond it) and makes --attr-delay 0.",
+                  budget (ENOSPC beyond it) and makes --attr-delay 0 and --delete sync.",
         category: Category::Resources,
         authority: Authority::Local,
         example: "/var/cache/s3pod",

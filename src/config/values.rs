@@ -71,6 +71,16 @@ words! {
 }
 
 words! {
+    /// When the object of an unlinked file goes: `--delete`.
+    DeleteMode {
+        /// Before unlink() returns.
+        Sync = "sync",
+        /// Soon after, many in one request.
+        Queue = "queue",
+    }
+}
+
+words! {
     /// Which uploads carry a checksum: `--checksums`.
     Checksums {
         /// All on AWS; elsewhere all until the store refuses one.

@@ -17,7 +17,7 @@ use crate::journal::Slot;
 use crate::store::s3::{Checksums, S3Settings, S3Store};
 use crate::store::{Limit, Metered, ObjectStore, Retry, RetryPolicy};
 use crate::units::{KIB, MIB};
-use crate::vfs::{ExclusiveCreate, Metadata, Settings, Vfs};
+use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
 
 /// The most that is fetched ahead of one reader: eight blocks of 8 MiB fill 1 Gbit/s over 500 ms
@@ -126,6 +126,10 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
         exclusive_create: match config.exclusive_create {
             config::ExclusiveCreate::Commit => ExclusiveCreate::Commit,
             config::ExclusiveCreate::Open => ExclusiveCreate::Open,
+        },
+        delete: match config.delete {
+            config::DeleteMode::Sync => DeleteMode::Sync,
+            config::DeleteMode::Queue => DeleteMode::Queue,
         },
         uid: config.uid,
         gid: config.gid,

@@ -24,7 +24,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(5);
 pub struct Drained {
     /// Files committed.
     pub committed: u64,
-    /// Files whose bytes or attributes are not in S3.
+    /// Files whose bytes or attributes are not in S3, or whose delete failed.
     pub failed: u64,
 }
 
@@ -41,7 +41,7 @@ impl Vfs {
             sends.push(self.send_all(inode).boxed());
         }
         let mut sent = futures::stream::iter(sends).buffer_unordered(COMMITS_IN_FLIGHT_MAX);
-        let mut drained = Drained::default();
+        let mut drained = Drained { committed: 0, failed: self.end_deletes().await };
         while let Some(is_sent) = sent.next().await {
             if is_sent {
                 drained.committed += 1;

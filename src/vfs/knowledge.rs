@@ -40,6 +40,9 @@ pub(super) struct Knowledge {
     made: Option<(Instant, Instant)>,
     /// The directory's marker object exists.
     pub(super) has_marker: bool,
+    /// The store has carried out a delete in this directory, so that the next may be expected to
+    /// succeed.
+    pub(super) may_delete: bool,
 }
 
 impl Knowledge {
@@ -52,6 +55,13 @@ impl Knowledge {
     /// A name that is there is known no more, so that what is not known may be there.
     pub(super) fn incomplete(&mut self) {
         self.made = None;
+    }
+
+    /// A name that was taken away is there again: its delete failed.
+    pub(super) fn is_back(&mut self, name: &Name) {
+        self.forget(name);
+        self.incomplete();
+        self.may_delete = false;
     }
 
     /// A name was made here, by this mount.

@@ -83,7 +83,7 @@ impl Vfs {
     /// Asks the store what stands under a name.
     async fn find(&self, prefix: &Prefix, name: &Name, hint: Option<Listed>) -> Result<Found> {
         let key = prefix.file(name)?;
-        if self.table().is_doomed(&key) {
+        if self.is_going(&key) {
             return self.find_directory(&prefix.directory(name)?).await;
         }
         match (hint, self.settings().metadata) {

@@ -21,6 +21,7 @@ mod attr;
 mod attributes;
 mod content;
 mod create;
+mod deletes;
 mod drain;
 mod error;
 mod handle;
@@ -47,6 +48,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Once;
 use crate::write::Engine;
 
+use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
 use table::Table;
@@ -57,7 +59,7 @@ pub use attr::{
 };
 pub use drain::Drained;
 pub use error::{Error, Result};
-pub use settings::{ExclusiveCreate, Metadata, Settings};
+pub use settings::{DeleteMode, ExclusiveCreate, Metadata, Settings};
 
 /// The size `statfs` shows where no quota is set: a bucket has no end.
 const BUCKET_BYTES: u64 = 1 << 50;
@@ -82,6 +84,7 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    deletes: Arc<Deletes>,
     /// The directories whose listings are remembered, oldest first.
     walks: Mutex<VecDeque<Weak<Inode>>>,
     /// Keys that cannot be shown: counted, and said once each.
@@ -112,6 +115,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            deletes: Arc::default(),
             walks: Mutex::default(),
             hidden,
             tasks,

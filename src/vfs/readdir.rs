@@ -99,12 +99,16 @@ impl Vfs {
         Ok(())
     }
 
-    /// Names are in S3 when the verbs that made them answer; nothing is left to do.
+    /// Names are in S3 when the verbs that made them answer; deletes may still be on their way.
     ///
     /// # Errors
-    /// [`Error::BadHandle`].
+    /// [`Error::BadHandle`]; the store's, also for a delete that was acknowledged before.
     pub async fn fsyncdir(&self, fh: Fh) -> Result<()> {
         let listing = self.0.handles.listing(fh)?;
+        let prefix = self.table().prefix(listing.inode.ino);
+        if let Some(prefix) = prefix {
+            self.settle_deletes(&prefix).await?;
+        }
         self.send_attributes(&listing.inode).await
     }
 
@@ -200,7 +204,9 @@ impl Vfs {
                 Listed::Marker => inode.state().knowledge.has_marker = true,
                 Listed::File(name) => {
                     let ListLine::Object(version) = line else { continue };
-                    if !self.table().is_doomed(&version.key) {
+                    let is_gone = self.table().is_doomed(&version.key)
+                        || self.0.deletes.outdates(&version.key, asked);
+                    if !is_gone {
                         walk.merge.file(name, Arc::new(version), &mut children);
                     }
                 }

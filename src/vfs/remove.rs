@@ -1,6 +1,7 @@
 //! Names taken away: UNLINK and RMDIR.
 //!
-//! Owns when an object goes: at once, or with the last close of an open file. Must not know how a
+//! Owns when an object goes: at once, with others soon after, or with the last close of an open
+//! file. Must not know how a
 //! name is made.
 
 use std::ffi::OsStr;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use super::attr::{FileKind, Ino};
 use super::inode::Inode;
+use super::settings::DeleteMode;
 use super::{Error, Result, Vfs};
 use crate::naming::{Key, Name, Prefix};
 use crate::store::{ListLine, ListRequest};
@@ -17,7 +19,7 @@ use crate::units::MIB;
 const OUTLIVE_MAX: u64 = 64 * MIB;
 
 impl Vfs {
-    /// Takes a file's name away; its object goes now, or with the last close.
+    /// Takes a file's name away; its object goes now, soon, or with the last close.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::IsDirectory`], the store's: then the name stays.
@@ -30,7 +32,7 @@ impl Vfs {
         let _one_at_a_time = inode.commit.lock().await;
         if Self::version_of(&inode).is_some() {
             self.keep_directory(parent).await;
-            self.delete_or_doom(&inode).await?;
+            self.delete_or_doom(parent, &name, &inode).await?;
         }
         let hidden = inode.state().hides.clone();
         if let Some(key) = hidden {
@@ -40,33 +42,52 @@ impl Vfs {
         Ok(())
     }
 
-    /// The object goes now, or with the last close.
-    async fn delete_or_doom(&self, inode: &Arc<Inode>) -> Result<()> {
+    /// The object goes now, soon, or with the last close. The first delete in a directory is waited
+    /// for, so that whoever may not delete there is told at once.
+    async fn delete_or_doom(&self, parent: Ino, name: &Name, inode: &Arc<Inode>) -> Result<()> {
         let key = {
             let mut table = self.table();
             let key = table.key(inode.ino).ok_or(Error::NotFound)?;
             if table.opens(inode.ino) > 0 {
-                table.doom(key, inode);
+                table.doom(key, parent, name.clone(), inode);
                 return Ok(());
             }
             // Whoever opens it from now on comes too late.
             inode.state().unlinked = true;
             key
         };
+        let directory = self.inode(parent)?;
+        let may_wait = directory.state().knowledge.may_delete;
+        if may_wait && self.settings().delete == DeleteMode::Queue {
+            self.delete_soon(key, parent, name.clone()).await;
+            return Ok(());
+        }
         let deleted = self.delete_object(&key).await;
-        if deleted.is_err() {
-            inode.state().unlinked = false;
+        match &deleted {
+            Ok(()) => directory.state().knowledge.may_delete = true,
+            Err(_) => inode.state().unlinked = false,
         }
         deleted
     }
 
-    /// The key is stored anew, so the delete that waits for a last close is called off, or waited
-    /// for where it is on its way. True where the object of the unlinked file is still there.
+    /// The key is stored anew, so the delete that waits for a last close is called off, and one
+    /// that is queued or on its way is waited for. True where the object of the unlinked file is
+    /// still there.
     pub(super) async fn spare(&self, key: &Key) -> bool {
-        let Some(doom) = self.table().doom_of(key) else { return false };
-        self.outlive_object(&doom.owner).await;
-        let _not_under_way = doom.gate.lock().await;
-        self.table().spare(key, &doom)
+        let doom = self.table().doom_of(key);
+        if let Some(doom) = doom {
+            self.outlive_object(&doom.owner).await;
+            let _not_under_way = doom.gate.lock().await;
+            if self.table().spare(key, &doom) {
+                return true;
+            }
+        }
+        self.settle_delete(key).await
+    }
+
+    /// True where the object is one of an unlinked file, whose delete is still to come.
+    pub(super) fn is_going(&self, key: &Key) -> bool {
+        self.table().is_doomed(key) || self.0.deletes.has(key)
     }
 
     /// Sends the deletes that waited for the last close of `ino`, or of anything.
@@ -77,7 +98,9 @@ impl Vfs {
             if !self.table().is_doomed_by(&key, &doom) {
                 continue;
             }
-            if let Err(error) = self.delete_object(&key).await {
+            if self.settings().delete == DeleteMode::Queue {
+                self.delete_soon(key.clone(), doom.parent, doom.name.clone()).await;
+            } else if let Err(error) = self.delete_object(&key).await {
                 tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
             }
             self.table().spare(&key, &doom);
@@ -145,6 +168,7 @@ impl Vfs {
     /// Removes a directory's marker if nothing else is below.
     pub(super) async fn remove_empty(&self, inode: &Arc<Inode>) -> Result<()> {
         let prefix = self.table().prefix(inode.ino).ok_or(Error::NotFound)?;
+        self.settle_deletes(&prefix).await?;
         let local = self.table().children(inode.ino);
         if local.iter().any(|(_, child)| Self::version_of(child).is_none() && is_file(child)) {
             return Err(Error::NotEmpty);
@@ -168,7 +192,7 @@ impl Vfs {
             let page = self.0.store.list(&request).await?;
             let counts = |line: &ListLine| match line {
                 ListLine::Object(version) => {
-                    version.key.as_str() != prefix.as_str() && !self.table().is_doomed(&version.key)
+                    version.key.as_str() != prefix.as_str() && !self.is_going(&version.key)
                 }
                 ListLine::Prefix(_) => true,
             };

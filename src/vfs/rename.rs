@@ -182,6 +182,8 @@ impl Vfs {
             self.take_name(rename.to.0, &rename.to.1, replaced).await;
         }
         self.commit_edits_below(rename.source.ino).await?;
+        // One that failed is there again, and moves with the others.
+        let _failed = self.settle_deletes(&old).await;
         let versions = self.keys_below(&old, &new).await?;
         for version in &versions {
             self.spare(&moved_key(&version.key, &old, &new)).await;
@@ -218,7 +220,7 @@ impl Vfs {
                 if moved_key(&version.key, old, new).as_str().len() > MAX_KEY_BYTES {
                     return Err(NameError::KeyTooLong.into());
                 }
-                if !self.table().is_doomed(&version.key) {
+                if !self.is_going(&version.key) {
                     versions.push(version);
                 }
             }

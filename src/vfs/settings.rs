@@ -24,6 +24,15 @@ pub enum ExclusiveCreate {
     Open,
 }
 
+/// When the object of an unlinked file goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteMode {
+    /// Before unlink answers.
+    Sync,
+    /// Soon after, with others, once a first delete in the directory was answered.
+    Queue,
+}
+
 /// The settings of a mount.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -39,6 +48,8 @@ pub struct Settings {
     pub attr_delay: Duration,
     /// When an exclusive create is decided.
     pub exclusive_create: ExclusiveCreate,
+    /// When the object of an unlinked file goes.
+    pub delete: DeleteMode,
     /// Owner of what says none.
     pub uid: u32,
     /// Group of what says none.

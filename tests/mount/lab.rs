@@ -4,6 +4,7 @@
 //! that a handle's RELEASE sends in its own time. Must not know what is asserted.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use s3pod_testkit::{
@@ -70,6 +71,11 @@ impl Lab {
     /// Every request of this kind is answered with a fault until the rules are cleared.
     pub(crate) fn break_all(&self, op: Op, fault: Fault) {
         self.server.faults().add(fault.on(op).always());
+    }
+
+    /// Ends the mount, however that goes.
+    pub(crate) fn end(self) -> ExitStatus {
+        self.mount.unmount().unwrap()
     }
 
     /// Ends the mount; what was asked and sent since the beginning.

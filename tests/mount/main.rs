@@ -11,6 +11,7 @@ mod bench;
 mod conflict;
 mod consistency;
 mod create;
+mod deletes;
 mod durability;
 mod fallocate;
 mod fsync;

@@ -16,7 +16,8 @@ use s3pod::store::s3::{Credentials, S3Settings, S3Store};
 use s3pod::store::{ObjectStore, Retry, RetryPolicy};
 use s3pod::units::{GIB, MIB};
 use s3pod::vfs::{
-    Caller, ExclusiveCreate, Fh, Ino, Metadata, OpenFlags, RenameMode, Result, Settings, Vfs,
+    Caller, DeleteMode, ExclusiveCreate, Fh, Ino, Metadata, OpenFlags, RenameMode, Result,
+    Settings, Vfs,
 };
 use s3pod::write::{Engine, Limits, Staging};
 use s3pod_testkit::{Bucket, ServerOptions, TestServer};
@@ -136,6 +137,7 @@ fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         metadata_ttl,
         attr_delay: Duration::ZERO,
         exclusive_create: ExclusiveCreate::Commit,
+        delete: DeleteMode::Queue,
         uid: 7,
         gid: 7,
         file_mode: 0o644,

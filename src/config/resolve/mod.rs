@@ -15,7 +15,7 @@ use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
 use super::options::{OPTIONS, Options};
-use super::values::{CacheDir, Checksums, ExclusiveCreate, MetadataMode, ProxyUrl};
+use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
 use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
 
 pub use host::Host;
@@ -63,6 +63,11 @@ impl Config {
             } else {
                 1
             })),
+            delete: tuning.delete.unwrap_or(if in_memory {
+                DeleteMode::Sync
+            } else {
+                DeleteMode::Queue
+            }),
             exclusive_create: tuning.exclusive_create.unwrap_or(ExclusiveCreate::Commit),
             uid: tuning.uid.unwrap_or(host.uid),
             gid: tuning.gid.unwrap_or(host.gid),
@@ -132,6 +137,10 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
         (
             in_memory && tuning.attr_delay.is_some_and(|delay| !delay.is_zero()),
             ("--cache-dir none", "--attr-delay", "changes that wait need a folder"),
+        ),
+        (
+            in_memory && tuning.delete == Some(DeleteMode::Queue),
+            ("--cache-dir none", "--delete queue", "deletes that wait need a folder"),
         ),
     ];
     match rules.into_iter().find(|(is_broken, _)| *is_broken) {

@@ -36,6 +36,7 @@ fn nothing_asked_for_gives_the_documented_defaults() {
     assert_eq!(config.metadata_ttl, Duration::from_secs(1));
     assert_eq!(config.attr_delay, Duration::from_secs(1));
     assert_eq!(config.exclusive_create, ExclusiveCreate::Commit);
+    assert_eq!(config.delete, DeleteMode::Queue);
     assert_eq!((config.uid, config.gid), (1000, 100));
     assert_eq!((config.dir_mode, config.file_mode), (0o755, 0o644));
     assert_eq!(config.memory_limit, 192 * MIB);
@@ -135,7 +136,7 @@ fn more_memory_than_the_cgroup_has_is_refused() {
 fn without_a_folder_everything_is_in_memory_and_nothing_is_queued() {
     let config = resolved("memory-limit=100MiB", &host()).unwrap();
     assert_eq!((config.cache_dir, config.staging_size), (None, 50 * MIB));
-    assert_eq!(config.attr_delay, Duration::ZERO);
+    assert_eq!((config.attr_delay, config.delete), (Duration::ZERO, DeleteMode::Sync));
     assert_eq!(resolved("staging-size=16MiB", &host()).unwrap().staging_size, 16 * MIB);
 }
 
@@ -169,6 +170,7 @@ fn options_that_exclude_each_other_are_refused() {
         ("sse=AES256,sse-kms-key-id=a", "--sse"),
         ("sse-kms-key-id=a", "--sse"),
         ("attr-delay=1s", "--cache-dir none"),
+        ("delete=queue", "--delete queue"),
     ] {
         let said = refusal(list, &host());
         assert!(said.contains(flag) && said.contains("contradict"), "{list}: {said}");

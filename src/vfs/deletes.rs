@@ -1,0 +1,361 @@
+//! Deletes that were acknowledged and leave together.
+//!
+//! Owns the queue between an unlink(2) that has returned and the DeleteObjects that carries it out,
+//! and what waits for it: whoever stores under a queued key again, takes the directory away, syncs
+//! it, or ends the mount. Promises: a queued name is gone for every verb; a key whose delete fails
+//! is there again, and the next RMDIR or FSYNCDIR above it says why. Must not know inodes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use lru::LruCache;
+use tokio::sync::{Notify, Semaphore};
+
+use super::attr::Ino;
+use super::{Core, Result, Vfs};
+use crate::naming::{Key, Name, Prefix};
+use crate::store::{self, Condition, ErrorKind};
+
+/// Keys per DeleteObjects, S3's limit.
+pub(super) const KEYS_PER_REQUEST: usize = 1000;
+
+/// How long the first key of a request waits for company.
+const COMPANY_DELAY: Duration = Duration::from_millis(100);
+
+/// Keys acknowledged and not carried out; a further unlink waits for room. Four full requests, so
+/// that `rm -r` never waits for one to come back before it fills the next.
+const KEYS_MAX: usize = 4 * KEYS_PER_REQUEST;
+
+/// Requests on their way at once: the four full ones, and some that somebody hurried.
+const REQUESTS_IN_FLIGHT_MAX: usize = 8;
+
+/// Single deletes on their way at once, for a store that knows no DeleteObjects.
+const SINGLES_IN_FLIGHT_MAX: usize = 32;
+
+/// Failures kept for the RMDIR that will ask; the first says as much as the thousandth.
+const FAILURES_MAX: usize = 1000;
+
+/// Keys that have gone and that a listing asked before may still bring: a page brings 1 000.
+const LANDED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("10 000 is not zero");
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct Deletes {
+    queue: Mutex<Queue>,
+    /// Keys have left the queue.
+    settled: Notify,
+    /// The next request is to leave now.
+    hurry: Notify,
+    requests: Arc<Semaphore>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Every key acknowledged and not carried out, and the name it had.
+    keys: BTreeMap<Key, (Ino, Name)>,
+    /// Those of them in no request yet, oldest first.
+    unsent: VecDeque<Key>,
+    failures: BTreeMap<Key, store::Error>,
+    landed: LruCache<Key, Instant>,
+    is_urgent: bool,
+    /// A task sends what comes.
+    is_served: bool,
+}
+
+impl Default for Deletes {
+    fn default() -> Self {
+        let queue = Queue {
+            keys: BTreeMap::new(),
+            unsent: VecDeque::new(),
+            failures: BTreeMap::new(),
+            landed: LruCache::new(LANDED_MAX),
+            is_urgent: false,
+            is_served: false,
+        };
+        let requests = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
+        let (settled, hurry) = (Notify::new(), Notify::new());
+        Self { queue: Mutex::new(queue), settled, hurry, requests }
+    }
+}
+
+impl Deletes {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True where the key's delete is acknowledged and not carried out.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.queue().keys.contains_key(key)
+    }
+
+    /// True where what the store said of the key, when it was `asked`, is outdated by its delete.
+    pub(super) fn outdates(&self, key: &Key, asked: Instant) -> bool {
+        let queue = self.queue();
+        queue.keys.contains_key(key) || queue.landed.peek(key).is_some_and(|&at| at > asked)
+    }
+
+    /// Waits until `is_so`; what is queued leaves at once.
+    async fn wait_until(&self, is_so: impl Fn(&Queue) -> bool) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            {
+                let mut queue = self.queue();
+                if is_so(&queue) {
+                    return;
+                }
+                queue.is_urgent = !queue.unsent.is_empty();
+            }
+            self.hurry.notify_one();
+            settled.await;
+        }
+    }
+
+    /// Waits for company, for somebody in a hurry, or for a full request.
+    async fn wait_until_due(&self) {
+        let company = tokio::time::sleep(COMPANY_DELAY);
+        tokio::pin!(company);
+        loop {
+            {
+                let queue = self.queue();
+                if queue.is_urgent || queue.unsent.len() >= KEYS_PER_REQUEST {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = &mut company => return,
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    /// The keys of the next request; none where nothing is left, and then nobody serves the queue.
+    fn take(&self) -> Option<Vec<Key>> {
+        let mut queue = self.queue();
+        let count = queue.unsent.len().min(KEYS_PER_REQUEST);
+        let keys: Vec<Key> = queue.unsent.drain(..count).collect();
+        if queue.unsent.is_empty() {
+            queue.is_urgent = false;
+        }
+        queue.is_served = count > 0;
+        (count > 0).then_some(keys)
+    }
+
+    /// The request for these keys is over; returns the names that are back, with what failed.
+    fn land(
+        &self,
+        keys: &[Key],
+        failed: Vec<(Key, store::Error)>,
+        now: Instant,
+    ) -> Vec<(Ino, Name)> {
+        let mut back = Vec::new();
+        let mut queue = self.queue();
+        for (key, error) in failed {
+            back.extend(queue.keys.remove(&key));
+            if queue.failures.len() < FAILURES_MAX {
+                queue.failures.insert(key, error);
+            }
+        }
+        for key in keys {
+            if queue.keys.remove(key).is_some() {
+                queue.failures.remove(key);
+                queue.landed.put(key.clone(), now);
+            }
+        }
+        drop(queue);
+        self.settled.notify_waiters();
+        back
+    }
+}
+
+impl Queue {
+    fn has_below(&self, prefix: &Prefix) -> bool {
+        let from = Key::new(prefix.as_str());
+        self.keys.range(from..).next().is_some_and(|(key, _)| prefix.strip(key.as_str()).is_some())
+    }
+
+    /// What failed below `prefix`, forgotten by that; one of it, if any.
+    fn take_failure(&mut self, prefix: &Prefix) -> Option<store::Error> {
+        let below = |key: &Key| prefix.strip(key.as_str()).is_some();
+        let from = Key::new(prefix.as_str());
+        let failed: Vec<Key> = self
+            .failures
+            .range(from..)
+            .map(|(key, _)| key)
+            .take_while(|key| below(key))
+            .cloned()
+            .collect();
+        let taken: Vec<store::Error> =
+            failed.iter().filter_map(|key| self.failures.remove(key)).collect();
+        taken.into_iter().next()
+    }
+}
+
+impl Vfs {
+    /// Acknowledges a delete: it leaves soon, with others.
+    pub(super) async fn delete_soon(&self, key: Key, parent: Ino, name: Name) {
+        let deletes = &self.0.deletes;
+        deletes.wait_until(|queue| queue.keys.len() < KEYS_MAX).await;
+        let (is_full, was_served) = {
+            let mut queue = deletes.queue();
+            if queue.keys.insert(key.clone(), (parent, name)).is_none() {
+                queue.unsent.push_back(key);
+            }
+            let is_full = queue.unsent.len() >= KEYS_PER_REQUEST;
+            (is_full, std::mem::replace(&mut queue.is_served, true))
+        };
+        if is_full {
+            deletes.hurry.notify_one();
+        }
+        if !was_served {
+            self.0.tasks.spawn(serve(Arc::clone(deletes), Arc::downgrade(&self.0)));
+        }
+    }
+
+    /// Waits for the delete of `key`, where one is queued. True where it failed, so that the object
+    /// is still there.
+    pub(super) async fn settle_delete(&self, key: &Key) -> bool {
+        let deletes = &self.0.deletes;
+        deletes.wait_until(|queue| !queue.keys.contains_key(key)).await;
+        deletes.queue().failures.remove(key).is_some()
+    }
+
+    /// Waits for every delete below `prefix`.
+    ///
+    /// # Errors
+    /// What the store said of one that failed since the last time somebody asked.
+    pub(super) async fn settle_deletes(&self, prefix: &Prefix) -> Result<()> {
+        let deletes = &self.0.deletes;
+        deletes.wait_until(|queue| !queue.has_below(prefix)).await;
+        match deletes.queue().take_failure(prefix) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for every delete; how many failed that nobody asked about.
+    pub(super) async fn end_deletes(&self) -> u64 {
+        let deletes = &self.0.deletes;
+        deletes.wait_until(|queue| queue.keys.is_empty()).await;
+        let queue = deletes.queue();
+        queue.failures.len() as u64
+    }
+
+    /// Carries out one request's deletes.
+    async fn send_deletes(&self, keys: Vec<Key>) {
+        let failed = match keys.as_slice() {
+            [_] => self.delete_singly(&keys).await,
+            _ => match self.0.store.delete_many(&keys).await {
+                Ok(failed) => failed,
+                Err(error) if *error.kind() == ErrorKind::Unsupported => {
+                    self.delete_singly(&keys).await
+                }
+                Err(error) => keys.iter().map(|key| (key.clone(), error.clone())).collect(),
+            },
+        };
+        if let Some((key, error)) = failed.first() {
+            let count = failed.len();
+            tracing::error!(
+                %key, %error, count,
+                "unlinked files could not be deleted and are there again; check the permission to \
+                 delete (s3:DeleteObject), and remove them again"
+            );
+        }
+        let back = self.0.deletes.land(&keys, failed, self.0.clock.now());
+        for (parent, name) in back {
+            if let Ok(directory) = self.inode(parent) {
+                directory.state().knowledge.is_back(&name);
+            }
+        }
+    }
+
+    async fn delete_singly(&self, keys: &[Key]) -> Vec<(Key, store::Error)> {
+        let mut sends: Vec<BoxFuture<'_, Option<(Key, store::Error)>>> = Vec::new();
+        for key in keys {
+            let send = async move {
+                let deleted = self.0.store.delete(key, &Condition::None).await;
+                deleted.err().map(|error| (key.clone(), error))
+            };
+            sends.push(send.boxed());
+        }
+        let sent = futures::stream::iter(sends).buffer_unordered(SINGLES_IN_FLIGHT_MAX);
+        sent.filter_map(std::future::ready).collect().await
+    }
+}
+
+/// Sends what is queued until nothing is.
+async fn serve(deletes: Arc<Deletes>, core: Weak<Core>) {
+    loop {
+        deletes.wait_until_due().await;
+        let Ok(permit) = Arc::clone(&deletes.requests).acquire_owned().await else { return };
+        let Some(keys) = deletes.take() else { return };
+        let Some(core) = core.upgrade() else { return };
+        let vfs = Vfs(core);
+        vfs.0.tasks.spawn({
+            let vfs = vfs.clone();
+            async move {
+                vfs.send_deletes(keys).await;
+                drop(permit);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::store::Operation;
+
+    fn queued(keys: &[&str]) -> Deletes {
+        let deletes = Deletes::default();
+        let name = Name::new("n".as_ref()).unwrap();
+        for key in keys {
+            let mut queue = deletes.queue();
+            queue.keys.insert(Key::from(*key), (Ino::ROOT, name.clone()));
+            queue.unsent.push_back(Key::from(*key));
+        }
+        deletes
+    }
+
+    #[test]
+    fn a_directory_waits_for_what_is_below_it_and_nothing_else() {
+        let deletes = queued(&["a-b", "a/b/c", "b"]);
+        let has = |prefix: &str| deletes.queue().has_below(&Prefix::from_user(prefix));
+        assert!(has("") && has("a") && has("a/b"));
+        assert!(!has("a/b/c") && !has("b") && !has("c"));
+    }
+
+    #[test]
+    fn what_fails_is_there_again_and_is_told_once() {
+        let clock = Clock::manual();
+        let deletes = queued(&["d/gone", "d/kept"]);
+        let keys = deletes.take().unwrap();
+        let denied = store::Error::new(Operation::DeleteMany, ErrorKind::Denied);
+        let asked = clock.now();
+        clock.advance(COMPANY_DELAY);
+        let back = deletes.land(&keys, vec![(Key::from("d/kept"), denied)], clock.now());
+        assert_eq!(back.len(), 1);
+        assert!(deletes.outdates(&Key::from("d/gone"), asked));
+        assert!(!deletes.outdates(&Key::from("d/gone"), clock.now()));
+        assert!(
+            !deletes.outdates(&Key::from("d/kept"), asked) && !deletes.has(&Key::from("d/kept"))
+        );
+        let told = |prefix| deletes.queue().take_failure(&Prefix::from_user(prefix)).is_some();
+        assert!(!told("e") && told("d") && !told("d"));
+    }
+
+    #[test]
+    fn a_request_has_at_most_a_thousand_keys() {
+        let names: Vec<String> = (0..2_500).map(|number| format!("{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let deletes = queued(&names);
+        let sizes = std::iter::from_fn(|| deletes.take().map(|keys| keys.len()));
+        assert_eq!(sizes.collect::<Vec<_>>(), [1000, 1000, 500]);
+    }
+}

@@ -1,0 +1,166 @@
+//! Deletes that leave together: what they cost, who waits for them, and what is back when one
+//! fails.
+
+use std::fs::{self, File};
+use std::thread;
+
+use nix::errno::Errno;
+use s3pod_testkit::{Bucket, Fault, Op};
+
+use crate::bench::{close, errno, eventually, names, read, shell, write};
+use crate::lab::{Lab, PATIENCE};
+
+/// Long enough that no test outlives it.
+const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
+
+/// Files in a directory with a marker, so that nothing is written before the first delete.
+fn filled(directory: &'static str, count: usize) -> impl FnOnce(&Bucket) {
+    move |bucket| {
+        bucket.put(&format!("{directory}/"), "");
+        for number in 0..count {
+            bucket.put(&format!("{directory}/{number:05}"), "x");
+        }
+    }
+}
+
+#[test]
+fn rm_r_of_ten_thousand_files_is_a_request_per_thousand() {
+    let arguments = ["--metadata-ttl", "10m", "--metadata", "list"];
+    let lab = Lab::new(&arguments, filled("d", 10_000));
+    shell(&lab.path(""), "rm -r d");
+    let bucket = lab.bucket();
+    assert_eq!(bucket.keys(), [""; 0], "rmdir waits for all of them");
+    let log = lab.count();
+    // One in each directory is waited for, and the marker is a second single one.
+    assert_eq!(log.count(Op::Delete), 2, "{:?}", log.counts());
+    let batches = log.count(Op::DeleteMany);
+    assert!((10..=20).contains(&batches), "{:?}", log.counts());
+    let listings = log.total() - batches - 2;
+    assert_eq!(listings, log.count(Op::List), "{:?}", log.counts());
+    // Eleven pages of 10 001 keys; the directory found and read again; empty or not.
+    assert!(listings <= 16, "{:?}", log.counts());
+}
+
+#[test]
+fn the_first_delete_in_a_directory_is_waited_for_and_its_refusal_told() {
+    let lab = Lab::new(&LONG, filled("d", 2));
+    lab.break_all(Op::Delete, Fault::status(403, "AccessDenied"));
+    for name in ["d/00000", "d/00001"] {
+        assert_eq!(errno(fs::remove_file(lab.path(name))), Errno::EACCES, "{name}");
+        assert!(lab.path(name).exists(), "{name}");
+    }
+    lab.server().faults().clear();
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    assert_eq!(lab.bucket().keys(), ["d/", "d/00001"]);
+}
+
+#[test]
+fn a_queued_name_is_gone_for_everybody_on_the_mount() {
+    let lab = Lab::new(&["--metadata-ttl", "0s"], filled("d", 4));
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    let hold = lab.server().faults().hold(Op::Delete, "d/");
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    assert!(lab.bucket().contains("d/00001"), "its delete is held");
+    assert_eq!(names(&lab.path("d")), ["00002", "00003"]);
+    assert_eq!(errno(fs::metadata(lab.path("d/00001"))), Errno::ENOENT);
+    assert_eq!(errno(File::open(lab.path("d/00001"))), Errno::ENOENT);
+    hold.release();
+    eventually("it is deleted", || !lab.bucket().contains("d/00001"));
+}
+
+#[test]
+fn whoever_stores_under_a_queued_key_waits_for_its_delete() {
+    let lab = Lab::new(&LONG, filled("d", 5));
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    let hold = lab.server().faults().hold(Op::DeleteMany, "");
+    for name in ["d/00001", "d/00002", "d/00003"] {
+        fs::remove_file(lab.path(name)).unwrap();
+    }
+    thread::scope(|scope| {
+        let make = scope.spawn(|| write(&lab.path("d/00001"), b"made again"));
+        assert!(hold.wait_for_blocking(1, PATIENCE));
+        hold.release();
+        make.join().unwrap();
+    });
+    fs::rename(lab.path("d/00004"), lab.path("d/00002")).unwrap();
+    std::os::unix::fs::symlink("target", lab.path("d/00003")).unwrap();
+    assert_eq!(read(&lab.path("d/00001")), b"made again");
+    assert_eq!(fs::read_link(lab.path("d/00003")).unwrap().to_str(), Some("target"));
+    let bucket = lab.bucket();
+    lab.count();
+    assert_eq!(bucket.keys(), ["d/", "d/00001", "d/00002", "d/00003"]);
+    assert_eq!(bucket.get("d/00002").unwrap(), "x");
+}
+
+#[test]
+fn an_fsync_of_the_directory_and_the_unmount_wait() {
+    let lab = Lab::new(&LONG, filled("d", 6));
+    for name in ["d/00000", "d/00001", "d/00002"] {
+        fs::remove_file(lab.path(name)).unwrap();
+    }
+    File::open(lab.path("d")).unwrap().sync_all().unwrap();
+    assert_eq!(lab.bucket().keys(), ["d/", "d/00003", "d/00004", "d/00005"]);
+    for name in ["d/00003", "d/00004"] {
+        fs::remove_file(lab.path(name)).unwrap();
+    }
+    let bucket = lab.bucket();
+    lab.count();
+    assert_eq!(bucket.keys(), ["d/", "d/00005"]);
+}
+
+#[test]
+fn a_key_that_cannot_be_deleted_is_back_and_rmdir_says_why() {
+    let lab = Lab::new(&LONG, filled("d", 3));
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    for op in [Op::Delete, Op::DeleteMany] {
+        lab.break_all(op, Fault::status(403, "AccessDenied"));
+    }
+    for name in ["d/00001", "d/00002"] {
+        fs::remove_file(lab.path(name)).unwrap();
+    }
+    assert_eq!(errno(fs::remove_dir(lab.path("d"))), Errno::EACCES);
+    assert_eq!(errno(fs::remove_dir(lab.path("d"))), Errno::ENOTEMPTY, "it was told");
+    assert_eq!(names(&lab.path("d")), ["00001", "00002"]);
+    assert_eq!(read(&lab.path("d/00001")), b"x");
+    assert_eq!(errno(fs::remove_file(lab.path("d/00001"))), Errno::EACCES, "waited for again");
+    let said = lab.mount().stderr();
+    assert_eq!(said.matches("could not be deleted and are there again").count(), 1, "{said}");
+    lab.server().faults().clear();
+    shell(&lab.path(""), "rm -r d");
+    assert_eq!(lab.bucket().keys(), [""; 0]);
+}
+
+#[test]
+fn a_delete_that_fails_at_the_end_of_a_mount_is_told_by_its_exit() {
+    let lab = Lab::new(&LONG, filled("d", 2));
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    lab.break_all(Op::Delete, Fault::status(403, "AccessDenied"));
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    let status = lab.end();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn an_open_unlinked_file_goes_with_the_others() {
+    let lab = Lab::new(&LONG, filled("d", 3));
+    let open = File::open(lab.path("d/00000")).unwrap();
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    close(open).unwrap();
+    fs::remove_file(lab.path("d/00002")).unwrap();
+    fs::remove_dir(lab.path("d")).unwrap();
+    let bucket = lab.bucket();
+    lab.count();
+    assert_eq!(bucket.keys(), [""; 0]);
+}
+
+#[test]
+fn a_synchronous_mount_deletes_before_it_answers() {
+    let lab = Lab::new(&["--delete", "sync"], filled("d", 3));
+    for left in (0..3).rev() {
+        fs::remove_file(lab.path(&format!("d/{left:05}"))).unwrap();
+        assert_eq!(lab.bucket().keys().len(), 1 + left);
+    }
+    assert_eq!((lab.log().count(Op::Delete), lab.log().count(Op::DeleteMany)), (3, 0));
+}
