@@ -52,7 +52,7 @@ impl Vfs {
     }
 
     /// Makes an object of what only an unfinished upload has, so that it can be read and changed.
-    async fn checkpoint(&self, inode: &Arc<Inode>) -> Result<()> {
+    pub(super) async fn checkpoint(&self, inode: &Arc<Inode>) -> Result<()> {
         if inode.state().unlinked {
             // Nothing is sent of it any more, and the upload was given up.
             return Err(Error::Stale);
@@ -200,6 +200,7 @@ impl Vfs {
             let key = self.key_or_last(inode);
             return Err(self.commit_failed(inode, &staged, write::Error::Conflict { key }));
         };
+        self.repay(&key).await?;
         let target = inode.target(&key, self.settings(), background);
         let attributes = inode.state().attributes_epoch;
         let committed = match staged.commit(&target).await {
@@ -335,22 +336,6 @@ impl Vfs {
         }
     }
 
-    /// Server-side copies between open files are not offered; the kernel copies by itself.
-    ///
-    /// # Errors
-    /// Always [`Error::NotSupported`].
-    pub async fn copy_file_range(
-        &self,
-        from: Fh,
-        _from_offset: u64,
-        to: Fh,
-        _to_offset: u64,
-        _len: u64,
-    ) -> Result<u64> {
-        let (_, _) = (self.handle(from)?, self.handle(to)?);
-        Err(Error::NotSupported("copy_file_range"))
-    }
-
     /// The target of a symbolic link.
     ///
     /// # Errors
@@ -377,7 +362,7 @@ impl Vfs {
 
 /// False where a clean stage was let go (by a rename, or a self-copy) while it was being changed:
 /// the change must be made again over the version that is current.
-fn is_current(inode: &Inode, staged: &Arc<Staged>) -> bool {
+pub(super) fn is_current(inode: &Inode, staged: &Arc<Staged>) -> bool {
     inode.staged().is_some_and(|current| Arc::ptr_eq(&current, staged))
 }
 

@@ -20,6 +20,7 @@
 mod attr;
 mod attributes;
 mod content;
+mod copy_range;
 mod create;
 mod deletes;
 mod drain;
@@ -27,6 +28,7 @@ mod error;
 mod handle;
 mod inode;
 mod knowledge;
+mod loans;
 mod lookup;
 mod readdir;
 mod remove;
@@ -51,6 +53,7 @@ use crate::write::Engine;
 use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
+use loans::Loans;
 use table::Table;
 
 pub use attr::{
@@ -84,6 +87,8 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    /// Who has bytes that only the object of another file has.
+    loans: Loans,
     deletes: Arc<Deletes>,
     /// The directories whose listings are remembered, oldest first.
     walks: Mutex<VecDeque<Weak<Inode>>>,
@@ -115,6 +120,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            loans: Loans::default(),
             deletes: Arc::default(),
             walks: Mutex::default(),
             hidden,

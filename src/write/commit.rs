@@ -6,6 +6,7 @@
 //! when to commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -23,6 +24,13 @@ use crate::units::{ByteRange, MIB};
 
 /// Base bytes fetched in one step when a part is filled up.
 const FILL_STEP: u64 = 8 * MIB;
+
+/// A Complete that was refused because another request on the key was under way is sent so often
+/// on the same upload, the waits growing: 1 + 2 + 3 times the delay.
+const CONTENDED_TRIES_MAX: u32 = 4;
+
+/// The first such wait; S3's conflicting requests last milliseconds.
+const CONTENDED_DELAY: Duration = Duration::from_millis(100);
 
 /// A fresh commit id, 128 random bits.
 pub(super) fn new_id() -> String {
@@ -103,7 +111,12 @@ async fn finish(
         }
         Err(error) if account.punched.is_empty() => {
             running.abort_later(engine);
-            return Err(error);
+            // Refused for another writer: S3 wants a new upload.
+            return if is_contended(&error) {
+                send(staged, target, account).await
+            } else {
+                Err(error)
+            };
         }
         Err(error) => {
             let id = running.commit_id.clone();
@@ -153,7 +166,27 @@ async fn complete_stream(
         }
         tags => tags?,
     };
-    complete(staged, target, &running.upload, &tags, &running.commit_id).await
+    let mut tries = 0;
+    loop {
+        let id = &running.commit_id;
+        let completed = complete(staged, target, &running.upload, &tags, id).await;
+        tries += 1;
+        match completed {
+            // What only this upload has cannot be sent in another one.
+            Err(error)
+                if is_contended(&error)
+                    && !account.punched.is_empty()
+                    && tries < CONTENDED_TRIES_MAX =>
+            {
+                tokio::time::sleep(CONTENDED_DELAY * tries).await;
+            }
+            completed => return completed,
+        }
+    }
+}
+
+fn is_contended(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if *error.kind() == ErrorKind::Conflict)
 }
 
 /// True where the same upload can never become the object.

@@ -31,7 +31,7 @@ use crate::store::{Condition, ObjectStore, Properties, Version};
 use crate::tasks::Tasks;
 use crate::units::ByteRange;
 
-use room::Traffic;
+use room::{Lack, Traffic};
 use stage::{Quota, Stage, StageError};
 use stream::Stream;
 
@@ -179,8 +179,8 @@ impl Staged {
         let mut stream = self.stream.lock().await;
         self.make_changeable(range, &mut stream, key).await?;
         while let Err(error) = self.stage.write_at(offset, bytes) {
-            let StageError::Full { wanted } = error else { return Err(self.error(key, error)) };
-            if !room::make_room(self, &mut stream, wanted).await {
+            let lack = self.lack(&error, range.len());
+            if !room::make_room(self, &mut stream, lack).await {
                 return Err(self.error(key, error));
             }
             // What left meanwhile may be what is being written.
@@ -295,6 +295,11 @@ impl Staged {
         Ok(())
     }
 
+    /// True where some of the file's bytes are another object's until it is committed.
+    pub fn borrows(&self) -> bool {
+        !self.stage.account().copied.is_empty()
+    }
+
     /// True where only an unfinished upload has some of the file's bytes.
     pub fn is_in_upload(&self) -> bool {
         !self.stage.account().punched.is_empty()
@@ -374,6 +379,18 @@ impl Staged {
     pub fn is_dirty(&self) -> bool {
         let account = self.stage.account();
         account.epoch > account.committed
+    }
+
+    /// What a write that failed lacks; nothing that could be made where the disk is broken.
+    fn lack(&self, error: &StageError, len: u64) -> Lack {
+        let staging = &self.engine.0.staging;
+        match error {
+            StageError::Full { wanted } => Lack::of_quota(staging, *wanted),
+            StageError::Disk(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Lack::of_disk(staging, len)
+            }
+            StageError::Disk(_) => Lack::of_quota(staging, u64::MAX),
+        }
     }
 
     fn check_size(&self, end: u64, key: &Key) -> Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! Owns what may leave the staging files so that a writer can go on, and how long it waits for
 //! that: first what objects have, then what running uploads have acknowledged, oldest first. The
-//! first 16 MiB of a file stay as long as anything else can go, since headers are patched.
+//! first 16 MiB of a file stay as long as anything else can go, since headers are patched and no
+//! part on its way would make room.
 //! Promises: a writer waits only while parts are on their way, and each of those is given up after
 //! the operation timeout without progress. Must not know what writes.
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{MutexGuard, Notify};
 
 use super::stream::Stream;
-use super::{Engine, Staged};
+use super::{Engine, Staged, Staging};
 use crate::units::MIB;
 
 /// Kept of each file as long as possible.
@@ -52,21 +53,52 @@ impl Drop for UnderWay {
     }
 }
 
-/// Makes room for `wanted` bytes more, waiting for parts on their way; false where nothing is left
-/// that could go. The caller holds `stream`, which is `own`'s.
-pub(super) async fn make_room(own: &Staged, stream: &mut Stream, wanted: u64) -> bool {
+/// What a writer lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lack {
+    wanted: u64,
+    /// What all files together may occupy with the wanted bytes.
+    limit: u64,
+}
+
+impl Lack {
+    /// The quota has no room for so many bytes.
+    pub(super) fn of_quota(staging: &Staging, wanted: u64) -> Self {
+        Self { wanted, limit: staging.quota() }
+    }
+
+    /// The disk has no room for so many bytes, whatever the quota says.
+    pub(super) fn of_disk(staging: &Staging, wanted: u64) -> Self {
+        Self { wanted, limit: staging.used() }
+    }
+
+    fn is_met(&self, staging: &Staging) -> bool {
+        staging.used().saturating_add(self.wanted) <= self.limit
+    }
+}
+
+/// Makes room, waiting for parts on their way; false where nothing is left that could go. The
+/// caller holds `stream`, which is `own`'s.
+pub(super) async fn make_room(own: &Staged, stream: &mut Stream, lack: Lack) -> bool {
     let (staging, traffic) = (&own.engine.0.staging, &own.engine.0.traffic);
-    if wanted > staging.quota() {
+    if lack.wanted > lack.limit {
         return false;
     }
+    // What the store did not take when it was tried last is tried once more.
+    for other in own.engine.files() {
+        if let Ok(mut stream) = other.stream.try_lock() {
+            stream.go_on(&other);
+        }
+    }
+    stream.go_on(own);
     loop {
         let answered = traffic.answered.notified();
         tokio::pin!(answered);
         // Before looking, so that no answer is missed in between.
         answered.as_mut().enable();
         let is_idle = traffic.is_idle();
-        sweep(own, stream, wanted, is_idle).await;
-        if staging.has_room(wanted) {
+        sweep(own, stream, lack, is_idle).await;
+        if lack.is_met(staging) {
             return true;
         }
         if is_idle && traffic.is_idle() {
@@ -77,7 +109,7 @@ pub(super) async fn make_room(own: &Staged, stream: &mut Stream, wanted: u64) ->
 }
 
 /// One look at everything that may go.
-async fn sweep(own: &Staged, stream: &mut Stream, wanted: u64, is_last_look: bool) {
+async fn sweep(own: &Staged, stream: &mut Stream, lack: Lack, is_last_look: bool) {
     stream.settle(own);
     let others: Vec<Arc<Staged>> =
         own.engine.files().into_iter().filter(|other| !std::ptr::eq(&**other, own)).collect();
@@ -97,12 +129,12 @@ async fn sweep(own: &Staged, stream: &mut Stream, wanted: u64, is_last_look: boo
         }
     }
     let all = || std::iter::once((own, &*stream)).chain(held.iter().map(|(one, s)| (*one, &**s)));
-    let enough = || own.engine.0.staging.has_room(wanted);
+    let enough = || lack.is_met(&own.engine.0.staging);
+    let heads: &[u64] = if is_last_look { &[HEAD, 0] } else { &[HEAD] };
     let swept = all().try_for_each(|(one, _)| one.drop_clean(&enough)).and_then(|()| {
-        let heads = [HEAD, 0].into_iter();
-        heads.flat_map(|head| all().map(move |(one, stream)| (one, stream, head))).try_for_each(
-            |(one, stream, head)| if enough() { Ok(()) } else { stream.punch(one, head, &enough) },
-        )
+        heads.iter().try_for_each(|&head| {
+            all().try_for_each(|(one, stream)| stream.punch(one, head, &enough))
+        })
     });
     if let Err(error) = swept {
         tracing::warn!(%error, "the disk below --cache-dir makes no holes, so staging stays full");

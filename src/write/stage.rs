@@ -75,11 +75,6 @@ impl Staging {
         self.epochs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// True where so many bytes more are within the quota.
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
-        self.used().saturating_add(bytes) <= self.quota
-    }
-
     fn charge(&self, bytes: u64, quota: Quota) -> bool {
         let limit = match quota {
             Quota::Kept => self.quota,

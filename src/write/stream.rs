@@ -141,10 +141,7 @@ impl Stream {
             self.running = begin(staged, &target(), parts).await;
             self.refused = self.running.is_none();
         }
-        if let Some(running) = &mut self.running {
-            running.settle();
-            running.go_on(staged);
-        }
+        self.go_on(staged);
     }
 
     /// Takes the answers that have come; where a part was acknowledged, the next ones leave.
@@ -152,6 +149,14 @@ impl Stream {
         if let Some(running) = &mut self.running
             && running.settle()
         {
+            running.go_on(staged);
+        }
+    }
+
+    /// Sends what is full and was not sent, or not taken.
+    pub(super) fn go_on(&mut self, staged: &Staged) {
+        if let Some(running) = &mut self.running {
+            running.settle();
             running.go_on(staged);
         }
     }
