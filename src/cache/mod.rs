@@ -113,6 +113,17 @@ impl Cache {
         }
     }
 
+    /// Keeps the bytes of a whole object of at most one block, which somebody has fetched for
+    /// something else.
+    pub async fn keep_small(&self, version: &Arc<Version>, bytes: Bytes) {
+        if bytes.is_empty() || bytes.len() as u64 != version.size || version.size > BLOCK_SIZE {
+            return;
+        }
+        let grant = self.0.budget.take(version.size).await;
+        let key = BlockKey { version: Arc::clone(version), index: 0 };
+        self.0.memory.insert(key, Arc::new(Block::new(0, bytes, Some(grant))));
+    }
+
     /// True where every byte of `range` is in memory or on its way.
     pub fn is_known(&self, version: &Arc<Version>, range: ByteRange) -> bool {
         blocks_of(version, range.intersect(ByteRange::new(0, version.size)))

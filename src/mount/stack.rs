@@ -58,8 +58,11 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     let engine =
         Engine::new(Arc::clone(&store), cache.clone(), budget, staging, limits(config), recover);
     let window_max = WINDOW_MAX.min(budget_bytes / 4);
-    let vfs =
-        Vfs::new(vfs_settings(config, window_max, &clock), store, cache, engine, clock.clone());
+    let settings = Settings {
+        ahead_max: (requests as usize / 2).max(1),
+        ..vfs_settings(config, window_max, &clock)
+    };
+    let vfs = Vfs::new(settings, store, cache, engine, clock.clone());
     Ok(Stack { vfs, clock, _slot: slot })
 }
 
@@ -136,6 +139,7 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
         file_mode: config.file_mode,
         dir_mode: config.dir_mode,
         window_max,
+        ahead_max: 1,
         started: clock.wall(),
     }
 }

@@ -36,6 +36,7 @@ impl Vfs {
     ) -> Result<(Attr, Duration)> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
+        self.check_owner(&inode).await?;
         if fh.is_none() {
             self.revalidate(&inode).await?;
         }
@@ -46,6 +47,21 @@ impl Vfs {
             self.send_attributes_soon(&inode).await?;
         }
         Ok((inode.attr(), self.settings().metadata_ttl))
+    }
+
+    /// The kernel decides by the owner that it was told who may change attributes. Of a file that
+    /// only a listing had told of it was told a default.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] where the owner is another: the kernel looks the name up and decides again.
+    async fn check_owner(&self, inode: &Arc<Inode>) -> Result<()> {
+        if !self.is_unread(inode) {
+            return Ok(());
+        }
+        let told = inode.attr();
+        self.learn(inode).await?;
+        let owner = |attr: &Attr| (attr.uid, attr.gid, attr.perm);
+        if owner(&told) == owner(&inode.attr()) { Ok(()) } else { Err(Error::Stale) }
     }
 
     async fn set_size(&self, inode: &Arc<Inode>, fh: Option<Fh>, size: u64) -> Result<()> {
@@ -186,6 +202,7 @@ impl Vfs {
     /// [`Error::NoData`] where there is none.
     pub async fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Bytes> {
         let inode = self.inode(ino)?;
+        self.learn(&inode).await?;
         let name = name.to_str().ok_or(Error::NoData)?;
         let state = inode.state();
         state.xattrs.get(name).map(|value| Bytes::copy_from_slice(value)).ok_or(Error::NoData)
@@ -197,6 +214,7 @@ impl Vfs {
     /// [`Error::Stale`].
     pub async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
         let inode = self.inode(ino)?;
+        self.learn(&inode).await?;
         let state = inode.state();
         let mut names = BytesMut::new();
         for name in state.xattrs.keys() {
@@ -214,6 +232,7 @@ impl Vfs {
     pub async fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], flags: i32) -> Result<()> {
         self.check_writable()?;
         let inode = self.xattr_inode(ino)?;
+        self.learn(&inode).await?;
         let name = name.to_str().ok_or(Error::Invalid)?;
         {
             let mut state = inode.state();
@@ -244,6 +263,7 @@ impl Vfs {
     pub async fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
         self.check_writable()?;
         let inode = self.xattr_inode(ino)?;
+        self.learn(&inode).await?;
         let name = name.to_str().ok_or(Error::NoData)?;
         {
             let mut state = inode.state();

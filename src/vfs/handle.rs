@@ -93,7 +93,8 @@ impl Vfs {
         if inode.kind == FileKind::Directory {
             return Err(Error::IsDirectory);
         }
-        self.revalidate(&inode).await?;
+        let is_read = flags.read && !flags.truncate;
+        self.revalidate_for(&inode, is_read).await?;
         if flags.write || flags.truncate {
             self.learn_properties(&inode).await?;
         }
@@ -185,6 +186,7 @@ impl Vfs {
 
     /// Reads what must survive a commit over the object, where a listing was all that was seen.
     pub(super) async fn learn_properties(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.learn(inode).await?;
         let Some(version) = inode.state().version.clone() else { return Ok(()) };
         if inode.state().properties.is_none() {
             let head = self.0.store.head(&version.key).await?;

@@ -49,6 +49,8 @@ pub(super) struct State {
     pub(super) tags_unread: bool,
     /// When the store last confirmed `version`.
     pub(super) seen: Instant,
+    /// When a walk made, or confirmed, the inode from what its listing had brought.
+    pub(super) walked: Option<Instant>,
     /// Changes that may not be in S3.
     pub(super) staged: Option<Arc<Staged>>,
     /// Attributes that S3 does not have yet.
@@ -193,6 +195,7 @@ impl State {
             properties: None,
             tags_unread: false,
             seen,
+            walked: None,
             staged: None,
             attributes_dirty: false,
             attributes_epoch: 0,

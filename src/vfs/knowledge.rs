@@ -1,41 +1,27 @@
 //! What is known of the names in a directory without asking.
 //!
 //! Owns three kinds of knowledge, each with its age: names that a lookup did not find, names that
-//! a listing brought, and that a directory made by this mount holds nothing unknown. Must not
-//! know how a question is asked when the answer is not here.
+//! a listing brought (`listed`), and that a directory made by this mount holds nothing unknown.
+//! Must not know how a question is asked when the answer is not here.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::listed::{Listing, WALK_MAX};
 use crate::naming::Name;
-use crate::store::Version;
-
-/// What a readdir brought stays valid while the walk goes on, and at most so long.
-const WALK_MAX: Duration = Duration::from_secs(60);
 
 /// Absent names remembered per directory: a build asks for a few hundred include files that are
 /// not there, and each costs about 100 bytes.
 const ABSENT_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
 
-/// Listed names remembered per directory; a walk looks each up soon after it was listed.
-const LISTED_MAX: usize = 20_000;
-
-/// What a listing said of a name.
-#[derive(Debug, Clone)]
-pub(super) enum Listed {
-    File(Arc<Version>),
-    Directory,
-}
-
 /// What is known of one directory's names.
 #[derive(Debug, Default)]
 pub(super) struct Knowledge {
     absent: Option<LruCache<Name, Instant>>,
-    listed: HashMap<Name, (Listed, Instant)>,
+    /// The names that listings brought.
+    pub(super) listing: Listing,
     /// When this mount made the directory, and when it last made a name in it.
     made: Option<(Instant, Instant)>,
     /// The directory's marker object exists.
@@ -74,7 +60,7 @@ impl Knowledge {
 
     /// A name was taken away here, by this mount, or was not found.
     pub(super) fn gone(&mut self, name: &Name, now: Instant) {
-        self.listed.remove(name);
+        self.listing.remove(name);
         self.absent.get_or_insert_with(|| LruCache::new(ABSENT_MAX)).put(name.clone(), now);
     }
 
@@ -86,41 +72,22 @@ impl Knowledge {
 
     /// Nothing is known of the name any more.
     pub(super) fn forget(&mut self, name: &Name) {
-        self.listed.remove(name);
+        self.listing.remove(name);
+        self.is_there(name);
+    }
+
+    /// The name is there: whoever did not find it was too early.
+    pub(super) fn is_there(&mut self, name: &Name) {
         if let Some(absent) = &mut self.absent {
             absent.pop(name);
         }
-    }
-
-    /// A listing brought the name.
-    pub(super) fn listed(&mut self, name: &Name, listed: Listed, now: Instant) {
-        if self.listed.len() >= LISTED_MAX {
-            self.listed.retain(|_, (_, at)| now.duration_since(*at) < WALK_MAX / 4);
-        }
-        if self.listed.len() < LISTED_MAX {
-            self.listed.insert(name.clone(), (listed, now));
-        }
-        if let Some(absent) = &mut self.absent {
-            absent.pop(name);
-        }
-    }
-
-    /// The walk is long over.
-    pub(super) fn forget_listing(&mut self) {
-        self.listed = HashMap::new();
-    }
-
-    /// What a listing said of the name, while its walk goes on.
-    pub(super) fn take_listed(&mut self, name: &Name, now: Instant) -> Option<Listed> {
-        let (listed, at) = self.listed.remove(name)?;
-        (now.duration_since(at) < WALK_MAX).then_some(listed)
     }
 
     /// True where the name is known not to be there.
     pub(super) fn is_absent(&mut self, name: &Name, ttl: Duration, now: Instant) -> bool {
         if let Some((made, last_create)) = self.made {
             let is_young = now.duration_since(last_create) < ttl;
-            if is_young && now.duration_since(made) < WALK_MAX && !self.listed.contains_key(name) {
+            if is_young && now.duration_since(made) < WALK_MAX && !self.listing.has(name) {
                 return true;
             }
         }

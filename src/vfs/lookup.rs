@@ -7,23 +7,27 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ahead::LINK_MAX;
 use super::attr::{Attr, Entry, Fh, FileKind, Ino};
 use super::inode::{Inode, State, kind_of};
-use super::knowledge::Listed;
+use super::listed::{Hint, Listed};
 use super::table::Table;
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Key, Name, NameError, Prefix};
-use crate::store::{ListLine, ListRequest, ObjectHead, Version};
+use crate::store::{ErrorKind, ListLine, ListRequest, ObjectHead, Version};
+
+/// `S_ISVTX` of a directory's mode.
+const STICKY: u16 = 0o1000;
 
 /// What stands under a name in the store.
 pub(super) enum Found {
     Nothing,
     /// An object, with everything a HEAD says.
-    Object(Box<ObjectHead>),
+    Object(Arc<ObjectHead>),
     /// An object, as a listing shows it.
     Listed(Arc<Version>),
     /// A directory, with its marker where it has one that was asked for.
-    Directory(Option<Box<ObjectHead>>),
+    Directory(Option<Arc<ObjectHead>>),
 }
 
 impl Vfs {
@@ -41,7 +45,8 @@ impl Vfs {
         let inode = self.resolve(parent, &name).await?.ok_or(Error::NotFound)?;
         let is_local = inode.state().version.is_none() || inode.is_dirty();
         let ttl = self.settings().metadata_ttl;
-        let attr_ttl = if is_local || self.is_fresh(&inode) { ttl } else { Duration::ZERO };
+        let is_told = !self.is_unread(&inode) && (is_local || self.is_believed(&inode));
+        let attr_ttl = if is_told { ttl } else { Duration::ZERO };
         Ok(self.entry(&inode, attr_ttl))
     }
 
@@ -69,52 +74,114 @@ impl Vfs {
             if known.is_none() && state.knowledge.is_absent(name, ttl, now) {
                 return Ok(None);
             }
-            state.knowledge.take_listed(name, now)
+            state.knowledge.listing.get(name, now)
         };
         let prefix = self.table().prefix(parent).ok_or(Error::NotFound)?;
-        let found = self.find(&prefix, name, hint).await?;
+        let is_listed = hint.is_some();
+        let (found, asked) = self.find(&directory, &prefix, name, hint).await?;
         if self.table().prefix(parent) != Some(prefix) {
             // The directory was renamed meanwhile, and what was found may be gone from there.
             return Err(Error::Stale);
         }
-        Ok(self.adopt(parent, name, found, now))
+        let inode = self.adopt(parent, name, found, asked);
+        if let Some(inode) = inode.as_ref().filter(|_| is_listed) {
+            inode.state().walked = Some(self.0.clock.now());
+        }
+        Ok(inode)
     }
 
-    /// Asks the store what stands under a name.
-    async fn find(&self, prefix: &Prefix, name: &Name, hint: Option<Listed>) -> Result<Found> {
+    /// Asks what stands under a name: the store, unless a listing that is still valid has said
+    /// enough. Also when it was asked.
+    async fn find(
+        &self,
+        directory: &Arc<Inode>,
+        prefix: &Prefix,
+        name: &Name,
+        hint: Option<Hint>,
+    ) -> Result<(Found, Instant)> {
         let key = prefix.file(name)?;
+        let now = self.0.clock.now();
         if self.is_going(&key) {
-            return self.find_directory(&prefix.directory(name)?).await;
+            return Ok((self.find_directory(&prefix.directory(name)?).await?, now));
         }
-        match (hint, self.settings().metadata) {
-            (Some(Listed::File(version)), Metadata::List) if version.key == key => {
-                Ok(Found::Listed(version))
+        let is_posix = self.settings().metadata == Metadata::Posix;
+        match hint {
+            Some(Hint { listed: Listed::File(version), .. }) if !is_posix && version.key == key => {
+                Ok((Found::Listed(version), now))
             }
-            (Some(Listed::File(_)), Metadata::Posix) => self.find_object(&key).await,
-            (Some(Listed::Directory), Metadata::List) => Ok(Found::Directory(None)),
-            (Some(Listed::Directory), Metadata::Posix) => {
-                self.find_directory(&prefix.directory(name)?).await
+            Some(hint @ Hint { listed: Listed::File(_), .. }) if is_posix => {
+                self.find_listed(directory, name, &key, hint).await
+            }
+            Some(Hint { listed: Listed::Directory, .. }) if !is_posix => {
+                Ok((Found::Directory(None), now))
+            }
+            Some(Hint { listed: Listed::Directory, .. }) => {
+                self.find_marker(directory, name, &prefix.directory(name)?).await
             }
             _ => {
-                let directory = prefix.directory(name)?;
+                let below = prefix.directory(name)?;
                 let (below, object) =
-                    tokio::join!(self.find_directory(&directory), self.find_object(&key));
+                    tokio::join!(self.find_directory(&below), self.find_object(&key));
                 // The directory wins over a file of the same name.
                 match below? {
-                    Found::Nothing => object,
-                    directory => Ok(directory),
+                    Found::Nothing => Ok((object?, now)),
+                    directory => Ok((directory, now)),
                 }
             }
         }
     }
 
+    /// A file that a listing has told of. What the listing said is enough for a name; whoever
+    /// needs the attributes asks (`ahead`).
+    async fn find_listed(
+        &self,
+        directory: &Arc<Inode>,
+        name: &Name,
+        key: &Key,
+        hint: Hint,
+    ) -> Result<(Found, Instant)> {
+        // In a sticky directory the kernel decides by the owner who may take the name away.
+        let is_sticky = directory.state().perm & STICKY != 0;
+        let wants_body = matches!(&hint.listed, Listed::File(version) if self.is_wanted(version));
+        let answer = match (hint.answer, hint.listed) {
+            (None, Listed::File(version))
+                if version.size > LINK_MAX && version.key == *key && !is_sticky =>
+            {
+                return Ok((Found::Listed(version), self.0.clock.now()));
+            }
+            (Some(coming), _) if !hint.is_ahead => coming.arrives().await,
+            _ => None,
+        };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => self.demand(directory, name, key, wants_body).await?,
+        };
+        let found = answer.found?.map_or(Found::Nothing, Found::Object);
+        Ok((found, answer.asked))
+    }
+
+    /// A directory that a listing has told of.
+    async fn find_marker(
+        &self,
+        directory: &Arc<Inode>,
+        name: &Name,
+        prefix: &Prefix,
+    ) -> Result<(Found, Instant)> {
+        let Some(marker) = prefix.marker() else { return Err(Error::NotFound) };
+        let answer = self.demand(directory, name, &marker, false).await?;
+        match answer.found {
+            Ok(head) => Ok((Found::Directory(head), answer.asked)),
+            // Whoever may not look at it may still look below it.
+            Err(error) if *error.kind() == ErrorKind::Denied => {
+                Ok((Found::Directory(None), answer.asked))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(super) async fn find_object(&self, key: &Key) -> Result<Found> {
         if self.settings().metadata == Metadata::Posix {
-            return match self.0.store.head(key).await {
-                Ok(head) => Ok(Found::Object(Box::new(head))),
-                Err(error) if error.is_not_found() => Ok(Found::Nothing),
-                Err(error) => Err(error.into()),
-            };
+            return Ok(self.ask(key, false).await?.map_or(Found::Nothing, Found::Object));
         }
         let first = self.first_below(key.as_str()).await?;
         Ok(match first {
@@ -134,7 +201,7 @@ impl Vfs {
                     && self.settings().metadata == Metadata::Posix =>
             {
                 let marker = self.0.store.head(&version.key).await;
-                Ok(Found::Directory(marker.ok().map(Box::new)))
+                Ok(Found::Directory(marker.ok().map(Arc::new)))
             }
             Some(_) => Ok(Found::Directory(None)),
         }
@@ -162,7 +229,7 @@ impl Vfs {
         let known = table.child(parent, name);
         if let Some(inode) = &known
             && (inode.state().seen > asked
-                || confirm(inode, &found, now, self)
+                || confirm(inode, &found, asked, self)
                 || has_local(&table, inode))
         {
             return known;
@@ -178,21 +245,26 @@ impl Vfs {
                 }
                 return None;
             }
-            Found::Object(head) => (kind_of(head, settings), State::of_head(head, settings, now)),
+            Found::Object(head) => (kind_of(head, settings), State::of_head(head, settings, asked)),
             Found::Listed(version) => {
-                let state = State::of_version(Arc::clone(version), settings, now);
+                let state = State::of_version(Arc::clone(version), settings, asked);
                 (FileKind::File, state)
             }
             Found::Directory(Some(head)) => {
-                (FileKind::Directory, State::of_head(head, settings, now))
+                (FileKind::Directory, State::of_head(head, settings, asked))
             }
             Found::Directory(None) => {
-                (FileKind::Directory, State::implicit_directory(settings, now))
+                (FileKind::Directory, State::implicit_directory(settings, asked))
             }
         };
         state.knowledge.has_marker = matches!(found, Found::Directory(Some(_)));
         if let Some(directory) = table.get(parent) {
-            directory.state().knowledge.forget(name);
+            let mut directory = directory.state();
+            // Of a file that only a listing has told of, more will be asked.
+            match &found {
+                Found::Listed(_) => directory.knowledge.is_there(name),
+                _ => directory.knowledge.forget(name),
+            }
         }
         table.insert(parent, name, kind, state)
     }
@@ -206,7 +278,8 @@ impl Vfs {
     pub async fn getattr(&self, ino: Ino, fh: Option<Fh>) -> Result<(Attr, Duration)> {
         let inode = self.inode(ino)?;
         let ttl = self.settings().metadata_ttl;
-        if fh.is_none() {
+        self.learn(&inode).await?;
+        if fh.is_none() && !self.is_believed(&inode) {
             self.revalidate(&inode).await?;
         }
         Ok((inode.attr(), ttl))
@@ -217,21 +290,34 @@ impl Vfs {
     /// # Errors
     /// [`Error::Stale`] where it is not; its name is free then for the next lookup.
     pub(super) async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.revalidate_for(inode, false).await
+    }
+
+    /// The same, with the body of a small file where somebody is about to read it.
+    pub(super) async fn revalidate_for(&self, inode: &Arc<Inode>, is_read: bool) -> Result<()> {
         if inode.state().detached {
             return Err(Error::Stale);
         }
+        self.learn(inode).await?;
         let is_ours = inode.kind == FileKind::Directory || inode.is_dirty();
         if is_ours || inode.state().unlinked || self.is_fresh(inode) {
             return Ok(());
         }
         let Some(key) = self.table().key(inode.ino) else { return Ok(()) };
         let before = inode.state().version.clone();
-        let found = self.find_object(&key).await?;
+        let asked = self.0.clock.now();
+        let wants_body = is_read && before.as_ref().is_some_and(|version| self.is_wanted(version));
+        let found = match self.settings().metadata {
+            Metadata::Posix if wants_body => {
+                self.ask(&key, true).await?.map_or(Found::Nothing, Found::Object)
+            }
+            _ => self.find_object(&key).await?,
+        };
         let moved_on = {
             let state = inode.state();
             state.unlinked || state.version != before
         };
-        if moved_on || inode.is_dirty() || confirm(inode, &found, self.0.clock.now(), self) {
+        if moved_on || inode.is_dirty() || confirm(inode, &found, asked, self) {
             return Ok(());
         }
         self.table().lose(inode.ino);
@@ -245,21 +331,22 @@ fn has_local(table: &Table, inode: &Inode) -> bool {
     table.subtree(inode.ino).iter().any(|inode| inode.is_dirty())
 }
 
-/// True where `found` is what the inode already is; then it is fresh again.
-fn confirm(inode: &Inode, found: &Found, now: Instant, vfs: &Vfs) -> bool {
+/// True where `found` is what the inode already is; then it is as fresh as the question.
+fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
     let mut state = inode.state();
     let is_same = match (found, inode.kind) {
         (Found::Directory(_), FileKind::Directory) => true,
         (Found::Object(head), FileKind::File | FileKind::Symlink | FileKind::Fifo) => {
             let is_same = state.version.as_ref().is_some_and(|own| own.is_same(&head.version));
-            if is_same && state.properties.is_none() {
+            let is_listing = vfs.settings().metadata == Metadata::List;
+            if is_same && is_listing && state.properties.is_none() {
                 state.properties = Some(head.properties.clone());
                 state.tags_unread = head.tag_count > 0;
             }
             // A self-copy elsewhere changes the metadata and not the ETag.
             let metadata_moved = state.properties.as_ref() != Some(&head.properties);
             if is_same && metadata_moved && !state.attributes_dirty {
-                *state = renewed(&mut state, head, vfs, now);
+                *state = renewed(&mut state, head, vfs, asked);
             }
             is_same
         }
@@ -269,14 +356,14 @@ fn confirm(inode: &Inode, found: &Found, now: Instant, vfs: &Vfs) -> bool {
         _ => false,
     };
     if is_same {
-        state.seen = now;
+        state.seen = state.seen.max(asked);
     }
     is_same
 }
 
 /// The state of the same bytes under changed metadata; what is open stays as it is.
-fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, now: Instant) -> State {
-    let mut renewed = State::of_head(head, vfs.settings(), now);
+fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, asked: Instant) -> State {
+    let mut renewed = State::of_head(head, vfs.settings(), asked);
     renewed.staged = state.staged.take();
     renewed.version = state.version.take();
     renewed.attributes_epoch = state.attributes_epoch;

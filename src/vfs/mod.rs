@@ -17,6 +17,7 @@
 //! 3. `table`: the tree;
 //! 4. `Inode::state`.
 
+mod ahead;
 mod attr;
 mod attributes;
 mod content;
@@ -28,6 +29,7 @@ mod error;
 mod handle;
 mod inode;
 mod knowledge;
+mod listed;
 mod loans;
 mod lookup;
 mod readdir;
@@ -40,7 +42,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -90,6 +92,8 @@ struct Core {
     /// Who has bytes that only the object of another file has.
     loans: Loans,
     deletes: Arc<Deletes>,
+    /// Questions that run ahead of their readers.
+    ahead: Arc<Semaphore>,
     /// The directories whose listings are remembered, oldest first.
     walks: Mutex<VecDeque<Weak<Inode>>>,
     /// Keys that cannot be shown: counted, and said once each.
@@ -111,6 +115,7 @@ impl Vfs {
         let table = Mutex::new(Table::new(settings.prefix.clone(), root));
         let (namespace, handles, tasks) = (RwLock::new(()), Handles::default(), Tasks::new());
         let hidden = Once::new(HIDDEN_KEYS_SAID);
+        let ahead = Arc::new(Semaphore::new(settings.ahead_max));
         let core = Core {
             settings,
             store,
@@ -122,6 +127,7 @@ impl Vfs {
             handles,
             loans: Loans::default(),
             deletes: Arc::default(),
+            ahead,
             walks: Mutex::default(),
             hidden,
             tasks,
@@ -170,6 +176,15 @@ impl Vfs {
     fn is_fresh(&self, inode: &Inode) -> bool {
         let age = self.0.clock.now().saturating_duration_since(inode.state().seen);
         age < self.settings().metadata_ttl
+    }
+
+    /// True where its attributes may be told: the store's word is young enough, or a walk that
+    /// goes on has brought them.
+    fn is_believed(&self, inode: &Inode) -> bool {
+        let walked = inode.state().walked;
+        let ttl = self.settings().metadata_ttl;
+        self.is_fresh(inode)
+            || walked.is_some_and(|at| self.0.clock.now().saturating_duration_since(at) < ttl)
     }
 
     /// The entry that the kernel is told of an inode, counted as a lookup.

@@ -5,24 +5,28 @@
 //! know how one name is looked up.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
+use super::ahead::SPECIAL_MAX;
 use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
-use super::inode::Inode;
-use super::knowledge::Listed as Remembered;
+use super::inode::{Inode, kind_of};
+use super::listed::{Asking, Coming, Listed as Remembered, Question};
 use super::lookup::Found;
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Child, Listed, Merge, Name, Prefix, classify};
 use crate::store::{ListLine, ListPage, ListRequest, Version};
+use crate::tasks::Tasks;
 
 /// Entries kept behind the reader, so that a small seek back costs no request. The kernel asks
 /// again for what did not fit into its buffer: at most 32 KiB, some 1 000 entries.
 const KEPT_BEHIND: usize = 2_000;
 
-/// Walks whose listings are remembered for the lookups that follow; each keeps at most 20 000
-/// names (`knowledge`), and nearly all far fewer.
+/// Walks whose listings are remembered for the lookups that follow.
 const WALKS_MAX: usize = 64;
+
+/// Names that all of them remember; at about 1 KiB each with its answer: 20 MB.
+const NAMES_MAX: usize = 20_000;
 
 /// An open directory.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ struct Walk {
     local: HashSet<Name>,
     merge: Merge<Arc<Version>>,
     next: Next,
+    /// The questions that run ahead of the reader; they end with him.
+    tasks: Tasks,
 }
 
 #[derive(Debug)]
@@ -55,6 +61,10 @@ struct Item {
     kind: FileKind,
     /// What the listing said of a file.
     version: Option<Arc<Version>>,
+    /// What the object itself says: a small one may be a link or a FIFO.
+    answer: Option<Coming>,
+    /// It says that there is no such object any more.
+    is_gone: bool,
     /// When the listing was asked.
     asked: Instant,
 }
@@ -67,6 +77,7 @@ impl Walk {
             local: HashSet::new(),
             merge: Merge::default(),
             next: Next::Begin,
+            tasks: Tasks::new(),
         }
     }
 }
@@ -138,11 +149,21 @@ impl Vfs {
             walk.trim(cookie);
         }
         let skip = usize::try_from(cookie - walk.dropped).unwrap_or(usize::MAX);
-        for (index, item) in walk.entries.iter().enumerate().skip(skip) {
-            let behind = walk.dropped + index as u64 + 1;
+        let dropped = walk.dropped;
+        let mut has_given = false;
+        for (index, item) in walk.entries.iter_mut().enumerate().skip(skip) {
+            if has_given && item.answer.as_ref().is_some_and(|answer| !answer.has_arrived()) {
+                // What is at hand goes to the reader first.
+                break;
+            }
+            if !item.settle(self).await {
+                continue;
+            }
+            let behind = dropped + index as u64 + 1;
             if !self.give(&listing.inode, item, behind, plus, sink) {
                 break;
             }
+            has_given = true;
         }
         Ok(())
     }
@@ -177,7 +198,7 @@ impl Vfs {
 
     fn begin(&self, inode: &Arc<Inode>, walk: &mut Walk) {
         let asked = self.0.clock.now();
-        let entry = |name, kind| Item { name, kind, version: None, asked };
+        let entry = |name, kind| Item::new(name, kind, asked);
         walk.entries.push_back(entry(DirName::Dot, FileKind::Directory));
         walk.entries.push_back(entry(DirName::DotDot, FileKind::Directory));
         let known = self.table().children(inode.ino);
@@ -222,37 +243,52 @@ impl Vfs {
                 Next::End
             }
         };
-        let now = self.0.clock.now();
-        let mut state = inode.state();
-        for child in children.into_iter().filter(|child| !walk.local.contains(child.name())) {
-            let (item, remembered) = match child {
-                Child::File(name, version) => {
-                    let remembered = Remembered::File(Arc::clone(&version));
-                    (
-                        Item {
-                            name: DirName::Child(name),
-                            kind: FileKind::File,
-                            version: Some(version),
-                            asked,
-                        },
-                        remembered,
-                    )
-                }
-                Child::Directory(name) => {
-                    let name = DirName::Child(name);
-                    let kind = FileKind::Directory;
-                    (Item { name, kind, version: None, asked }, Remembered::Directory)
-                }
-            };
-            if let DirName::Child(name) = &item.name
-                && !state.knowledge.is_gone_since(name, asked)
-            {
-                state.knowledge.listed(name, remembered, now);
-            }
-            walk.entries.push_back(item);
-        }
-        drop(state);
+        let local = &walk.local;
+        let children = children.into_iter().filter(|child| !local.contains(child.name()));
+        let (items, questions) = self.take_children(inode, children, asked);
+        walk.entries.extend(items);
+        self.ask_ahead(inode, questions, &walk.tasks);
         self.bound_listed(inode);
+    }
+
+    /// Remembers the children for the lookups that follow, and says which to ask about: those
+    /// that may be something else than files.
+    fn take_children(
+        &self,
+        inode: &Arc<Inode>,
+        children: impl Iterator<Item = Child<Arc<Version>>>,
+        asked: Instant,
+    ) -> (Vec<Item>, Vec<Question>) {
+        let (mut items, mut questions) = (Vec::new(), Vec::new());
+        let now = self.0.clock.now();
+        for child in children {
+            let (name, kind, version) = match child {
+                Child::File(name, version) => (name, FileKind::File, Some(version)),
+                Child::Directory(name) => (name, FileKind::Directory, None),
+            };
+            let listed = version.clone().map_or(Remembered::Directory, Remembered::File);
+            let mut answer = None;
+            if self.may_be_special(inode, &name, version.as_deref()) {
+                let (asking, coming) = Asking::new();
+                questions.push(Question { name: name.clone(), listed: listed.clone(), asking });
+                answer = Some(coming);
+            }
+            let knowledge = &mut inode.state().knowledge;
+            if !knowledge.is_gone_since(&name, asked) {
+                knowledge.is_there(&name);
+                knowledge.listing.put(&name, listed, answer.clone(), now);
+            }
+            let item = Item::new(DirName::Child(name), kind, asked);
+            items.push(Item { version, answer, ..item });
+        }
+        (items, questions)
+    }
+
+    /// True for an object that may be a link or a FIFO, and of which nothing is known yet.
+    fn may_be_special(&self, directory: &Inode, name: &Name, version: Option<&Version>) -> bool {
+        self.settings().metadata == Metadata::Posix
+            && version.is_some_and(|version| version.size <= SPECIAL_MAX)
+            && self.table().child(directory.ino, name).is_none()
     }
 
     /// Keeps what all directories together remember of listings within bounds: the walk that went
@@ -262,9 +298,14 @@ impl Vfs {
         if walks.back().is_none_or(|last| last.as_ptr() != Arc::as_ptr(inode)) {
             walks.push_back(Arc::downgrade(inode));
         }
-        while walks.len() > WALKS_MAX {
+        let remembered = |walk: &Weak<Inode>| {
+            walk.upgrade().map_or(0, |inode| inode.state().knowledge.listing.len())
+        };
+        let mut names: usize = walks.iter().map(remembered).sum();
+        while walks.len() > 1 && (walks.len() > WALKS_MAX || names > NAMES_MAX) {
             if let Some(oldest) = walks.pop_front().and_then(|oldest| oldest.upgrade()) {
-                oldest.state().knowledge.forget_listing();
+                let listing = std::mem::take(&mut oldest.state().knowledge.listing);
+                names -= listing.len().min(names);
             }
         }
     }
@@ -342,6 +383,26 @@ impl Vfs {
         });
         // A directory that was removed while open: any number but 0, which hides the entry.
         Ino(number.unwrap_or(u64::MAX))
+    }
+}
+
+impl Item {
+    const fn new(name: DirName, kind: FileKind, asked: Instant) -> Self {
+        Self { name, kind, version: None, answer: None, is_gone: false, asked }
+    }
+
+    /// Waits until it is known what the entry is; false where it is gone.
+    async fn settle(&mut self, vfs: &Vfs) -> bool {
+        // Cloned, since a reader that gives up drops this future.
+        let Some(answer) = self.answer.clone() else { return !self.is_gone };
+        match answer.arrives().await.map(|answer| answer.found) {
+            Some(Ok(Some(head))) => self.kind = kind_of(&head, vfs.settings()),
+            Some(Ok(None)) => self.is_gone = true,
+            // Nobody may look at it; a lookup will say why.
+            Some(Err(_)) | None => {}
+        }
+        self.answer = None;
+        !self.is_gone
     }
 }
 

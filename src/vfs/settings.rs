@@ -60,6 +60,8 @@ pub struct Settings {
     pub dir_mode: u16,
     /// The most one reader fetches ahead, in bytes.
     pub window_max: u64,
+    /// Questions about names that are asked ahead of whoever reads or walks a directory, at once.
+    pub ahead_max: usize,
     /// When the mount began: the time of directories that have none.
     pub started: SystemTime,
 }

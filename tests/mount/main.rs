@@ -32,6 +32,7 @@ mod requests;
 mod rmdir;
 mod setattr;
 mod stat;
+mod stat_ahead;
 mod statfs;
 mod streams;
 mod symlink;

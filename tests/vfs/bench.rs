@@ -143,6 +143,7 @@ fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         file_mode: 0o644,
         dir_mode: 0o755,
         window_max: 8 * MIB,
+        ahead_max: 32,
         started: clock.wall(),
     }
 }
