@@ -87,20 +87,25 @@ impl Vfs {
     fn apply(&self, inode: &Inode, change: &SetAttr) -> Result<bool> {
         let now = self.0.clock.wall();
         let mut state = inode.state();
-        let mtime = change.mtime.map(|time| match time {
+        let time = |time: NewTime| match time {
             NewTime::Now => now,
             NewTime::At(time) => time,
-        });
+        };
+        let mtime = change.mtime.map(time);
         let keeps_owner = change.uid.is_none_or(|uid| uid == state.uid)
             && change.gid.is_none_or(|gid| gid == state.gid);
         let keeps_perm = change.perm.is_none_or(|perm| perm == state.perm);
         let keeps_time = mtime.is_none_or(|time| time == state.mtime);
-        if keeps_owner && keeps_perm && keeps_time {
-            return Ok(false);
-        }
+        let changes = !(keeps_owner && keeps_perm && keeps_time);
         let is_touch = matches!(change.mtime, Some(NewTime::Now)) && keeps_owner && keeps_perm;
-        if self.settings().metadata == Metadata::List && !is_touch {
+        if changes && !is_touch && self.settings().metadata == Metadata::List {
             return Err(Error::NotPermitted("owner, mode and times need --metadata posix"));
+        }
+        if let Some(atime) = change.atime.map(time) {
+            (state.atime, state.ctime) = (Some(atime), now);
+        }
+        if !changes {
+            return Ok(false);
         }
         state.perm = change.perm.unwrap_or(state.perm);
         state.uid = change.uid.unwrap_or(state.uid);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::attr::{Attr, Caller, FileKind, Ino};
 use super::knowledge::Knowledge;
 use super::settings::{Metadata, Settings};
-use crate::naming::{Key, content_type};
+use crate::naming::{Key, Name, content_type};
 use crate::posix_metadata::{self, PosixMetadata};
 use crate::store::{Condition, ObjectHead, Properties, Version};
 use crate::write::{COMMIT_ID, Staged, Target};
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) perm: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// As a call set it; none is the modification time.
+    pub(super) atime: Option<SystemTime>,
     pub(super) mtime: SystemTime,
     pub(super) ctime: SystemTime,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
@@ -64,6 +66,8 @@ pub(super) struct State {
     /// An object of an earlier file that stands under this key until this inode's first commit
     /// replaces it; if that never comes, it must go with this inode's name.
     pub(super) hides: Option<Key>,
+    /// Handles through which the file is being executed.
+    pub(super) executions: u32,
     /// A second try of a failed commit is due.
     pub(super) retrying: bool,
     /// The name was taken away: nothing is committed any more.
@@ -95,6 +99,7 @@ impl Inode {
             uid: state.uid,
             gid: state.gid,
             nlink: u32::from(!state.unlinked),
+            atime: state.atime.unwrap_or(state.mtime),
             mtime: state.mtime,
             ctime: state.ctime,
         }
@@ -116,13 +121,14 @@ impl Inode {
     pub(super) fn target(&self, key: &Key, settings: &Settings, is_background: bool) -> Target {
         let state = self.state();
         let keeps_base = state.staged.as_ref().is_some_and(|staged| staged.keeps_base());
-        let condition = match &state.version {
-            Some(version) if keeps_base || is_background => {
-                Condition::Unchanged(Version::clone(version))
-            }
-            None if state.exclusive || is_background => Condition::Absent,
-            _ => Condition::None,
+        let later = match &state.version {
+            Some(version) => Condition::Unchanged(Version::clone(version)),
+            // What it hides is replaced, whatever it has become.
+            None if state.hides.is_some() => Condition::None,
+            None => Condition::Absent,
         };
+        let is_free = !is_background && !keeps_base && !state.exclusive;
+        let condition = if is_free { Condition::None } else { later.clone() };
         let with_time = |mtime| {
             let mut properties = state.properties_for(self.kind, key, settings, mtime);
             posix_metadata::forget_checksums(&mut properties.user_metadata);
@@ -134,6 +140,7 @@ impl Inode {
             streamed: with_time(None),
             mtime_is_explicit: state.mtime_is_explicit,
             condition,
+            later,
         }
     }
 }
@@ -187,6 +194,7 @@ impl State {
             perm: settings.file_mode,
             uid: settings.uid,
             gid: settings.gid,
+            atime: None,
             mtime: time,
             ctime: time,
             xattrs: BTreeMap::new(),
@@ -202,11 +210,34 @@ impl State {
             mtime_is_explicit: false,
             exclusive: false,
             hides: None,
+            executions: 0,
             retrying: false,
             unlinked: false,
             detached: false,
             knowledge: Knowledge::default(),
         }
+    }
+
+    /// A file whose commit an earlier mount began.
+    pub(super) fn taken_up(
+        staged: Arc<Staged>,
+        target: Target,
+        settings: &Settings,
+        seen: Instant,
+    ) -> Self {
+        let mut state = Self::blank(settings, seen, settings.started);
+        if settings.metadata == Metadata::Posix {
+            state.apply(&posix_metadata::read(&target.properties.user_metadata));
+        }
+        state.mtime_is_explicit = target.mtime_is_explicit;
+        match target.later {
+            Condition::Unchanged(version) => state.version = Some(Arc::new(version)),
+            Condition::Absent => {}
+            Condition::None => state.hides = Some(target.key),
+        }
+        state.properties = Some(target.properties);
+        state.staged = Some(staged);
+        state
     }
 
     fn apply(&mut self, metadata: &PosixMetadata) {
@@ -257,6 +288,23 @@ impl State {
         properties
     }
 
+    /// This mount made a name in the directory.
+    pub(super) fn name_made(&mut self, name: &Name, now: Instant, wall: SystemTime) {
+        self.knowledge.created(name, now);
+        self.names_changed(wall);
+    }
+
+    /// This mount took a name of the directory away.
+    pub(super) fn name_gone(&mut self, name: &Name, now: Instant, wall: SystemTime) {
+        self.knowledge.gone(name, now);
+        self.names_changed(wall);
+    }
+
+    /// In memory only: a PUT of the marker with every name would double what a file costs.
+    fn names_changed(&mut self, wall: SystemTime) {
+        (self.mtime, self.ctime) = (wall, wall);
+    }
+
     /// S3 has `version` with `properties` now.
     pub(super) fn committed(
         &mut self,
@@ -286,7 +334,7 @@ pub(super) fn kind_of(head: &ObjectHead, settings: &Settings) -> FileKind {
         return FileKind::Symlink;
     }
     match metadata.type_bits.and_then(FileKind::from_mode) {
-        Some(kind @ (FileKind::Symlink | FileKind::Fifo)) => kind,
+        Some(kind @ (FileKind::Symlink | FileKind::Fifo | FileKind::Socket)) => kind,
         _ => FileKind::File,
     }
 }

@@ -35,6 +35,7 @@ mod lookup;
 mod readdir;
 mod remove;
 mod rename;
+mod resume;
 mod settings;
 mod table;
 

@@ -158,14 +158,15 @@ impl Vfs {
     }
 
     fn relink(&self, rename: &Move) {
-        let now = self.0.clock.now();
+        let (now, wall) = (self.0.clock.now(), self.0.clock.wall());
+        rename.source.state().ctime = wall;
         let mut table = self.table();
         table.relink(rename.source.ino, rename.to.0, &rename.to.1);
         if let Some(directory) = table.get(rename.from.0) {
-            directory.state().knowledge.gone(&rename.from.1, now);
+            directory.state().name_gone(&rename.from.1, now, wall);
         }
         if let Some(directory) = table.get(rename.to.0) {
-            directory.state().knowledge.created(&rename.to.1, now);
+            directory.state().name_made(&rename.to.1, now, wall);
         }
     }
 

@@ -14,11 +14,12 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::plan::{PartSource, Plan, PlannedPart, plan};
 use super::stage::{Account, Quota, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
-use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy};
+use super::upload::Open;
+use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, with_id};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, CopyRequest, ErrorKind, ObjectHead, PartTag, PartTarget, Payload, Properties,
-    PutRequest, Upload, Version,
+    self, Condition, CopyRequest, ErrorKind, ObjectHead, PartTag, Payload, Properties, PutRequest,
+    Version,
 };
 use crate::units::{ByteRange, MIB};
 
@@ -43,6 +44,9 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
     if account.epoch == account.committed {
         return Ok(None);
     }
+    if let Some(head) = is_done(staged, target, &account).await {
+        return Ok(Some(done(staged, head, account.epoch)));
+    }
     let sent = match usable(&mut stream, staged, target, &account).await {
         Some(running) => finish(staged, target, &account, &mut stream, running).await,
         None => send(staged, target, &account).await,
@@ -54,7 +58,24 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
         sent => sent?,
     };
     staged.stage.committed(Arc::clone(&committed.version), account.epoch);
+    staged.end_promise();
     Ok(Some(committed))
+}
+
+/// The object, where an earlier process was cut off after S3 had done this very commit.
+async fn is_done(staged: &Staged, target: &Target, account: &Account) -> Option<ObjectHead> {
+    let id = staged.taken_up(&target.key, account.epoch)?;
+    let head = staged.engine.0.store.head(&target.key).await.ok()?;
+    carries(&head, &id).then_some(head)
+}
+
+fn done(staged: &Staged, head: ObjectHead, epoch: u64) -> Committed {
+    tracing::info!(key = %head.version.key, "in S3 already");
+    let version = Arc::new(head.version);
+    staged.stage.committed(Arc::clone(&version), epoch);
+    staged.end_promise();
+    let properties = head.properties;
+    Committed { version, properties, carries_mtime: true, carries_attributes: true }
 }
 
 /// Another version stands there. Where it is an earlier commit of this very file, which was given
@@ -86,10 +107,10 @@ async fn usable(
     let running = stream.take()?;
     let fits = running.fits(account.size, &staged.engine.0.limits);
     // Where it alone has bytes of the file, it must.
-    if !account.punched.is_empty() || fits && running.upload.key == target.key {
+    if !account.punched.is_empty() || fits && running.open.upload.key == target.key {
         return Some(running);
     }
-    running.abort(&staged.engine).await;
+    running.open.abort(&staged.engine).await;
     None
 }
 
@@ -101,50 +122,58 @@ async fn finish(
     mut running: Running,
 ) -> Result<Committed> {
     let engine = &staged.engine;
+    promise(staged, target, account, Some(&running.open.commit_id));
     let completed = complete_stream(staged, target, account, &mut running).await;
     let version = match completed {
         Ok(version) => version,
-        Err(error) if !account.punched.is_empty() && !is_final(&error) => {
+        Err(error) if account.punched.is_empty() => {
+            running.open.abort_later(engine);
+            // Refused for another writer: S3 wants a new upload.
+            let is_contended = is_contended(&error);
+            return if is_contended { send(staged, target, account).await } else { Err(error) };
+        }
+        Err(error) if matches!(error, Error::Conflict { .. } | Error::Exists { .. }) => {
+            running.open.abort_later(engine);
+            return Err(error);
+        }
+        Err(error) if is_final(&error) => {
+            return without_upload(staged, target, stream, running, error).await;
+        }
+        Err(error) => {
             // The next commit goes on with what this upload has.
             stream.put_back(running);
             return Err(error);
         }
-        Err(error) if account.punched.is_empty() => {
-            running.abort_later(engine);
-            // Refused for another writer: S3 wants a new upload.
-            return if is_contended(&error) {
-                send(staged, target, account).await
-            } else {
-                Err(error)
-            };
-        }
-        Err(error) => {
-            let id = running.commit_id.clone();
-            running.abort_later(engine);
-            return without_upload(staged, target, &id, error).await;
-        }
     };
+    with_attributes(staged, target, &running.open, version).await
+}
+
+/// Gives the object of a streamed upload the attributes that changed since that began.
+async fn with_attributes(
+    staged: &Staged,
+    target: &Target,
+    open: &Open,
+    version: Version,
+) -> Result<Committed> {
     let streamed = Committed {
         version: Arc::new(version),
-        properties: with_id(&running.properties, &running.commit_id),
+        properties: with_id(&open.properties, &open.commit_id),
         carries_mtime: false,
         carries_attributes: true,
     };
-    if running.properties == target.streamed && !target.mtime_is_explicit {
+    if open.properties == target.streamed && !target.mtime_is_explicit {
         return Ok(streamed);
     }
-    let properties = with_id(&target.properties, &running.commit_id);
-    let (version, unchanged) =
-        (&streamed.version, Condition::Unchanged(Version::clone(&streamed.version)));
+    let (engine, properties) = (&staged.engine, with_id(&target.properties, &open.commit_id));
+    let version = &streamed.version;
+    let unchanged = Condition::Unchanged(Version::clone(version));
     let copied =
         copy::copy(engine, version, &target.key, Some(properties.clone()), &unchanged).await;
     match copied {
-        Ok(copied) => Ok(Committed {
-            version: Arc::new(copied),
-            properties,
-            carries_mtime: true,
-            carries_attributes: true,
-        }),
+        Ok(copied) => {
+            let version = Arc::new(copied);
+            Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
+        }
         // The bytes are there, so this is a commit; whoever keeps attributes sends them again.
         Err(error) => {
             tracing::warn!(key = %target.key, %error, "the attributes are not in S3 yet");
@@ -168,8 +197,7 @@ async fn complete_stream(
     };
     let mut tries = 0;
     loop {
-        let id = &running.commit_id;
-        let completed = complete(staged, target, &running.upload, &tags, id).await;
+        let completed = complete(staged, target, &running.open, &tags).await;
         tries += 1;
         match completed {
             // What only this upload has cannot be sent in another one.
@@ -192,7 +220,7 @@ fn is_contended(error: &Error) -> bool {
 /// True where the same upload can never become the object.
 fn is_final(error: &Error) -> bool {
     match error {
-        Error::Conflict { .. } | Error::Exists { .. } | Error::TooBig { .. } => true,
+        Error::TooBig { .. } => true,
         Error::Store(error) => {
             matches!(error.kind(), ErrorKind::NoSuchUpload | ErrorKind::Other(_))
         }
@@ -201,25 +229,34 @@ fn is_final(error: &Error) -> bool {
 }
 
 /// The upload that alone had some of the bytes will not become the object. If it already has, in
-/// an earlier attempt whose answer was lost, the commit goes over that; otherwise they are lost.
+/// an earlier attempt whose answer was lost, the commit goes over that; if it has not, they are
+/// lost; where the store does not say, the next commit asks again.
 async fn without_upload(
     staged: &Staged,
     target: &Target,
-    id: &str,
+    stream: &mut Stream,
+    running: Running,
     error: Error,
 ) -> Result<Committed> {
-    if matches!(error, Error::Conflict { .. } | Error::Exists { .. }) {
-        return Err(error);
+    let id = &running.open.commit_id;
+    match staged.engine.0.store.head(&target.key).await {
+        Ok(head) if carries(&head, id) => {
+            running.open.completed();
+            staged.stage.rebase_punched(Arc::new(head.version.clone()));
+            let condition = Condition::Unchanged(head.version);
+            let account = staged.stage.account().clone();
+            send(staged, &Target { condition, ..target.clone() }, &account).await
+        }
+        Err(unsaid) if !unsaid.is_not_found() => {
+            stream.put_back(running);
+            Err(error)
+        }
+        _ => {
+            running.open.abort_later(&staged.engine);
+            let (key, missing) = (target.key.clone(), staged.stage.account().punched.clone());
+            Err(Error::Lost { key, missing, source: Box::new(error) })
+        }
     }
-    let head = staged.engine.0.store.head(&target.key).await;
-    let Some(head) = head.ok().filter(|head| carries(head, id)) else {
-        let (key, missing) = (target.key.clone(), staged.stage.account().punched.clone());
-        return Err(Error::Lost { key, missing, source: Box::new(error) });
-    };
-    staged.stage.rebase_punched(Arc::new(head.version.clone()));
-    let condition = Condition::Unchanged(head.version);
-    let account = staged.stage.account().clone();
-    send(staged, &Target { condition, ..target.clone() }, &account).await
 }
 
 fn carries(head: &ObjectHead, id: &str) -> bool {
@@ -227,15 +264,13 @@ fn carries(head: &ObjectHead, id: &str) -> bool {
 }
 
 async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
-    let id = new_id();
+    let id = promise(staged, target, account, None);
     let properties = with_id(&target.properties, &id);
     let planned = plan(&account.edit(&account.holes()), &staged.engine.0.limits);
     let version = match planned.map_err(|_| Error::TooBig { key: target.key.clone() })? {
         Plan::Put { .. } => put(staged, target, account, &properties, &id).await?,
         Plan::Copy(source) => copy_whole(staged, target, &source, &properties, &id).await?,
-        Plan::Multipart { parts, .. } => {
-            multipart(staged, target, &parts, &properties, &id).await?
-        }
+        Plan::Multipart { parts, .. } => multipart(staged, target, &parts, &id).await?,
     };
     let version = Arc::new(version);
     Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
@@ -275,10 +310,13 @@ async fn changed(staged: &Staged, source: &Version) -> Option<Error> {
     }
 }
 
-fn with_id(properties: &Properties, id: &str) -> Properties {
-    let mut properties = properties.clone();
-    properties.user_metadata.insert(COMMIT_ID.into(), id.into());
-    properties
+/// Writes the commit down before it is sent, and returns its id. A journal that cannot be written
+/// is no reason not to send: nobody has been told anything yet.
+fn promise(staged: &Staged, target: &Target, account: &Account, id: Option<&str>) -> String {
+    staged.promise(target, account, id).unwrap_or_else(|error| {
+        tracing::warn!(key = %target.key, %error, "the journal does not know of a commit");
+        id.map_or_else(new_id, str::to_owned)
+    })
 }
 
 async fn put(
@@ -309,39 +347,48 @@ async fn multipart(
     staged: &Staged,
     target: &Target,
     parts: &[PlannedPart],
-    properties: &Properties,
     id: &str,
 ) -> Result<Version> {
     let engine = &staged.engine;
-    let begun = engine.0.store.create_upload(&target.key, properties).await;
-    let upload_id = begun.map_err(|error| classify(error, &target.key, &Condition::None))?;
-    let upload = Upload { key: target.key.clone(), id: upload_id };
-    let sent = send_parts(staged, target, &upload, parts).await;
+    let open = match resumable(staged, target, id).await {
+        Some(open) => open,
+        None => Open::begin(engine, target, &target.properties, id)
+            .await
+            .map_err(|error| classify(error, &target.key, &Condition::None))?,
+    };
+    let sent = send_parts(staged, target, &open, parts).await;
     let completed = match sent {
-        Ok(tags) => complete(staged, target, &upload, &tags, id).await,
+        Ok(tags) => complete(staged, target, &open, &tags).await,
         Err(error) => Err(error),
     };
     if completed.is_err() {
-        let engine = engine.clone();
-        staged.engine.0.tasks.spawn(async move {
-            if let Err(error) = engine.0.store.abort_upload(&upload).await {
-                let key = &upload.key;
-                tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
-            }
-        });
+        open.abort_later(engine);
     }
     completed
+}
+
+/// The upload that an earlier process began for this very commit; any other is given up.
+async fn resumable(staged: &Staged, target: &Target, id: &str) -> Option<Open> {
+    let open = staged.resumable().take()?;
+    let fits = open.upload.key == target.key
+        && open.commit_id == id
+        && open.properties == target.properties;
+    if fits {
+        return Some(open);
+    }
+    open.abort(&staged.engine).await;
+    None
 }
 
 async fn send_parts(
     staged: &Staged,
     target: &Target,
-    upload: &Upload,
+    open: &Open,
     parts: &[PlannedPart],
 ) -> Result<Vec<PartTag>> {
     let mut sending: Vec<BoxFuture<'_, Result<PartTag>>> = Vec::with_capacity(parts.len());
     for part in parts {
-        sending.push(send_part(staged, target, upload, part).boxed());
+        sending.push(send_part(staged, target, open, part).boxed());
     }
     futures::stream::iter(sending).buffered(PARTS_IN_FLIGHT_MAX).try_collect().await
 }
@@ -349,11 +396,14 @@ async fn send_parts(
 async fn send_part(
     staged: &Staged,
     target: &Target,
-    upload: &Upload,
+    open: &Open,
     part: &PlannedPart,
 ) -> Result<PartTag> {
+    if let Some(sent) = open.parts.get(&part.number).filter(|sent| sent.range == part.range) {
+        return Ok(sent.tag.clone());
+    }
     let store = &staged.engine.0.store;
-    let to = PartTarget { upload: upload.clone(), number: part.number };
+    let to = open.target(part.number);
     let sent = match (&part.source, staged.base()) {
         (PartSource::Base(range), Some(base)) => store.copy_part(&to, &base, *range).await,
         (PartSource::Other(source, range), _) => {
@@ -365,7 +415,9 @@ async fn send_part(
             store.upload_part(&to, &Payload::File(staged.stage.file(), part.range)).await
         }
     };
-    sent.map_err(|error| classify(error, &target.key, &target.condition))
+    let tag = sent.map_err(|error| classify(error, &target.key, &target.condition))?;
+    open.sent(&tag, part.range);
+    Ok(tag)
 }
 
 /// Brings into the staging file what of `range` is only in objects.
@@ -405,13 +457,14 @@ fn source_error(error: store::Error, source: &Version) -> Error {
 async fn complete(
     staged: &Staged,
     target: &Target,
-    upload: &Upload,
+    open: &Open,
     tags: &[PartTag],
-    id: &str,
 ) -> Result<Version> {
     let store = &staged.engine.0.store;
-    let completed = store.complete_upload(upload, tags, &target.condition).await;
-    settle(staged, target, id, completed).await
+    let completed = store.complete_upload(&open.upload, tags, &target.condition).await;
+    let version = settle(staged, target, &open.commit_id, completed).await?;
+    open.completed();
+    Ok(version)
 }
 
 /// Decides what an answer means that may be the echo of a success: the object carries our commit

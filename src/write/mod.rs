@@ -2,8 +2,9 @@
 //!
 //! Owns the way of written bytes: staged in a local file ([`Staged`]), sent as parts while a file
 //! is still being written (`stream`), let go from there when staging is full (`room`), and
-//! committed by the cheapest legal requests (`plan`, `commit`). Promises: [`Staged::commit`] returns a version only after S3 acknowledged every byte
-//! written before it; on any error the bytes stay staged and the commit can be tried again.
+//! committed by the cheapest legal requests (`plan`, `commit`). Promises: [`Staged::commit`]
+//! returns a version only after S3 acknowledged every byte written before it; on any error the
+//! bytes stay staged and the commit can be tried again.
 //! Must not know inodes, handles or reading ahead.
 
 mod commit;
@@ -11,10 +12,12 @@ mod copied;
 mod copy;
 mod error;
 mod extents;
+mod intent;
 mod plan;
 mod room;
 mod stage;
 mod stream;
+mod upload;
 
 use std::io;
 use std::path::PathBuf;
@@ -22,22 +25,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::budget::Budget;
 use crate::cache::Cache;
+use crate::journal::{Journal, Pending};
 use crate::naming::Key;
 use crate::store::{Condition, ObjectStore, Properties, Version};
 use crate::tasks::Tasks;
 use crate::units::ByteRange;
 
+use intent::Promise;
 use room::{Lack, Traffic};
 use stage::{Quota, Stage, StageError};
 use stream::Stream;
+use upload::Open;
 
 pub use copied::{Copied, CopiedRun};
 pub use error::{Error, Result};
 pub use extents::Extents;
+pub use intent::Resumed;
 pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge};
 pub use stage::{Slice, Staging};
 
@@ -55,6 +63,7 @@ struct Inner {
     cache: Cache,
     budget: Arc<Budget>,
     staging: Arc<Staging>,
+    journal: Journal,
     limits: Limits,
     /// None where there is no local folder.
     recover: Option<PathBuf>,
@@ -65,7 +74,7 @@ struct Inner {
 }
 
 /// Where a commit goes and what goes with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// The object's key.
     pub key: Key,
@@ -79,6 +88,8 @@ pub struct Target {
     pub mtime_is_explicit: bool,
     /// What must hold at the destination.
     pub condition: Condition,
+    /// What must hold where nobody waits any more: in the background, or after a crash.
+    pub later: Condition,
 }
 
 /// What a commit did.
@@ -95,19 +106,36 @@ pub struct Committed {
 }
 
 impl Engine {
-    /// An engine that stages in `staging` and sends through `store`; what a conflict leaves is
-    /// moved to the folder `recover`.
+    /// An engine that stages in `staging`, notes in `journal` and sends through `store`; what a
+    /// conflict leaves is moved to the folder `recover`.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         cache: Cache,
         budget: Arc<Budget>,
         staging: Arc<Staging>,
+        journal: Journal,
         limits: Limits,
         recover: Option<PathBuf>,
     ) -> Self {
         let (tasks, files, traffic) = (Tasks::new(), std::sync::Mutex::default(), Arc::default());
-        let inner = Inner { store, cache, budget, staging, limits, recover, tasks, files, traffic };
-        Self(Arc::new(inner))
+        Self(Arc::new(Inner {
+            store,
+            cache,
+            budget,
+            staging,
+            journal,
+            limits,
+            recover,
+            tasks,
+            files,
+            traffic,
+        }))
+    }
+
+    /// Takes up the commits that earlier mounts left, in order, and gives their other uploads up.
+    /// Each is tried again by [`Staged::commit`] or let go by [`Staged::abandon`].
+    pub fn resume(&self, pending: &[Pending]) -> Vec<Resumed> {
+        intent::resume(self, pending)
     }
 
     /// Begins to stage changes of a file whose bytes are `base`'s; none for a new file.
@@ -118,13 +146,19 @@ impl Engine {
         let stage = Stage::create(&self.0.staging, base)
             .map_err(|source| Error::Staging { key: key.clone(), source })?;
         let (stream, stays_local) = (Mutex::new(Stream::default()), AtomicBool::new(false));
-        let staged = Arc::new(Staged { engine: self.clone(), stage, stream, stays_local });
+        let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
+        let engine = self.clone();
+        Ok(self.register(Staged { engine, stage, stream, stays_local, promised, resumable }))
+    }
+
+    fn register(&self, staged: Staged) -> Arc<Staged> {
+        let staged = Arc::new(staged);
         let mut files = self.registered();
         if files.len() == files.capacity() {
             files.retain(|file| file.strong_count() > 0);
         }
         files.push(Arc::downgrade(&staged));
-        Ok(staged)
+        staged
     }
 
     fn registered(&self) -> MutexGuard<'_, Vec<Weak<Staged>>> {
@@ -157,6 +191,10 @@ pub struct Staged {
     stream: Mutex<Stream>,
     /// The file was unlinked: nothing of it is sent any more.
     stays_local: AtomicBool,
+    /// The commit that stands in the journal.
+    promised: std::sync::Mutex<Option<Promise>>,
+    /// An upload of an earlier process that this commit may go on with.
+    resumable: std::sync::Mutex<Option<Open>>,
 }
 
 impl Staged {
@@ -178,6 +216,7 @@ impl Staged {
         self.check_size(range.end, key)?;
         let mut stream = self.stream.lock().await;
         self.make_changeable(range, &mut stream, key).await?;
+        self.change_promise();
         while let Err(error) = self.stage.write_at(offset, bytes) {
             let lack = self.lack(&error, range.len());
             if !room::make_room(self, &mut stream, lack).await {
@@ -203,6 +242,7 @@ impl Staged {
         if self.is_in_upload() {
             return Err(Error::InUpload { key: key.clone() });
         }
+        self.change_promise();
         stream.abandon(&self.engine).await;
         self.stage.copy_in(run).map_err(|error| self.error(key, error))?;
         Ok(self.stage.account().epoch)
@@ -218,6 +258,7 @@ impl Staged {
         if self.is_in_upload() && size > 0 && !stream.can_be_cut(size, &self.stage.account()) {
             return Err(Error::InUpload { key: key.clone() });
         }
+        self.change_promise();
         let before = self.size();
         self.stage.truncate(size).map_err(|error| self.error(key, error))?;
         stream.touched(ByteRange::new(size.min(before), size.max(before)));
@@ -263,6 +304,11 @@ impl Staged {
         self.stay_local();
         let mut stream = self.stream.lock().await;
         stream.abandon(&self.engine).await;
+        let resumable = self.resumable().take();
+        if let Some(open) = resumable {
+            open.abort(&self.engine).await;
+        }
+        self.end_promise();
     }
 
     /// From now on no upload begins.
@@ -293,6 +339,11 @@ impl Staged {
         }
         self.stage.adopt_copied(source);
         Ok(())
+    }
+
+    /// The objects that have bytes of this file until it is committed.
+    pub fn lenders(&self) -> Vec<Key> {
+        self.stage.account().copied.iter().map(|run| run.version.key.clone()).collect()
     }
 
     /// True where some of the file's bytes are another object's until it is committed.
@@ -334,6 +385,7 @@ impl Staged {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(recovered_name(key));
         std::fs::rename(staged, &path)?;
+        self.end_promise();
         Ok(path)
     }
 
@@ -381,6 +433,14 @@ impl Staged {
         account.epoch > account.committed
     }
 
+    fn promised(&self) -> MutexGuard<'_, Option<Promise>> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resumable(&self) -> MutexGuard<'_, Option<Open>> {
+        self.resumable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What a write that failed lacks; nothing that could be made where the disk is broken.
     fn lack(&self, error: &StageError, len: u64) -> Lack {
         let staging = &self.engine.0.staging;
@@ -406,6 +466,13 @@ impl Staged {
             StageError::Disk(source) => Error::Staging { key: key.clone(), source },
         }
     }
+}
+
+/// The properties with a commit's id among them.
+fn with_id(properties: &Properties, id: &str) -> Properties {
+    let mut properties = properties.clone();
+    properties.user_metadata.insert(COMMIT_ID.into(), id.into());
+    properties
 }
 
 /// A file name that is unique and tells of the key: its last component, at most 50 characters of

@@ -133,7 +133,9 @@ async fn sweep(own: &Staged, stream: &mut Stream, lack: Lack, is_last_look: bool
     let heads: &[u64] = if is_last_look { &[HEAD, 0] } else { &[HEAD] };
     let swept = all().try_for_each(|(one, _)| one.drop_clean(&enough)).and_then(|()| {
         heads.iter().try_for_each(|&head| {
-            all().try_for_each(|(one, stream)| stream.punch(one, head, &enough))
+            // What the journal says of a promised file holds until its commit.
+            let mut free = all().filter(|(one, _)| !one.is_promised());
+            free.try_for_each(|(one, stream)| stream.punch(one, head, &enough))
         })
     });
     if let Err(error) = swept {

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -50,15 +50,21 @@ impl Staging {
     }
 
     fn create(&self) -> io::Result<(File, Option<PathBuf>)> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{number}.stage");
-        let Some(folder) = &self.folder else {
-            let memory = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
-            return Ok((File::from(memory), None));
-        };
-        let path = folder.join(name);
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok((file, Some(path)))
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{number}.stage");
+            let Some(folder) = &self.folder else {
+                let memory = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
+                return Ok((File::from(memory), None));
+            };
+            let path = folder.join(name);
+            match File::options().read(true).write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((file, Some(path))),
+                // An earlier mount's, whose commit is being taken up.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The quota in bytes.
@@ -73,6 +79,11 @@ impl Staging {
 
     fn next_epoch(&self) -> u64 {
         self.epochs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Charges what is there already.
+    fn charge_whatever(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn charge(&self, bytes: u64, quota: Quota) -> bool {
@@ -134,13 +145,15 @@ pub(super) enum Quota {
     MayBePassed,
 }
 
-/// One inode's staging file; removed when dropped.
+/// One inode's staging file; removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub(super) struct Stage {
     file: Arc<File>,
     path: Option<PathBuf>,
     staging: Arc<Staging>,
     account: Mutex<Account>,
+    /// The journal speaks of the file: it outlives this process.
+    is_kept: AtomicBool,
 }
 
 /// What the bytes of the file are.
@@ -161,7 +174,7 @@ pub(super) struct Account {
     /// Bytes that are another object's; never dirty.
     pub(super) copied: Copied,
     /// Counts what left the staging file, so that a reader knows whether it read bytes or a hole.
-    lets_go: u64,
+    pub(super) lets_go: u64,
     /// The number of the last change; grows with each.
     pub(super) epoch: u64,
     /// The epoch that S3 has.
@@ -243,7 +256,34 @@ impl Stage {
             unknown: Vec::new(),
         };
         let (file, staging) = (Arc::new(file), Arc::clone(staging));
-        Ok(Self { file, path, staging, account: Mutex::new(account) })
+        let (account, is_kept) = (Mutex::new(account), AtomicBool::new(false));
+        Ok(Self { file, path, staging, account, is_kept })
+    }
+
+    /// The staging file of an earlier process, as `account` says it was. All of it is dirty.
+    pub(super) fn resume(
+        staging: &Arc<Staging>,
+        path: &Path,
+        mut account: Account,
+    ) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        // What was written behind the end since then was promised to nobody.
+        file.set_len(account.size)?;
+        staging.charge_whatever(account.present.total());
+        (account.epoch, account.committed) = (staging.next_epoch(), 0);
+        let (file, path, staging) = (Arc::new(file), Some(path.to_owned()), Arc::clone(staging));
+        let (account, is_kept) = (Mutex::new(account), AtomicBool::new(true));
+        Ok(Self { file, path, staging, account, is_kept })
+    }
+
+    /// Whether the file outlives this process.
+    pub(super) fn keep(&self, is_kept: bool) {
+        self.is_kept.store(is_kept, Ordering::Relaxed);
+    }
+
+    /// The file's name in its folder; none for one in memory.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.path.as_deref()?.file_name()?.to_str()
     }
 
     pub(super) fn file(&self) -> Arc<File> {
@@ -263,7 +303,7 @@ impl Stage {
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StageError> {
         let range = ByteRange::at(offset, bytes.len() as u64);
         let mut account = self.account();
-        self.keep(&mut account, range, bytes, Quota::Kept)?;
+        self.store(&mut account, range, bytes, Quota::Kept)?;
         account.dirty.insert(range);
         account.copied.remove(range);
         account.size = account.size.max(range.end);
@@ -289,7 +329,7 @@ impl Stage {
     /// Brings bytes of an object into the file; they do not become dirty.
     pub(super) fn fill(&self, offset: u64, bytes: &[u8], quota: Quota) -> Result<(), StageError> {
         let range = ByteRange::at(offset, bytes.len() as u64);
-        self.keep(&mut self.account(), range, bytes, quota)
+        self.store(&mut self.account(), range, bytes, quota)
     }
 
     /// What was copied of the object `key` and is present is the file's own from now on.
@@ -306,7 +346,7 @@ impl Stage {
         }
     }
 
-    fn keep(
+    fn store(
         &self,
         account: &mut Account,
         range: ByteRange,
@@ -496,7 +536,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let account = self.account.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.staging.refund(account.present.total());
-        if let Some(path) = &self.path {
+        if let Some(path) = self.path.as_ref().filter(|_| !self.is_kept.load(Ordering::Relaxed)) {
             // Gone already where the bytes were moved for recovery.
             let _gone_already = std::fs::remove_file(path);
         }

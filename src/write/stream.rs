@@ -13,10 +13,10 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 use super::plan::{PartSource, Plan, plan, stream_part_size};
-use super::stage::{Account, Quota};
-use super::{COMMIT_ID, Engine, Limits, Result, Staged, Target, commit};
-use crate::naming::Key;
-use crate::store::{self, PartTag, PartTarget, Payload, Properties, Upload, Version};
+use super::stage::{Account, Quota, Stage};
+use super::upload::Open;
+use super::{Engine, Limits, Result, Staged, Target, commit};
+use crate::store::{self, PartTag, PartTarget, Payload, Version};
 use crate::units::{ByteRange, MIB};
 
 /// Parts of one file on their way at once; 16 x 8 MiB saturates 10 Gbit/s at 100 ms.
@@ -41,9 +41,7 @@ pub(super) struct Stream {
 /// A begun upload.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) upload: Upload,
-    pub(super) properties: Properties,
-    pub(super) commit_id: String,
+    pub(super) open: Open,
     parts: Vec<Part>,
 }
 
@@ -87,11 +85,17 @@ impl Stream {
     /// Bytes were written: the parts they touch no longer are what was sent.
     pub(super) fn touched(&mut self, range: ByteRange) {
         let Some(running) = &mut self.running else { return };
-        for part in running.parts.iter_mut().filter(|part| part.overlaps(range)) {
+        for (number, part) in (1..).zip(&mut running.parts) {
+            if !part.overlaps(range) {
+                continue;
+            }
             part.source = PartSource::Upload;
             match &mut part.state {
                 PartState::Sending { stale, .. } => *stale = true,
-                PartState::Sent(_) => part.state = PartState::Touched,
+                PartState::Sent(_) => {
+                    running.open.changed(number);
+                    part.state = PartState::Touched;
+                }
                 PartState::Unsent | PartState::Touched => {}
             }
         }
@@ -124,7 +128,13 @@ impl Stream {
         if running.parts.iter().any(|part| part.range.end > size && part.is_sending()) {
             self.abandon(engine).await;
         } else {
-            running.parts.retain(|part| part.range.end <= size);
+            let kept = running.parts.iter().filter(|part| part.range.end <= size).count();
+            for (number, part) in (1..).zip(&running.parts).skip(kept) {
+                if matches!(part.state, PartState::Sent(_)) {
+                    running.open.changed(number);
+                }
+            }
+            running.parts.truncate(kept);
         }
     }
 
@@ -171,13 +181,22 @@ impl Stream {
     ) -> std::io::Result<()> {
         let Some(running) = &self.running else { return Ok(()) };
         let behind_head = ByteRange::new(head, u64::MAX);
-        for part in running.parts.iter().filter(|part| matches!(part.state, PartState::Sent(_))) {
+        let min_part = staged.engine.0.limits.min_part;
+        let is_sent = |part: &&Part| matches!(part.state, PartState::Sent(_));
+        // One that is too small to have others behind it may have to be sent in another one.
+        let parts = running.parts.iter().filter(|part| part.range.len() >= min_part);
+        for part in parts.filter(is_sent) {
             if enough() {
                 break;
             }
             staged.stage.punch(part.range.intersect(behind_head))?;
         }
         Ok(())
+    }
+
+    /// A stream that goes on with an upload.
+    pub(super) const fn resume(running: Running) -> Self {
+        Self { running: Some(running), refused: false }
     }
 
     /// The begun upload, for the commit to finish; the stream is as if it had never begun.
@@ -194,7 +213,7 @@ impl Stream {
     /// Gives the upload up.
     pub(super) async fn abandon(&mut self, engine: &Engine) {
         if let Some(running) = self.running.take() {
-            running.abort(engine).await;
+            running.open.abort(engine).await;
         }
     }
 }
@@ -223,7 +242,7 @@ fn first_parts(staged: &Staged) -> Option<Vec<Part>> {
 }
 
 async fn begin(staged: &Staged, target: &Target, parts: Vec<Part>) -> Option<Running> {
-    let key: &Key = &target.key;
+    let key = &target.key;
     for part in parts.iter().filter(|part| part.source == PartSource::Upload) {
         if let Err(error) = commit::fill(staged, key, part.range, Quota::MayBePassed).await {
             tracing::debug!(%key, %error, "no streamed upload yet; the commit will try again");
@@ -231,15 +250,8 @@ async fn begin(staged: &Staged, target: &Target, parts: Vec<Part>) -> Option<Run
         }
     }
     let commit_id = commit::new_id();
-    let mut properties = target.streamed.clone();
-    properties.user_metadata.insert(COMMIT_ID.into(), commit_id.clone());
-    match staged.engine.0.store.create_upload(key, &properties).await {
-        Ok(id) => Some(Running {
-            upload: Upload { key: key.clone(), id },
-            properties: target.streamed.clone(),
-            commit_id,
-            parts,
-        }),
+    match Open::begin(&staged.engine, target, &target.streamed, &commit_id).await {
+        Ok(open) => Some(Running { open, parts }),
         Err(error) => {
             tracing::debug!(%key, %error, "no streamed upload yet; the commit will try again");
             None
@@ -251,6 +263,14 @@ impl Running {
     /// Adds the parts that are full when the file is written up to `written`.
     fn extend(&mut self, staged: &Staged, written: u64) {
         let limits = &staged.engine.0.limits;
+        // The last part of a commit that failed, when the file was shorter.
+        let is_short = |last: &Part| {
+            last.range.len() < limits.min_part && last.range.end < written && !last.is_sending()
+        };
+        if self.parts.last().is_some_and(is_short) {
+            self.open.changed(self.parts.len() as u32);
+            self.parts.pop();
+        }
         // A part is staged until it is acknowledged, so four must fit.
         let largest = (staged.engine.0.staging.quota() / 4).max(limits.upload_part);
         while self.parts.len() as u32 + 1 < limits.max_parts {
@@ -289,7 +309,10 @@ impl Running {
                 part.state = match answer.try_recv() {
                     Err(oneshot::error::TryRecvError::Empty) => continue,
                     Ok(Ok(_)) if *stale => PartState::Touched,
-                    Ok(Ok(tag)) => PartState::Sent(tag),
+                    Ok(Ok(tag)) => {
+                        self.open.sent(&tag, part.range);
+                        PartState::Sent(tag)
+                    }
                     _ => PartState::Unsent,
                 };
                 is_acknowledged |= matches!(part.state, PartState::Sent(_));
@@ -307,14 +330,14 @@ impl Running {
         self.extend(staged, written);
         let sending = self.parts.iter().filter(|part| part.is_sending()).count();
         let room = PARTS_IN_FLIGHT_MAX.saturating_sub(sending);
-        let upload = self.upload.clone();
+        let open = &self.open;
         let unsent = self.parts.iter_mut().enumerate();
         for (index, part) in
             unsent.filter(|(_, part)| matches!(part.state, PartState::Unsent)).take(room)
         {
             let order = Order::of(part, staged);
             let (sender, answer) = oneshot::channel();
-            let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
+            let target = open.target(index as u32 + 1);
             let store = Arc::clone(&staged.engine.0.store);
             let under_way = staged.engine.0.traffic.enter();
             staged.engine.0.tasks.spawn(async move {
@@ -334,7 +357,10 @@ impl Running {
             let answer = answer.await;
             let is_stale = *stale;
             part.state = match answer {
-                Ok(Ok(tag)) if !is_stale => PartState::Sent(tag),
+                Ok(Ok(tag)) if !is_stale => {
+                    self.open.sent(&tag, part.range);
+                    PartState::Sent(tag)
+                }
                 // The operation timeout is used up: whoever waits has waited long enough.
                 Ok(Err(error)) if error.kind().is_unanswered() => {
                     part.state = PartState::Unsent;
@@ -362,19 +388,22 @@ impl Running {
     }
 
     async fn send_rest(&mut self, staged: &Staged) -> Result<()> {
-        let (upload, store) = (&self.upload, &staged.engine.0.store);
+        let (open, store) = (&self.open, &staged.engine.0.store);
         let mut unsent: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
         for (index, part) in self.parts.iter_mut().enumerate() {
             if matches!(part.state, PartState::Sent(_)) {
                 continue;
             }
-            let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
+            let target = open.target(index as u32 + 1);
             let send = async move {
                 let order = Order::of(part, staged);
                 if let Order::Send(_) = order {
-                    commit::fill(staged, &upload.key, part.range, Quota::MayBePassed).await?;
+                    check_staged(staged, part.range)?;
+                    commit::fill(staged, &open.upload.key, part.range, Quota::MayBePassed).await?;
                 }
-                part.state = PartState::Sent(order.send(&**store, &target).await?);
+                let tag = order.send(&**store, &target).await?;
+                open.sent(&tag, part.range);
+                part.state = PartState::Sent(tag);
                 Ok(())
             };
             unsent.push(send.boxed());
@@ -383,19 +412,41 @@ impl Running {
         sending.try_collect().await
     }
 
-    /// Gives a failed upload up without anybody waiting for it: the store may be out of reach.
-    pub(super) fn abort_later(self, engine: &Engine) {
-        let own = engine.clone();
-        engine.0.tasks.spawn(async move { self.abort(&own).await });
-    }
-
-    /// Gives the upload up; an upload that cannot be aborted is logged, since it costs storage.
-    pub(super) async fn abort(self, engine: &Engine) {
-        if let Err(error) = engine.0.store.abort_upload(&self.upload).await {
-            let key = &self.upload.key;
-            tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
+    /// The streamed upload of an earlier process, with the parts it had sent. What lies between
+    /// those is cut as it comes: nobody has sent it yet.
+    pub(super) fn resume(open: Open, staged: &Stage) -> Self {
+        let account = staged.account();
+        let source = |range: ByteRange| {
+            let is_base = range.end <= account.base_len && !account.dirty.intersects(range);
+            if is_base { PartSource::Base(range) } else { PartSource::Upload }
+        };
+        let mut running = Self { open, parts: Vec::new() };
+        let sent = Arc::clone(&running.open.parts);
+        for (&number, part) in sent.iter() {
+            let missing = u64::from(number).saturating_sub(running.parts.len() as u64 + 1);
+            let gap = ByteRange::new(running.end(), part.range.start);
+            if missing == 0 && !gap.is_empty() || part.range.start < running.end() {
+                break;
+            }
+            for index in 0..missing {
+                let at = |index| gap.start + gap.len() * index / missing;
+                let range = ByteRange::new(at(index), at(index + 1));
+                running.parts.push(Part::new(range, source(range)));
+            }
+            let state = PartState::Sent(part.tag.clone());
+            running.parts.push(Part { state, ..Part::new(part.range, source(part.range)) });
         }
+        running
     }
+}
+
+/// What only the upload has cannot be sent: its part was lost.
+fn check_staged(staged: &Staged, range: ByteRange) -> Result<()> {
+    if staged.stage.account().punched.intersects(range) {
+        let kind = store::ErrorKind::NoSuchUpload;
+        return Err(store::Error::new(store::Operation::UploadPart, kind).into());
+    }
+    Ok(())
 }
 
 /// How a part gets to the store.

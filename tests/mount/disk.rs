@@ -44,8 +44,8 @@ impl Drop for Mounted {
 fn a_full_disk_is_enospc_for_the_writer_and_a_stream_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let _disk = Mounted::disk(folder.path(), 48 * MIB);
-    let server = TestServer::spawn(ServerOptions::with_bucket("b"));
-    let mounted = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint("b"))
+    let server = TestServer::spawn(ServerOptions::with_bucket("disk"));
+    let mounted = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint("disk"))
         .without_own_cache()
         .arg("--cache-dir")
         .arg(folder.path())
@@ -66,13 +66,13 @@ fn a_full_disk_is_enospc_for_the_writer_and_a_stream_goes_on() {
     assert_eq!(refused.raw_os_error(), Some(Errno::ENOSPC as i32));
     file.set_len(1 + MIB).unwrap();
     close(file).unwrap();
-    assert!(server.bucket("b").get("f").unwrap()[1..] == bytes, "what fits is sent");
+    assert!(server.bucket("disk").get("f").unwrap()[1..] == bytes, "what fits is sent");
     let file = File::create(mounted.path().join("g")).unwrap();
     for number in 0..150 {
         file.write_all_at(&bytes, number * MIB).unwrap();
     }
     close(file).unwrap();
-    assert!(server.bucket("b").get("g").unwrap() == bytes.repeat(150), "the bytes differ");
+    assert!(server.bucket("disk").get("g").unwrap() == bytes.repeat(150), "the bytes differ");
     assert!(mounted.unmount().unwrap().success());
 }
 

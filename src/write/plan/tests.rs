@@ -366,7 +366,8 @@ proptest! {
         let limits = Limits { max_parts: 20, max_object: 1_200, ..SMALL };
         dirty.truncate(size);
         let holes = Extents::new();
-        let edit = Edit { base_size: Some(base), dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
+        let base_size = Some(base);
+        let edit = Edit { base_size, dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
         check(&edit, &limits, &plan(&edit, &limits).unwrap());
     }
 
@@ -384,7 +385,8 @@ proptest! {
             set
         };
         let (dirty, holes) = (set(&dirty), set(&holes));
-        let edit = Edit { base_size: Some(base), dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
+        let base_size = Some(base);
+        let edit = Edit { base_size, dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
         check(&edit, &Limits::S3, &plan(&edit, &Limits::S3).unwrap());
     }
 }
