@@ -201,6 +201,7 @@ cases! {
         user_attributes_come_back,
         other_namespaces_are_refused,
         attributes_that_do_not_fit_are_refused,
+        attributes_that_fit_are_committed,
     }
 }
 
