@@ -14,7 +14,7 @@ use super::attr::{Attr, Fh, FileKind, Ino, NewTime, SetAttr};
 use super::inode::{Inode, State};
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::Key;
-use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
+use crate::posix_metadata::{self, PosixMetadata};
 use crate::store::{Condition, Payload, PutRequest, Version};
 
 /// `XATTR_CREATE` of setxattr(2).
@@ -83,7 +83,8 @@ impl Vfs {
         committed
     }
 
-    /// Applies what changes; false where nothing does.
+    /// Applies what changes; false where nothing does. With `--metadata list` nothing is kept of
+    /// it, so only a touch is taken.
     fn apply(&self, inode: &Inode, change: &SetAttr) -> Result<bool> {
         let now = self.0.clock.wall();
         let mut state = inode.state();
@@ -107,13 +108,16 @@ impl Vfs {
         if !changes {
             return Ok(false);
         }
+        let before = (state.perm, state.uid, state.gid, state.mtime);
+        let new = |new: Option<u32>, old| new.unwrap_or(old);
         state.perm = change.perm.unwrap_or(state.perm);
-        state.uid = change.uid.unwrap_or(state.uid);
-        state.gid = change.gid.unwrap_or(state.gid);
-        if let Some(mtime) = mtime {
-            state.mtime = mtime;
-            state.mtime_is_explicit = true;
+        (state.uid, state.gid) = (new(change.uid, state.uid), new(change.gid, state.gid));
+        state.mtime = mtime.unwrap_or(state.mtime);
+        if !state.attributes_fit(inode.kind, self.settings()) {
+            (state.perm, state.uid, state.gid, state.mtime) = before;
+            return Err(Error::AttributesTooBig);
         }
+        state.mtime_is_explicit |= mtime.is_some();
         state.changed_attributes(now);
         Ok(true)
     }
@@ -162,6 +166,7 @@ impl Vfs {
             return Ok(());
         };
         self.learn_properties(inode).await?;
+        self.repay(&key).await?;
         let (properties, epoch) = self.properties_now(inode, &key);
         let unchanged = Condition::Unchanged(Version::clone(&version));
         let copied =
@@ -248,10 +253,7 @@ impl Vfs {
             }
             let before = state.xattrs.clone();
             state.xattrs.insert(name.to_owned(), value.to_owned());
-            let key = Key::from("");
-            let mtime = Some(state.mtime);
-            let would_be = state.properties_for(inode.kind, &key, self.settings(), mtime);
-            if posix_metadata::size_of(&would_be.user_metadata) > MAX_USER_METADATA {
+            if !state.attributes_fit(inode.kind, self.settings()) {
                 state.xattrs = before;
                 return Err(Error::AttributesTooBig);
             }

@@ -249,7 +249,7 @@ impl Vfs {
 
     fn lost_earlier(&self, file: &File, error: write::Error) -> Error {
         if error.is_lost() {
-            self.keep_aside(&file.staged, &file.target.key);
+            self.keep_aside(&file.staged, &file.target.key, &error);
         }
         error.into()
     }

@@ -15,9 +15,9 @@ use super::attr::{Attr, Caller, FileKind, Ino};
 use super::knowledge::Knowledge;
 use super::settings::{Metadata, Settings};
 use crate::naming::{Key, Name, content_type};
-use crate::posix_metadata::{self, PosixMetadata};
+use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
 use crate::store::{Condition, ObjectHead, Properties, Version};
-use crate::write::{COMMIT_ID, Staged, Target};
+use crate::write::{COMMIT_ID, COMMIT_ID_BYTES, Staged, Target};
 
 /// An inode.
 #[derive(Debug)]
@@ -160,7 +160,10 @@ impl State {
         let version = Arc::new(head.version.clone());
         let mut state = Self::of_version(version, settings, seen);
         if settings.metadata == Metadata::Posix {
-            state.apply(&posix_metadata::read(&head.properties.user_metadata));
+            let metadata = posix_metadata::read(&head.properties.user_metadata);
+            let unreadable = u64::from(metadata.unreadable);
+            metrics::counter!("s3pod_unreadable_metadata_total").increment(unreadable);
+            state.apply(&metadata);
         }
         state.properties = Some(head.properties.clone());
         state.tags_unread = head.tag_count > 0;
@@ -314,6 +317,14 @@ impl State {
         (self.mtime, self.ctime) = (wall, wall);
     }
 
+    /// True where an object can carry the attributes, with the id that every commit adds.
+    pub(super) fn attributes_fit(&self, kind: FileKind, settings: &Settings) -> bool {
+        let key = Key::from("");
+        let properties = self.properties_for(kind, &key, settings, Some(self.mtime));
+        let size = posix_metadata::size_of(&properties.user_metadata);
+        size + COMMIT_ID_BYTES <= MAX_USER_METADATA
+    }
+
     /// S3 has `version` with `properties` now.
     pub(super) fn committed(
         &mut self,
@@ -345,5 +356,83 @@ pub(super) fn kind_of(head: &ObjectHead, settings: &Settings) -> FileKind {
     match metadata.type_bits.and_then(FileKind::from_mode) {
         Some(kind @ (FileKind::Symlink | FileKind::Fifo | FileKind::Socket)) => kind,
         _ => FileKind::File,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use metrics::{Counter, Gauge, Histogram, KeyName, Metadata as Meta, SharedString, Unit};
+
+    use super::*;
+    use crate::naming::Prefix;
+    use crate::vfs::settings::ExclusiveCreate;
+
+    /// Adds up one counter, whatever its labels.
+    #[derive(Debug)]
+    struct Count(&'static str, Arc<AtomicU64>);
+
+    impl metrics::Recorder for Count {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &metrics::Key, _: &Meta<'_>) -> Counter {
+            let is_it = key.name() == self.0;
+            if is_it { Counter::from_arc(Arc::clone(&self.1)) } else { Counter::noop() }
+        }
+
+        fn register_gauge(&self, _: &metrics::Key, _: &Meta<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &metrics::Key, _: &Meta<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            prefix: Prefix::root(),
+            read_only: false,
+            metadata: Metadata::Posix,
+            metadata_ttl: Duration::ZERO,
+            attr_delay: Duration::ZERO,
+            exclusive_create: ExclusiveCreate::Commit,
+            delete: crate::vfs::DeleteMode::Queue,
+            write_back: false,
+            uid: 7,
+            gid: 8,
+            file_mode: 0o640,
+            dir_mode: 0o750,
+            window_max: 0,
+            ahead_max: 1,
+            started: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn metadata_that_cannot_be_read_is_counted_and_gives_defaults() {
+        let version = Version {
+            key: Key::from("f"),
+            etag: None,
+            version_id: None,
+            size: 5,
+            last_modified: SystemTime::UNIX_EPOCH + Duration::from_secs(9),
+        };
+        let pairs = [("mode", "rw"), ("uid", "me"), ("mtime", "now"), ("gid", "9"), ("x", "y")];
+        let user_metadata = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let properties =
+            Properties { user_metadata: user_metadata.into(), ..Properties::default() };
+        let head = ObjectHead { version, properties, tag_count: 0 };
+        let count = Count("s3pod_unreadable_metadata_total", Arc::default());
+        let seen = crate::clock::Clock::manual().now();
+        let state =
+            metrics::with_local_recorder(&count, || State::of_head(&head, &settings(), seen));
+        assert_eq!(count.1.load(Ordering::Relaxed), 3);
+        assert_eq!((state.perm, state.uid, state.gid), (0o640, 7, 9));
+        assert_eq!(state.mtime, head.version.last_modified);
     }
 }

@@ -22,6 +22,7 @@ mod attr;
 mod attributes;
 mod backlog;
 mod content;
+mod copy_range;
 mod create;
 mod deletes;
 mod drain;
@@ -30,6 +31,7 @@ mod handle;
 mod inode;
 mod knowledge;
 mod listed;
+mod loans;
 mod lookup;
 mod readdir;
 mod remove;
@@ -56,6 +58,7 @@ use backlog::Backlog;
 use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
+use loans::Loans;
 use table::Table;
 
 pub use attr::{
@@ -90,6 +93,8 @@ struct Core {
     table: Mutex<Table>,
     handles: Handles,
     backlog: Arc<Backlog>,
+    /// Who has bytes that only the object of another file has.
+    loans: Loans,
     deletes: Arc<Deletes>,
     /// Questions that run ahead of their readers.
     ahead: Arc<Semaphore>,
@@ -125,6 +130,7 @@ impl Vfs {
             table,
             handles,
             backlog: Arc::default(),
+            loans: Loans::default(),
             deletes: Arc::default(),
             ahead,
             walks: Mutex::default(),

@@ -10,9 +10,11 @@
 mod bench;
 mod conflict;
 mod consistency;
+mod copy_range;
 mod crash;
 mod create;
 mod deletes;
+mod disk;
 mod durability;
 mod fallocate;
 mod fsync;
@@ -33,6 +35,7 @@ mod setattr;
 mod stat;
 mod stat_ahead;
 mod statfs;
+mod streams;
 mod symlink;
 mod truncate;
 mod unlink;
@@ -60,6 +63,14 @@ macro_rules! cases {
 }
 
 cases! {
+    copy_range {
+        a_file_is_copied_whole,
+        ranges_are_copied_between_files,
+        a_range_is_copied_within_a_file,
+        what_is_not_in_s3_is_copied_too,
+        a_copy_outlives_its_source,
+        seeks_find_copied_bytes_as_data,
+    }
     create {
         a_new_file_is_one_object,
         a_new_file_is_there_before_it_is_closed,
@@ -92,6 +103,7 @@ cases! {
     mmap {
         a_private_map_reads_the_file,
         a_shared_map_writes_the_file,
+        a_map_outlives_the_last_close,
     }
     open {
         a_missing_file_is_enoent,
@@ -183,12 +195,14 @@ cases! {
         a_large_file_written_in_order_arrives_whole,
         a_large_file_written_backwards_arrives_whole,
         edits_of_a_large_file_keep_what_they_do_not_touch,
+        a_file_beyond_the_stores_limit_is_efbig,
         git_and_tar_work,
     }
     xattr {
         user_attributes_come_back,
         other_namespaces_are_refused,
         attributes_that_do_not_fit_are_refused,
+        attributes_that_fit_are_committed,
     }
 }
 

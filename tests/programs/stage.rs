@@ -1,8 +1,8 @@
 //! Where a script runs: bash under a timeout, on a fresh mount.
 //!
 //! Owns the two ways: on our server, and on SeaweedFS. A script finds the mount in `$M`, where it
-//! also starts, and a local folder in `$L`, which is its home and the oracle. Must not know what
-//! it asserts.
+//! also starts, a local folder in `$L`, which is its home and the oracle, and for other clients
+//! the store: `$ENDPOINT`, `$BUCKET` and the variables of AWS. Must not know what it asserts.
 
 use std::process::Command;
 
@@ -27,6 +27,8 @@ pub(crate) fn run(mount: &Mount, script: &str, environment: &[(&str, String)]) -
     command.args(["--kill-after=10", SECONDS, "bash", "-euo", "pipefail", "-c", &script]);
     command.current_dir(mount.path()).env("M", mount.path()).env("L", local.path());
     command.env("HOME", local.path()).env("GIT_CONFIG_NOSYSTEM", "1");
+    // rclone cannot start where it is set.
+    command.env_remove("AWS_CA_BUNDLE");
     command.envs(environment.iter().map(|(name, value)| (*name, value)));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -39,7 +41,10 @@ pub(crate) fn run(mount: &Mount, script: &str, environment: &[(&str, String)]) -
 
 fn on(endpoint: &S3Endpoint, script: &str) {
     let mount = mount(endpoint, &[]);
-    run(&mount, script, &[]);
+    let mut environment = endpoint.environment().to_vec();
+    environment.push(("ENDPOINT", endpoint.endpoint.clone()));
+    environment.push(("BUCKET", endpoint.bucket.clone()));
+    run(&mount, script, &environment);
     assert!(mount.unmount().unwrap().success());
 }
 
