@@ -239,19 +239,17 @@ impl Vfs {
         let committed = match file.staged.commit(&target).await {
             Ok(None) => return Ok(()),
             Ok(Some(committed)) => committed,
-            Err(error) => return Err(self.lost_earlier(file, error)),
+            Err(error) => {
+                if error.is_lost() {
+                    self.keep_aside(&file.staged, &file.target.key, &error).await;
+                }
+                return Err(error.into());
+            }
         };
         let now = self.0.clock.now();
         let mut state = file.inode.state();
         state.committed(committed.version, committed.properties, now);
         Ok(())
-    }
-
-    fn lost_earlier(&self, file: &File, error: write::Error) -> Error {
-        if error.is_lost() {
-            self.keep_aside(&file.staged, &file.target.key, &error);
-        }
-        error.into()
     }
 }
 

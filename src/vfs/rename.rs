@@ -148,7 +148,12 @@ impl Vfs {
         }
         let (properties, epoch) = {
             let state = source.state();
-            let own = || state.properties_for(source.kind, key, self.settings(), Some(state.mtime));
+            let own = || {
+                let mtime = Some(state.mtime);
+                let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
+                own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
+                own
+            };
             (waiting.then(own), state.attributes_epoch)
         };
         let condition = match rename.mode {

@@ -28,6 +28,7 @@ mod races;
 mod raw;
 mod read;
 mod readdir;
+mod recover;
 mod rename;
 mod requests;
 mod rmdir;
@@ -39,6 +40,7 @@ mod streams;
 mod symlink;
 mod truncate;
 mod unlink;
+mod weak;
 mod write;
 mod xattr;
 
