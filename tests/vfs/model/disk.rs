@@ -261,9 +261,7 @@ impl Disk {
             None => false,
         };
         if is_right {
-            if let Some(&id) = self.names.get(path) {
-                self.nodes[id].known = true;
-            }
+            self.renew(path);
             return;
         }
         self.lose(path);
@@ -274,6 +272,17 @@ impl Disk {
             node.version = Some(object.token);
             node.kept = if node.is_file() { node.bytes().len() } else { 0 };
             self.add(path, node);
+        }
+    }
+
+    /// The bytes are the same; the attributes are the store's, unless it lacks something.
+    fn renew(&mut self, path: &str) {
+        let Some(&id) = self.names.get(path) else { return };
+        let key = if self.nodes[id].is_directory() { below(path) } else { path.to_owned() };
+        let node = &mut self.nodes[id];
+        node.known = true;
+        if let Some(object) = self.objects.get(&key).filter(|_| !node.dirty) {
+            node.shown = object.shown.clone();
         }
     }
 
@@ -355,6 +364,10 @@ impl Disk {
         node.bytes().resize(size, 0);
         node.kept = node.kept.min(size);
         node.changed();
+        // A file that is empty may be stored at any moment with nobody waiting: whether another
+        // client won over it is seen then, or with the next commit.
+        let is_named = !self.nodes[id].unlinked && !self.nodes[id].lost;
+        self.stopped |= size == 0 && is_named && self.conflict(id, true).is_some();
     }
 
     /// A file that is to be empty is stored after a moment, and nobody knows when that is.
@@ -430,6 +443,59 @@ impl Disk {
             Ok(got) => Err(format!("read {got:?}, not {wanted:?}")),
             Err(errno) => Err(format!("read answered {errno}")),
         }
+    }
+
+    /// SEEK_DATA passes over nothing but zeros, and SEEK_HOLE finds the end at the latest.
+    pub(super) fn seek(
+        &mut self,
+        fh: u64,
+        at: u64,
+        data: Answer<u64>,
+        hole: Answer<u64>,
+    ) -> Checked {
+        let node = self.open_node(fh);
+        if node.detached {
+            return want(data.and(hole).map(drop), Err("ESTALE"));
+        }
+        let bytes = node.bytes();
+        let size = bytes.len() as u64;
+        let passed = match data {
+            Ok(data) if data >= at && data < size => at..data,
+            Err("ENODATA") => at.min(size)..size,
+            other => return Err(format!("data at {other:?} of {size}")),
+        };
+        let passed = &bytes[passed.start as usize..passed.end as usize];
+        if passed.iter().any(|byte| *byte != 0) {
+            return Err(format!("data at {data:?} passes over {passed:?}"));
+        }
+        match hole {
+            Ok(hole) if hole >= at && hole <= size => Ok(()),
+            Err("ENODATA") if at >= size => Ok(()),
+            other => Err(format!("a hole at {other:?} of {size}")),
+        }
+    }
+
+    /// A copy that moves all it is asked for: it ends within the source.
+    pub(super) fn copy(
+        &mut self,
+        (from, at): (u64, u64),
+        (to, into): (u64, u64),
+        len: u64,
+        got: Answer<u64>,
+    ) -> Checked {
+        let is_one_file = self.handles[&from].node == self.handles[&to].node;
+        if is_one_file && at.max(into) < at.min(into).saturating_add(len) {
+            return want(got.map(drop), Err("EINVAL"));
+        }
+        if got != Ok(len) {
+            return Err(format!("copied {got:?}, not {len} bytes"));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let bytes = self.open_node(from).bytes();
+        let copied = bytes[at as usize..(at + len) as usize].to_vec();
+        self.write(to, into, &copied, Ok(()))
     }
 
     /// A flush that the store lets through.
