@@ -18,6 +18,8 @@ pub enum Kind {
     Delete,
     /// Objects that move to other keys.
     Move,
+    /// Attributes that wait for a commit to ride on.
+    Attributes,
 }
 
 /// A line of the log.

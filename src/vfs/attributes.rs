@@ -124,11 +124,12 @@ impl Vfs {
     }
 
     /// Sends changed attributes now or, with `--attr-delay`, in a moment.
-    async fn send_attributes_soon(&self, inode: &Arc<Inode>) -> Result<()> {
+    pub(super) async fn send_attributes_soon(&self, inode: &Arc<Inode>) -> Result<()> {
         let delay = self.settings().attr_delay;
         if delay.is_zero() {
             return self.send_attributes(inode).await;
         }
+        self.hold(inode).await;
         let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
         self.0.tasks.spawn(async move {
             tokio::time::sleep(delay).await;
@@ -163,7 +164,9 @@ impl Vfs {
         let (Some(version), Some(key)) = (Self::version_of(inode), self.table().key(inode.ino))
         else {
             // Nowhere to send them: the name stands for another object by now.
-            inode.state().attributes_dirty &= Self::version_of(inode).is_none();
+            if Self::version_of(inode).is_some() {
+                inode.state().drop_held();
+            }
             return Ok(());
         };
         self.learn_properties(inode).await?;
@@ -180,14 +183,14 @@ impl Vfs {
             staged.rebase(Arc::clone(&copied));
         }
         state.committed(copied, properties, self.0.clock.now());
-        state.attributes_dirty = state.attributes_epoch != epoch;
+        state.attributes_sent(epoch);
         Ok(())
     }
 
     /// A directory's attributes are its marker's; the marker is written anew.
     async fn send_directory(&self, inode: &Arc<Inode>) -> Result<()> {
         let Some(key) = self.table().prefix(inode.ino).and_then(|prefix| prefix.marker()) else {
-            inode.state().attributes_dirty = false;
+            inode.state().drop_held();
             return Ok(());
         };
         let (mut properties, epoch) = self.properties_now(inode, &key);
@@ -197,7 +200,7 @@ impl Vfs {
         let mut state = inode.state();
         state.committed(Arc::new(version), request.properties, self.0.clock.now());
         state.knowledge.has_marker = true;
-        state.attributes_dirty = state.attributes_epoch != epoch;
+        state.attributes_sent(epoch);
         Ok(())
     }
 
@@ -304,7 +307,7 @@ impl State {
     }
 
     /// An attribute has changed and S3 does not know.
-    fn changed_attributes(&mut self, now: std::time::SystemTime) {
+    pub(super) fn changed_attributes(&mut self, now: std::time::SystemTime) {
         self.ctime = now;
         self.attributes_dirty = true;
         self.attributes_epoch += 1;

@@ -223,8 +223,10 @@ impl Vfs {
         if !committed.carries_mtime && !state.mtime_is_explicit {
             state.mtime = committed.version.last_modified;
         }
-        if state.attributes_epoch == attributes {
-            state.attributes_dirty = !committed.carries_attributes;
+        if committed.carries_attributes {
+            state.attributes_sent(attributes);
+        } else {
+            state.attributes_dirty = true;
         }
         state.committed(committed.version, committed.properties, self.0.clock.now());
         drop(state);

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::attr::{Attr, Caller, FileKind, Ino};
 use super::knowledge::Knowledge;
 use super::settings::{Metadata, Settings};
+use crate::journal::Record;
 use crate::naming::{Key, Name, content_type};
 use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
 use crate::store::{Condition, ObjectHead, Properties, Version};
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) staged: Option<Arc<Staged>>,
     /// Attributes that S3 does not have yet.
     pub(super) attributes_dirty: bool,
+    /// Their record in the journal.
+    pub(super) held: Option<Record>,
     /// Counts changes of attributes, so that a commit knows whether it carried the last one.
     pub(super) attributes_epoch: u64,
     /// The modification time was set by a call.
@@ -218,6 +221,7 @@ impl State {
             walked: None,
             staged: None,
             attributes_dirty: false,
+            held: None,
             attributes_epoch: 0,
             mtime_is_explicit: false,
             exclusive: false,

@@ -28,6 +28,7 @@ mod deletes;
 mod drain;
 mod error;
 mod handle;
+mod held;
 mod inode;
 mod knowledge;
 mod listed;

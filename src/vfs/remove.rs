@@ -138,7 +138,11 @@ impl Vfs {
     pub(super) fn take_name_now(&self, parent: Ino, name: &Name, inode: &Arc<Inode>) {
         let now = self.0.clock.now();
         let mut table = self.table();
-        inode.state().unlinked = true;
+        {
+            let mut state = inode.state();
+            state.unlinked = true;
+            state.drop_held();
+        }
         table.detach(inode.ino);
         if let Some(directory) = table.get(parent) {
             directory.state().name_gone(name, now, self.0.clock.wall());

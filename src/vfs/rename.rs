@@ -175,7 +175,7 @@ impl Vfs {
         state.seen = self.0.clock.now();
         if let Some(properties) = properties {
             state.properties = Some(properties);
-            state.attributes_dirty = state.attributes_epoch != epoch;
+            state.attributes_sent(epoch);
         }
         if let Some(staged) = &state.staged {
             // Its base is the object that is gone. It may have been written to meanwhile.

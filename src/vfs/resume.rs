@@ -35,6 +35,7 @@ impl Vfs {
                 }
             }
         }
+        self.take_up_attributes(&pending).await;
     }
 
     /// Puts a file back under its name.

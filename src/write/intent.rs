@@ -71,12 +71,19 @@ impl CopiedIntent {
 pub(super) struct Promise {
     record: Record,
     id: String,
-    key: Key,
+    target: Target,
     epoch: u64,
     /// Somebody was told that it will be kept.
     is_acknowledged: bool,
     /// An earlier process began it, and may have done it.
     is_taken_up: bool,
+}
+
+impl Promise {
+    /// True where it says where the bytes go, and with what, as `target` does.
+    fn is_for(&self, target: &Target) -> bool {
+        self.target.key == target.key && self.target.properties == target.properties
+    }
 }
 
 /// A file whose commit an earlier process began.
@@ -114,7 +121,7 @@ impl Staged {
         let was_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
         if let Some(promise) = &*promised
             && promise.epoch == account.epoch
-            && promise.key == target.key
+            && promise.is_for(target)
             && id.is_none_or(|id| id == promise.id)
             && (was_acknowledged || !is_acknowledged)
         {
@@ -123,9 +130,9 @@ impl Staged {
         let id = id.map_or_else(super::commit::new_id, str::to_owned);
         let is_acknowledged = is_acknowledged || was_acknowledged;
         let record = self.begin(target, account, &id, is_acknowledged)?;
-        let (key, epoch) = (target.key.clone(), account.epoch);
-        let is_taken_up = false;
-        let promise = Promise { record, id: id.clone(), key, epoch, is_acknowledged, is_taken_up };
+        let (target, epoch, is_taken_up) = (target.clone(), account.epoch, false);
+        let id_of = id.clone();
+        let promise = Promise { record, id: id_of, target, epoch, is_acknowledged, is_taken_up };
         if let Some(before) = promised.replace(promise) {
             before.record.end();
         }
@@ -166,7 +173,7 @@ impl Staged {
     pub(super) fn taken_up(&self, key: &Key, epoch: u64) -> Option<String> {
         let promised = self.promised();
         let promise = promised.as_ref().filter(|promise| promise.is_taken_up)?;
-        (promise.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
+        (promise.target.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
     }
 
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
@@ -176,22 +183,23 @@ impl Staged {
     /// # Errors
     /// The disk's; nothing is promised then.
     pub async fn promise_durably(&self, target: &Target) -> Result<()> {
-        let _nothing_changes = self.stream.lock().await;
+        let stream = self.stream.lock().await;
         let account = self.stage.account().clone();
-        if account.epoch <= account.committed.max(self.promised_epoch()) && self.is_for(target) {
+        if account.epoch <= account.committed.max(self.promised_epoch()) && self.is_as(target) {
             return Ok(());
         }
         let file = self.stage.file();
         let syncing = tokio::task::spawn_blocking(move || file.sync_data());
         let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
         synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-        self.write_down(target, &account, None, true).map_err(Error::Journal)?;
+        // The id of the upload that has parts already, so that it is found with them.
+        self.write_down(target, &account, stream.commit_id(), true).map_err(Error::Journal)?;
         self.engine.0.journal.sync().await.map_err(Error::Journal)
     }
 
-    /// True where the promise that stands is one for this key.
-    fn is_for(&self, target: &Target) -> bool {
-        self.promised().as_ref().is_none_or(|promise| promise.key == target.key)
+    /// True where no promise stands that says something else.
+    fn is_as(&self, target: &Target) -> bool {
+        self.promised().as_ref().is_none_or(|promise| promise.is_for(target))
     }
 
     /// The last epoch that was acknowledged without being in S3; 0 for none.
@@ -287,7 +295,7 @@ fn take_up(
     };
     let stage = Stage::resume(&engine.0.staging, &folder, account)
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-    let (epoch, key) = (stage.account().epoch, target.key.clone());
+    let epoch = stage.account().epoch;
     let (mut stream, mut resumable) = (Stream::default(), None);
     if let Some(open) = uploads.remove(&id) {
         // A stream begins without a time, unless nobody keeps one.
@@ -298,7 +306,8 @@ fn take_up(
             stream = Stream::resume(Running::resume(open, &stage));
         }
     }
-    let promise = Promise { record, id, key, epoch, is_acknowledged, is_taken_up: true };
+    let (of, is_taken_up) = (target.clone(), true);
+    let promise = Promise { record, id, target: of, epoch, is_acknowledged, is_taken_up };
     let staged = Staged {
         engine: engine.clone(),
         stage,

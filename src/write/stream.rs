@@ -199,6 +199,11 @@ impl Stream {
         Self { running: Some(running), refused: false }
     }
 
+    /// The commit id of the begun upload.
+    pub(super) fn commit_id(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.open.commit_id.as_str())
+    }
+
     /// The begun upload, for the commit to finish; the stream is as if it had never begun.
     pub(super) fn take(&mut self) -> Option<Running> {
         self.refused = false;

@@ -42,6 +42,7 @@ mod truncate;
 mod unlink;
 mod weak;
 mod write;
+mod write_back;
 mod xattr;
 
 use bench::{Case, on_ours, on_seaweedfs};

@@ -1,0 +1,161 @@
+//! Attribute changes that wait for company, in the journal.
+//!
+//! Owns what is written down of a chmod, chown, utimes or setxattr that was acknowledged and is
+//! not in S3 (`--attr-delay`), and how a later mount sends it. Must not know how attributes reach
+//! an object.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::attr::{FileKind, Ino};
+use super::inode::{Inode, State};
+use super::{Error, Result, Vfs};
+use crate::journal::{Kind, Pending, Record};
+use crate::naming::{Key, Name};
+use crate::store::Version;
+use crate::write::Staged;
+
+/// Attributes that wait, as the journal knows them.
+#[derive(Debug, Serialize, Deserialize)]
+struct HeldIntent {
+    key: Key,
+    is_directory: bool,
+    /// The object they belong to; none for a directory without a marker.
+    version: Option<Version>,
+    perm: u16,
+    uid: u32,
+    gid: u32,
+    /// Where a call has set it.
+    mtime: Option<SystemTime>,
+    xattrs: std::collections::BTreeMap<String, Vec<u8>>,
+}
+
+impl HeldIntent {
+    fn of(inode: &Inode, key: Key) -> Self {
+        let state = inode.state();
+        Self {
+            key,
+            is_directory: inode.kind == FileKind::Directory,
+            version: state.version.as_deref().cloned(),
+            perm: state.perm,
+            uid: state.uid,
+            gid: state.gid,
+            mtime: state.mtime_is_explicit.then_some(state.mtime),
+            xattrs: state.xattrs.clone(),
+        }
+    }
+
+    /// True where they belong to what the inode is now.
+    fn fits(&self, inode: &Inode) -> bool {
+        let state = inode.state();
+        match (&self.version, &state.version) {
+            (Some(held), Some(found)) => held.is_same(found),
+            (None, _) => self.is_directory,
+            (Some(_), None) => false,
+        }
+    }
+
+    fn apply(self, state: &mut State, now: SystemTime) {
+        (state.perm, state.uid, state.gid) = (self.perm, self.uid, self.gid);
+        if let Some(mtime) = self.mtime {
+            (state.mtime, state.mtime_is_explicit) = (mtime, true);
+        }
+        state.xattrs = self.xattrs;
+        state.changed_attributes(now);
+    }
+}
+
+impl Vfs {
+    /// Writes down that the inode's attributes wait. Those that a commit will carry are promised
+    /// with it, where that was promised to anybody.
+    pub(super) async fn hold(&self, inode: &Arc<Inode>) {
+        if inode.is_dirty() {
+            let is_promised = |staged: Arc<Staged>| staged.promised_epoch() > 0;
+            if inode.staged().is_some_and(is_promised)
+                && let Err(error) = self.close_soon(inode).await
+            {
+                tracing::warn!(%error, "the journal does not know of attributes");
+            }
+            return;
+        }
+        let key = match inode.kind {
+            FileKind::Directory => self.table().prefix(inode.ino).and_then(|p| p.marker()),
+            _ => self.table().key(inode.ino),
+        };
+        let Some(key) = key else { return };
+        let intent = HeldIntent::of(inode, key);
+        let begun = self.0.engine.journal().begin(Kind::Attributes, &[], &intent);
+        let record = begun.unwrap_or_else(|error| {
+            tracing::warn!(key = %intent.key, %error, "the journal does not know of attributes");
+            Record::none()
+        });
+        let before = inode.state().held.replace(record);
+        if let Some(before) = before {
+            before.end();
+        }
+    }
+
+    /// Takes up attributes that earlier mounts had acknowledged.
+    pub(super) async fn take_up_attributes(&self, pending: &[Pending]) {
+        for pending in pending.iter().filter(|pending| pending.kind == Kind::Attributes) {
+            match pending.intent::<HeldIntent>() {
+                Ok(held) => self.take_up_held(held, pending.record()).await,
+                Err(error) => tracing::error!(%error, "the journal has attributes nobody can read"),
+            }
+        }
+    }
+
+    async fn take_up_held(&self, held: HeldIntent, record: Record) {
+        let key = held.key.clone();
+        match self.find_held(&held).await {
+            Ok(Some(inode)) if held.fits(&inode) => {
+                held.apply(&mut inode.state(), self.0.clock.wall());
+                inode.state().held = Some(record);
+                if let Err(error) = self.send_attributes_soon(&inode).await {
+                    tracing::error!(%key, %error, "attributes are not in S3 yet");
+                    self.retry_later(&inode);
+                }
+            }
+            // The object they belonged to is not there any more.
+            Ok(_) => record.end(),
+            Err(error) => tracing::error!(%key, %error, "attributes wait for another mount"),
+        }
+    }
+
+    async fn find_held(&self, held: &HeldIntent) -> Result<Option<Arc<Inode>>> {
+        let root = self.settings().prefix.clone();
+        let path = root.strip(held.key.as_str()).ok_or(Error::NotFound)?;
+        let mut found = None;
+        let mut parent = Ino::ROOT;
+        for name in path.trim_end_matches('/').split('/') {
+            match self.resolve(parent, &Name::new(name.as_ref())?).await? {
+                Some(inode) => {
+                    parent = inode.ino;
+                    found = Some(inode);
+                }
+                None => return Ok(None),
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl State {
+    /// S3 has the attributes as of `epoch`; later changes still wait.
+    pub(super) fn attributes_sent(&mut self, epoch: u64) {
+        self.attributes_dirty = self.attributes_epoch != epoch;
+        if !self.attributes_dirty {
+            self.drop_held();
+        }
+    }
+
+    /// The attributes wait no more: they are in S3, or go nowhere.
+    pub(super) fn drop_held(&mut self) {
+        self.attributes_dirty = false;
+        if let Some(record) = self.held.take() {
+            record.end();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `--write-back`: what close() promises, what still waits for S3, and what is refused.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use s3pod_testkit::{Fault, Mount, Op, ServerOptions, TestServer};
+
+use crate::bench::{close, errno, eventually, read, write};
+use crate::lab::{Lab, PATIENCE};
+
+const WRITE_BACK: [&str; 4] = ["--write-back", "--write-back-ephemeral", "--metadata-ttl", "10m"];
+
+#[test]
+fn close_does_not_wait_for_the_store_and_fsync_does() {
+    let lab = Lab::empty(&WRITE_BACK);
+    let hold = lab.server().faults().hold(Op::Put, "");
+    write(&lab.path("closed"), b"closed");
+    let mut file = File::create(lab.path("synced")).unwrap();
+    file.write_all(b"synced").unwrap();
+    let syncer = thread::spawn(move || file.sync_all());
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    assert!(!syncer.is_finished() && lab.bucket().keys().is_empty());
+    assert_eq!(read(&lab.path("closed")), b"closed");
+    hold.release();
+    syncer.join().unwrap().unwrap();
+    assert_eq!(lab.bucket().keys(), ["closed", "synced"], "what was closed before came before");
+}
+
+#[test]
+fn a_file_that_is_emptied_and_written_anew_keeps_what_was_closed_until_then() {
+    let lab = Lab::empty(&WRITE_BACK);
+    let hold = lab.server().faults().hold(Op::Put, "f");
+    write(&lab.path("f"), b"the first bytes");
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    let mut file = OpenOptions::new().write(true).truncate(true).open(lab.path("f")).unwrap();
+    file.write_all(b"second").unwrap();
+    close(file).unwrap();
+    assert_eq!(read(&lab.path("f")), b"second");
+    hold.release();
+    let bucket = lab.bucket();
+    let log = lab.count();
+    assert_eq!(bucket.get("f").unwrap(), "second");
+    assert_eq!(log.count(Op::Put), 2, "both were promised: {:?}", log.counts());
+}
+
+#[test]
+fn a_delete_and_a_rename_are_not_seen_before_an_earlier_close() {
+    let lab = Lab::new(&WRITE_BACK, |bucket| {
+        bucket.put("old", "old");
+        bucket.put("gone", "gone");
+    });
+    read(&lab.path("old"));
+    read(&lab.path("gone"));
+    let hold = lab.server().faults().hold(Op::Put, "new");
+    write(&lab.path("new"), b"new");
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    let (from, to, gone) = (lab.path("old"), lab.path("moved"), lab.path("gone"));
+    let mover = thread::spawn(move || fs::rename(from, to));
+    let remover = thread::spawn(move || fs::remove_file(gone));
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(lab.log().count(Op::Copy) + lab.log().count(Op::Delete), 0);
+    hold.release();
+    mover.join().unwrap().unwrap();
+    remover.join().unwrap().unwrap();
+    eventually("all is carried out", || lab.bucket().keys() == ["moved", "new"]);
+}
+
+#[test]
+fn what_is_unlinked_before_it_was_sent_is_never_sent() {
+    let lab = Lab::empty(&WRITE_BACK);
+    let hold = lab.server().faults().hold(Op::Put, "first");
+    write(&lab.path("first"), b"1");
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    write(&lab.path("second"), b"2");
+    fs::remove_file(lab.path("second")).unwrap();
+    hold.release();
+    lab.asserts_requests(&[(Op::Put, 1)]);
+}
+
+#[test]
+fn a_rename_over_a_file_replaces_it_in_one_put() {
+    let lab = Lab::new(&WRITE_BACK, |bucket| drop(bucket.put("f", "old")));
+    read(&lab.path("f"));
+    write(&lab.path("f.tmp"), b"new");
+    fs::rename(lab.path("f.tmp"), lab.path("f")).unwrap();
+    assert_eq!(read(&lab.path("f")), b"new");
+    let bucket = lab.bucket();
+    lab.count();
+    assert_eq!((bucket.keys(), bucket.get("f").unwrap()), (vec!["f".to_owned()], "new".into()));
+}
+
+#[test]
+fn a_store_that_refuses_is_told_by_fsync_and_at_the_end() {
+    let lab = Lab::empty(&[&WRITE_BACK[..], &["--op-timeout", "1s"]].concat());
+    lab.break_all(Op::Put, Fault::status(403, "AccessDenied"));
+    let file = File::create(lab.path("f")).unwrap();
+    file.write_all_at(b"bytes", 0).unwrap();
+    assert_eq!(errno(file.sync_all()), Errno::EACCES);
+    close(file).unwrap();
+    lab.server().faults().clear();
+    let bucket = lab.bucket();
+    lab.count();
+    assert_eq!(bucket.get("f").unwrap(), "bytes", "the drain tries once more");
+}
+
+#[test]
+fn a_journal_that_goes_with_the_pod_is_refused() {
+    let server = TestServer::spawn(ServerOptions::with_bucket("photos"));
+    let memory = tempfile::tempdir().unwrap();
+    mount(Some("none"), memory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let options = || {
+        let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint("photos"));
+        options.without_own_cache().arg("--cache-dir").arg(memory.path()).arg("--write-back")
+    };
+    let refused = options().start();
+    let accepted = options().arg("--write-back-ephemeral").start().map(Mount::unmount);
+    umount2(memory.path(), MntFlags::MNT_DETACH).unwrap();
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Some(78), "{refused}");
+    assert!(refused.stderr.contains("--write-back-ephemeral"), "{refused}");
+    assert!(accepted.unwrap().unwrap().success());
+}
+
+#[test]
+fn attributes_that_wait_survive_a_crash() {
+    let lab = Lab::new(&["--attr-delay", "60s"], |bucket| {
+        bucket.put("f", "bytes");
+        bucket.put("d/", "");
+    });
+    fs::set_permissions(lab.path("f"), Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(lab.path("d"), Permissions::from_mode(0o700)).unwrap();
+    let cache = lab.mount().cache_folder().unwrap();
+    lab.mount().crash();
+    assert_eq!(lab.bucket().object("f").unwrap().metadata("mode"), None);
+    let again = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &lab.server().s3_endpoint("photos"));
+    let again = again.without_own_cache().arg("--cache-dir").arg(cache).start().unwrap();
+    let mode = |name: &str| fs::metadata(again.path().join(name)).unwrap().permissions().mode();
+    assert_eq!((mode("f") & 0o7777, mode("d") & 0o7777), (0o600, 0o700));
+    assert!(again.unmount().unwrap().success());
+    assert_eq!(lab.bucket().object("f").unwrap().metadata("mode"), Some("0100600"));
+    assert_eq!(lab.bucket().object("d/").unwrap().metadata("mode"), Some("040700"));
+}
