@@ -19,7 +19,7 @@ pub struct Slot {
     _lock: Flock<File>,
 }
 
-/// What a mount that died left in the slot this one took.
+/// Staged files that a mount which died had promised to nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Leftover {
     /// Staged files whose close() had not returned 0.
@@ -30,33 +30,48 @@ pub struct Leftover {
 
 impl Slot {
     /// Locks the first free slot of `volume` below `cache_dir`, making folders as needed (mode
-    /// 0700: the files are other people's bytes).
+    /// 0700: the files are other people's bytes), and with it every other slot that a mount left
+    /// and nobody holds.
     ///
     /// # Errors
     /// The disk's, when a folder or lock file cannot be made.
-    pub fn acquire(cache_dir: &Path, volume: &str) -> io::Result<(Self, Leftover)> {
+    pub fn acquire(cache_dir: &Path, volume: &str) -> io::Result<(Self, Vec<Self>)> {
         let volume = cache_dir.join("journal").join(volume);
+        let mut slots = Vec::new();
         for number in 0..SLOTS_MAX {
             let folder = volume.join(number.to_string());
-            create_private(&folder)?;
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(folder.join("lock"))?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => {
-                    let leftover = clear(&folder)?;
-                    return Ok((Self { folder, _lock: lock }, leftover));
-                }
-                Err((_, Errno::EWOULDBLOCK)) => {}
-                Err((_, errno)) => return Err(errno.into()),
+            // Slots are made in order, so behind the first that is missing there is none.
+            if !slots.is_empty() && !folder.exists() {
+                break;
+            }
+            slots.extend(Self::lock(folder)?);
+        }
+        let mut slots = slots.into_iter();
+        match slots.next() {
+            Some(own) => Ok((own, slots.collect())),
+            None => {
+                let said = format!("all {SLOTS_MAX} slots of {} are taken", volume.display());
+                Err(io::Error::other(said))
             }
         }
-        Err(io::Error::other(format!("all {SLOTS_MAX} slots of {} are taken", volume.display())))
     }
 
-    /// Where the mount's staged files lie.
+    /// Locks one slot; none where a live mount holds it.
+    fn lock(folder: PathBuf) -> io::Result<Option<Self>> {
+        create_private(&folder)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("lock"))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self { folder, _lock: lock })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
+    /// Where the mount's staged files and its log lie.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -67,22 +82,6 @@ fn create_private(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Removes staged files that a dead mount left: no close() or fsync() of theirs had returned 0, or
-/// they would have been committed and removed.
-fn clear(folder: &Path) -> io::Result<Leftover> {
-    use std::os::unix::fs::MetadataExt;
-    let mut leftover = Leftover::default();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|extension| extension == "stage") {
-            leftover.files += 1;
-            leftover.bytes += entry.metadata()?.blocks() * 512;
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(leftover)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,14 +90,26 @@ mod tests {
     fn two_live_mounts_never_share_a_slot() {
         let root = tempfile::tempdir().unwrap();
         let (first, _) = Slot::acquire(root.path(), "v").unwrap();
-        let (second, _) = Slot::acquire(root.path(), "v").unwrap();
+        let (second, others) = Slot::acquire(root.path(), "v").unwrap();
         assert_ne!(first.folder(), second.folder());
+        assert!(others.is_empty());
         let freed = first.folder().to_owned();
-        fs::write(freed.join("7.stage"), b"never acknowledged").unwrap();
         drop(first);
-        let (third, leftover) = Slot::acquire(root.path(), "v").unwrap();
+        let (third, _) = Slot::acquire(root.path(), "v").unwrap();
         assert_eq!(third.folder(), freed);
-        assert_eq!(leftover.files, 1);
-        assert!(!freed.join("7.stage").exists());
+    }
+
+    #[test]
+    fn a_mount_takes_over_every_slot_that_nobody_holds() {
+        let root = tempfile::tempdir().unwrap();
+        let (first, _) = Slot::acquire(root.path(), "v").unwrap();
+        let (second, _) = Slot::acquire(root.path(), "v").unwrap();
+        let (third, _) = Slot::acquire(root.path(), "v").unwrap();
+        let folders = [first.folder().to_owned(), third.folder().to_owned()];
+        drop((first, third));
+        let (own, others) = Slot::acquire(root.path(), "v").unwrap();
+        assert_eq!(own.folder(), folders[0]);
+        assert_eq!(others.iter().map(Slot::folder).collect::<Vec<_>>(), [&folders[1]]);
+        drop(second);
     }
 }

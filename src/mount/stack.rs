@@ -13,7 +13,7 @@ use crate::budget::Budget;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{self, Config, MetadataMode};
-use crate::journal::Slot;
+use crate::journal::{Journal, Leftover, Pending, Slot};
 use crate::store::s3::{Checksums, S3Settings, S3Store};
 use crate::store::{Limit, Metered, ObjectStore, Retry, RetryPolicy};
 use crate::units::{KIB, MIB};
@@ -34,8 +34,8 @@ const REQUEST_BUFFERS: u64 = 512 * KIB;
 pub(super) struct Stack {
     pub(super) vfs: Vfs,
     pub(super) clock: Clock,
-    // Dropped last: the folder that the file system stages in; none with `--cache-dir none`.
-    _slot: Option<Slot>,
+    // Dropped last: it locks the folder that the file system stages in.
+    _journal: Journal,
 }
 
 /// Connects to the store, asks it for the bucket, and builds the file system over it.
@@ -48,22 +48,30 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     let requests = requests_max(config);
     let store = decorate(base, requests, config, &clock);
 
-    let slot = take_slot(config)?;
+    let (journal, pending) = open_journal(config)?;
     let budget_bytes = config.memory_limit - u64::from(requests) * REQUEST_BUFFERS;
     let budget = Budget::new(budget_bytes);
     let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
-    let staging = Staging::new(slot.as_ref().map(Slot::folder), config.staging_size);
+    let staging = Staging::new(journal.folder(), config.staging_size);
     let recover =
         config.cache_dir.as_ref().map(|folder| folder.join("recover").join(volume(config)));
-    let engine =
-        Engine::new(Arc::clone(&store), cache.clone(), budget, staging, limits(config), recover);
+    let engine = Engine::new(
+        Arc::clone(&store),
+        cache.clone(),
+        budget,
+        staging,
+        journal.clone(),
+        limits(config),
+        recover,
+    );
     let window_max = WINDOW_MAX.min(budget_bytes / 4);
     let settings = Settings {
         ahead_max: (requests as usize / 2).max(1),
         ..vfs_settings(config, window_max, &clock)
     };
     let vfs = Vfs::new(settings, store, cache, engine, clock.clone());
-    Ok(Stack { vfs, clock, _slot: slot })
+    vfs.take_up(pending).await;
+    Ok(Stack { vfs, clock, _journal: journal })
 }
 
 /// Requests at once: as many as asked for, within a quarter of the memory. Their buffers are set
@@ -144,10 +152,27 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
     }
 }
 
-fn take_slot(config: &Config) -> Result<Option<Slot>, Failure> {
-    let Some(folder) = &config.cache_dir else { return Ok(None) };
-    let (slot, leftover) =
+/// This mount's journal, and what earlier mounts left in this and other slots.
+fn open_journal(config: &Config) -> Result<(Journal, Vec<Pending>), Failure> {
+    let Some(folder) = &config.cache_dir else { return Ok((Journal::none(), Vec::new())) };
+    let (own, others) =
         Slot::acquire(folder, &volume(config)).map_err(|error| unusable(folder, &error))?;
+    let opened = Journal::open(own).map_err(|error| unusable(folder, &error))?;
+    let (journal, mut pending, leftover) = opened;
+    say(leftover);
+    for slot in others {
+        match Journal::open(slot) {
+            Ok((_, more, leftover)) => {
+                pending.extend(more);
+                say(leftover);
+            }
+            Err(error) => tracing::error!(%error, "what another mount left stays where it is"),
+        }
+    }
+    Ok((journal, pending))
+}
+
+fn say(leftover: Leftover) {
     if leftover.files > 0 {
         tracing::warn!(
             files = leftover.files,
@@ -156,7 +181,6 @@ fn take_slot(config: &Config) -> Result<Option<Slot>, Failure> {
              had returned, and their staged bytes are removed"
         );
     }
-    Ok(Some(slot))
 }
 
 fn unusable(folder: &Path, error: &io::Error) -> Failure {

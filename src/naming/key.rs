@@ -7,13 +7,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::name::{Name, NameError};
 
 /// S3's limit on the length of a key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The key of one object, whole: the mount's prefix included.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Key(Arc<str>);
 
 impl Key {
@@ -54,6 +57,18 @@ impl fmt::Debug for Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl From<String> for Key {
+    fn from(key: String) -> Self {
+        Self::new(key)
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> Self {
+        key.as_str().to_owned()
     }
 }
 

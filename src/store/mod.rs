@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use crate::naming::Key;
 use crate::units::ByteRange;
@@ -23,6 +24,7 @@ mod limit;
 mod metered;
 mod retry;
 pub mod s3;
+mod text;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use limit::Limit;
@@ -156,13 +158,15 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
 ///
 /// Two versions are the same where the ETag and the key are; stores without ETags are compared by
 /// size and time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
     /// The object's key.
     pub key: Key,
     /// The entity tag with its quotes, as the store wrote it; none where the store has none.
+    #[serde(with = "text")]
     pub etag: Option<Arc<str>>,
     /// The version's id on a versioned bucket.
+    #[serde(with = "text")]
     pub version_id: Option<Arc<str>>,
     /// Bytes.
     pub size: u64,
@@ -182,7 +186,7 @@ impl Version {
 }
 
 /// What a store keeps with an object besides its bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Properties {
     /// `Content-Type`.
     pub content_type: Option<String>,
@@ -316,7 +320,7 @@ impl ListLine {
 ///
 /// A store that gives no entity tags cannot be asked for one: there [`Condition::Unchanged`] of a
 /// version without a tag holds always.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     /// Nothing: the last writer wins.
     #[default]
@@ -352,11 +356,11 @@ pub struct CopyRequest {
 }
 
 /// The store's name for an unfinished upload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct UploadId(pub Arc<str>);
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UploadId(#[serde(with = "text::always")] pub Arc<str>);
 
 /// An unfinished upload.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Upload {
     /// The object it will make.
     pub key: Key,
@@ -374,15 +378,17 @@ pub struct PartTarget {
 }
 
 /// A part the store has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartTag {
     /// 1 to 10 000.
     pub number: u32,
     /// Bytes.
     pub size: u64,
     /// Its entity tag.
+    #[serde(with = "text::always")]
     pub etag: Arc<str>,
     /// The CRC-32 that was sent with it, base64, which Complete must repeat.
+    #[serde(with = "text")]
     pub crc32: Option<Arc<str>>,
 }
 

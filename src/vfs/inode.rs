@@ -116,13 +116,14 @@ impl Inode {
     pub(super) fn target(&self, key: &Key, settings: &Settings, is_background: bool) -> Target {
         let state = self.state();
         let keeps_base = state.staged.as_ref().is_some_and(|staged| staged.keeps_base());
-        let condition = match &state.version {
-            Some(version) if keeps_base || is_background => {
-                Condition::Unchanged(Version::clone(version))
-            }
-            None if state.exclusive || is_background => Condition::Absent,
-            _ => Condition::None,
+        let later = match &state.version {
+            Some(version) => Condition::Unchanged(Version::clone(version)),
+            // What it hides is replaced, whatever it has become.
+            None if state.hides.is_some() => Condition::None,
+            None => Condition::Absent,
         };
+        let is_free = !is_background && !keeps_base && !state.exclusive;
+        let condition = if is_free { Condition::None } else { later.clone() };
         let with_time = |mtime| {
             let mut properties = state.properties_for(self.kind, key, settings, mtime);
             posix_metadata::forget_checksums(&mut properties.user_metadata);
@@ -134,6 +135,7 @@ impl Inode {
             streamed: with_time(None),
             mtime_is_explicit: state.mtime_is_explicit,
             condition,
+            later,
         }
     }
 }
@@ -207,6 +209,28 @@ impl State {
             detached: false,
             knowledge: Knowledge::default(),
         }
+    }
+
+    /// A file whose commit an earlier mount began.
+    pub(super) fn taken_up(
+        staged: Arc<Staged>,
+        target: Target,
+        settings: &Settings,
+        seen: Instant,
+    ) -> Self {
+        let mut state = Self::blank(settings, seen, settings.started);
+        if settings.metadata == Metadata::Posix {
+            state.apply(&posix_metadata::read(&target.properties.user_metadata));
+        }
+        state.mtime_is_explicit = target.mtime_is_explicit;
+        match target.later {
+            Condition::Unchanged(version) => state.version = Some(Arc::new(version)),
+            Condition::Absent => {}
+            Condition::None => state.hides = Some(target.key),
+        }
+        state.properties = Some(target.properties);
+        state.staged = Some(staged);
+        state
     }
 
     fn apply(&mut self, metadata: &PosixMetadata) {

@@ -33,6 +33,7 @@ mod lookup;
 mod readdir;
 mod remove;
 mod rename;
+mod resume;
 mod settings;
 mod table;
 

@@ -13,11 +13,11 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::plan::{Edit, PartSource, Plan, PlannedPart, plan};
 use super::stage::{Account, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
-use super::{COMMIT_ID, Committed, Error, Result, Staged, Target, copy};
+use super::upload::Open;
+use super::{COMMIT_ID, Committed, Error, Result, Staged, Target, copy, with_id};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, ErrorKind, PartTag, PartTarget, Payload, Properties, PutRequest, Upload,
-    Version,
+    self, Condition, ErrorKind, ObjectHead, PartTag, Payload, Properties, PutRequest, Version,
 };
 use crate::units::{ByteRange, MIB};
 
@@ -35,6 +35,9 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
     if account.epoch == account.committed {
         return Ok(None);
     }
+    if let Some(head) = is_done(staged, target, &account).await {
+        return Ok(Some(done(staged, head, account.epoch)));
+    }
     let sent = match usable(&mut stream, staged, target, &account).await {
         Some(running) => finish(staged, target, &account, running).await,
         None => send(staged, target, &account).await,
@@ -46,7 +49,23 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
         sent => sent?,
     };
     staged.stage.committed(Arc::clone(&committed.version), account.epoch);
+    staged.end_promise();
     Ok(Some(committed))
+}
+
+/// The object, where an earlier process was cut off after S3 had done this very commit.
+async fn is_done(staged: &Staged, target: &Target, account: &Account) -> Option<ObjectHead> {
+    let id = staged.taken_up(&target.key, account.epoch)?;
+    let head = staged.engine.0.store.head(&target.key).await.ok()?;
+    head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| *found == id).then_some(head)
+}
+
+fn done(staged: &Staged, head: ObjectHead, epoch: u64) -> Committed {
+    tracing::info!(key = %head.version.key, "in S3 already");
+    let version = Arc::new(head.version);
+    staged.stage.committed(Arc::clone(&version), epoch);
+    staged.end_promise();
+    Committed { version, properties: head.properties, carries_mtime: true }
 }
 
 /// Another version stands there. Where it is an earlier commit of this very file, which was given
@@ -76,13 +95,13 @@ async fn usable(
     account: &Account,
 ) -> Option<Running> {
     let running = stream.take()?;
-    let fits = running.upload.key == target.key
+    let fits = running.open.upload.key == target.key
         && account.base_len == 0
         && account.size > staged.engine.0.limits.upload_part;
     if fits {
         return Some(running);
     }
-    running.abort(&staged.engine).await;
+    running.open.abort(&staged.engine).await;
     None
 }
 
@@ -93,25 +112,27 @@ async fn finish(
     mut running: Running,
 ) -> Result<Committed> {
     let engine = &staged.engine;
+    promise(staged, target, account, Some(&running.open.commit_id));
     let tags = match running.finish(staged, account.size).await {
         Ok(tags) => tags,
         Err(error) => {
-            running.abort_later(engine);
+            running.open.abort_later(engine);
             return Err(classify(error, &target.key, &Condition::None));
         }
     };
-    let version = match complete(staged, target, &running.upload, &tags, &running.commit_id).await {
+    let open = running.open;
+    let version = match complete(staged, target, &open, &tags).await {
         Ok(version) => version,
         Err(error) => {
-            running.abort_later(engine);
+            open.abort_later(engine);
             return Err(error);
         }
     };
-    if running.properties == target.streamed && !target.mtime_is_explicit {
-        let properties = with_id(&running.properties, &running.commit_id);
+    if open.properties == target.streamed && !target.mtime_is_explicit {
+        let properties = with_id(&open.properties, &open.commit_id);
         return Ok(Committed { version: Arc::new(version), properties, carries_mtime: false });
     }
-    let properties = with_id(&target.properties, &running.commit_id);
+    let properties = with_id(&target.properties, &open.commit_id);
     let unchanged = Condition::Unchanged(version.clone());
     let copied =
         copy::copy(engine, &version, &target.key, Some(properties.clone()), &unchanged).await?;
@@ -119,7 +140,7 @@ async fn finish(
 }
 
 async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
-    let id = new_id();
+    let id = promise(staged, target, account, None);
     let properties = with_id(&target.properties, &id);
     let edit = Edit {
         base_size: account.base.is_some().then_some(account.base_len),
@@ -130,17 +151,18 @@ async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Com
     let planned = plan(&edit, &staged.engine.0.limits);
     let version = match planned.map_err(|_| Error::TooBig { key: target.key.clone() })? {
         Plan::Put { .. } => put(staged, target, account, &properties, &id).await?,
-        Plan::Multipart { parts, .. } => {
-            multipart(staged, target, &parts, &properties, &id).await?
-        }
+        Plan::Multipart { parts, .. } => multipart(staged, target, &parts, &id).await?,
     };
     Ok(Committed { version: Arc::new(version), properties, carries_mtime: true })
 }
 
-fn with_id(properties: &Properties, id: &str) -> Properties {
-    let mut properties = properties.clone();
-    properties.user_metadata.insert(COMMIT_ID.into(), id.into());
-    properties
+/// Writes the commit down before it is sent, and returns its id. A journal that cannot be written
+/// is no reason not to send: nobody has been told anything yet.
+fn promise(staged: &Staged, target: &Target, account: &Account, id: Option<&str>) -> String {
+    staged.promise(target, account, id).unwrap_or_else(|error| {
+        tracing::warn!(key = %target.key, %error, "the journal does not know of a commit");
+        id.map_or_else(new_id, str::to_owned)
+    })
 }
 
 async fn put(
@@ -171,39 +193,48 @@ async fn multipart(
     staged: &Staged,
     target: &Target,
     parts: &[PlannedPart],
-    properties: &Properties,
     id: &str,
 ) -> Result<Version> {
     let engine = &staged.engine;
-    let begun = engine.0.store.create_upload(&target.key, properties).await;
-    let upload_id = begun.map_err(|error| classify(error, &target.key, &Condition::None))?;
-    let upload = Upload { key: target.key.clone(), id: upload_id };
-    let sent = send_parts(staged, target, &upload, parts).await;
+    let open = match resumable(staged, target, id).await {
+        Some(open) => open,
+        None => Open::begin(engine, target, &target.properties, id)
+            .await
+            .map_err(|error| classify(error, &target.key, &Condition::None))?,
+    };
+    let sent = send_parts(staged, target, &open, parts).await;
     let completed = match sent {
-        Ok(tags) => complete(staged, target, &upload, &tags, id).await,
+        Ok(tags) => complete(staged, target, &open, &tags).await,
         Err(error) => Err(error),
     };
     if completed.is_err() {
-        let engine = engine.clone();
-        staged.engine.0.tasks.spawn(async move {
-            if let Err(error) = engine.0.store.abort_upload(&upload).await {
-                let key = &upload.key;
-                tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
-            }
-        });
+        open.abort_later(engine);
     }
     completed
+}
+
+/// The upload that an earlier process began for this very commit; any other is given up.
+async fn resumable(staged: &Staged, target: &Target, id: &str) -> Option<Open> {
+    let open = staged.resumable().take()?;
+    let fits = open.upload.key == target.key
+        && open.commit_id == id
+        && open.properties == target.properties;
+    if fits {
+        return Some(open);
+    }
+    open.abort(&staged.engine).await;
+    None
 }
 
 async fn send_parts(
     staged: &Staged,
     target: &Target,
-    upload: &Upload,
+    open: &Open,
     parts: &[PlannedPart],
 ) -> Result<Vec<PartTag>> {
     let mut sending: Vec<BoxFuture<'_, Result<PartTag>>> = Vec::with_capacity(parts.len());
     for part in parts {
-        sending.push(send_part(staged, target, upload, part).boxed());
+        sending.push(send_part(staged, target, open, part).boxed());
     }
     futures::stream::iter(sending).buffered(PARTS_IN_FLIGHT_MAX).try_collect().await
 }
@@ -211,11 +242,14 @@ async fn send_parts(
 async fn send_part(
     staged: &Staged,
     target: &Target,
-    upload: &Upload,
+    open: &Open,
     part: &PlannedPart,
 ) -> Result<PartTag> {
+    if let Some(sent) = open.parts.get(&part.number).filter(|sent| sent.range == part.range) {
+        return Ok(sent.tag.clone());
+    }
     let store = &staged.engine.0.store;
-    let to = PartTarget { upload: upload.clone(), number: part.number };
+    let to = open.target(part.number);
     let sent = match (part.source, staged.base()) {
         (PartSource::Copy(range), Some(base)) => store.copy_part(&to, &base, range).await,
         _ => {
@@ -223,7 +257,9 @@ async fn send_part(
             store.upload_part(&to, &Payload::File(staged.stage.file(), part.range)).await
         }
     };
-    sent.map_err(|error| classify(error, &target.key, &target.condition))
+    let tag = sent.map_err(|error| classify(error, &target.key, &target.condition))?;
+    open.sent(&tag, part.range);
+    Ok(tag)
 }
 
 /// Brings into the staging file what of `range` is still only in the base.
@@ -247,13 +283,14 @@ pub(super) async fn fill(staged: &Staged, key: &Key, range: ByteRange) -> Result
 async fn complete(
     staged: &Staged,
     target: &Target,
-    upload: &Upload,
+    open: &Open,
     tags: &[PartTag],
-    id: &str,
 ) -> Result<Version> {
     let store = &staged.engine.0.store;
-    let completed = store.complete_upload(upload, tags, &target.condition).await;
-    settle(staged, target, id, completed).await
+    let completed = store.complete_upload(&open.upload, tags, &target.condition).await;
+    let version = settle(staged, target, &open.commit_id, completed).await?;
+    open.completed();
+    Ok(version)
 }
 
 /// Decides what an answer means that may be the echo of a success: the object carries our commit

@@ -6,15 +6,32 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::units::ByteRange;
 
 /// An ordered set of disjoint byte ranges; ranges that touch are one.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<ByteRange>", into = "Vec<ByteRange>")]
 pub struct Extents {
     /// Start to end. No range is empty and between two there is at least one byte.
     ranges: BTreeMap<u64, u64>,
     /// The sum of the lengths.
     total: u64,
+}
+
+impl From<Vec<ByteRange>> for Extents {
+    fn from(ranges: Vec<ByteRange>) -> Self {
+        let mut extents = Self::new();
+        ranges.into_iter().for_each(|range| extents.insert(range));
+        extents
+    }
+}
+
+impl From<Extents> for Vec<ByteRange> {
+    fn from(extents: Extents) -> Self {
+        extents.iter().collect()
+    }
 }
 
 impl Extents {

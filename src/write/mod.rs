@@ -10,30 +10,37 @@ mod commit;
 mod copy;
 mod error;
 mod extents;
+mod intent;
 mod plan;
 mod stage;
 mod stream;
+mod upload;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::budget::Budget;
 use crate::cache::Cache;
+use crate::journal::{Journal, Pending};
 use crate::naming::Key;
 use crate::store::{Condition, ObjectStore, Properties, Version};
 use crate::tasks::Tasks;
 use crate::units::ByteRange;
 
+use intent::Promise;
 use stage::{Stage, StageError};
 use stream::Stream;
+use upload::Open;
 
 pub use error::{Error, Result};
 pub use extents::Extents;
+pub use intent::Resumed;
 pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge};
 pub use stage::{Slice, Staging};
 
@@ -51,6 +58,7 @@ struct Inner {
     cache: Cache,
     budget: Arc<Budget>,
     staging: Arc<Staging>,
+    journal: Journal,
     limits: Limits,
     /// None where there is no local folder.
     recover: Option<PathBuf>,
@@ -58,7 +66,7 @@ struct Inner {
 }
 
 /// Where a commit goes and what goes with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// The object's key.
     pub key: Key,
@@ -72,6 +80,8 @@ pub struct Target {
     pub mtime_is_explicit: bool,
     /// What must hold at the destination.
     pub condition: Condition,
+    /// What must hold where nobody waits any more: in the background, or after a crash.
+    pub later: Condition,
 }
 
 /// What a commit did.
@@ -86,18 +96,25 @@ pub struct Committed {
 }
 
 impl Engine {
-    /// An engine that stages in `staging` and sends through `store`; what a conflict leaves is
-    /// moved to the folder `recover`.
+    /// An engine that stages in `staging`, notes in `journal` and sends through `store`; what a
+    /// conflict leaves is moved to the folder `recover`.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         cache: Cache,
         budget: Arc<Budget>,
         staging: Arc<Staging>,
+        journal: Journal,
         limits: Limits,
         recover: Option<PathBuf>,
     ) -> Self {
         let tasks = Tasks::new();
-        Self(Arc::new(Inner { store, cache, budget, staging, limits, recover, tasks }))
+        Self(Arc::new(Inner { store, cache, budget, staging, journal, limits, recover, tasks }))
+    }
+
+    /// Takes up the commits that earlier mounts left, in order, and gives their other uploads up.
+    /// Each is tried again by [`Staged::commit`] or let go by [`Staged::abandon`].
+    pub fn resume(&self, pending: &[Pending]) -> Vec<Resumed> {
+        intent::resume(self, pending)
     }
 
     /// Begins to stage changes of a file whose bytes are `base`'s; none for a new file.
@@ -108,7 +125,9 @@ impl Engine {
         let stage = Stage::create(&self.0.staging, base)
             .map_err(|source| Error::Staging { key: key.clone(), source })?;
         let (stream, stays_local) = (Mutex::new(Stream::default()), AtomicBool::new(false));
-        Ok(Arc::new(Staged { engine: self.clone(), stage, stream, stays_local }))
+        let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
+        let engine = self.clone();
+        Ok(Arc::new(Staged { engine, stage, stream, stays_local, promised, resumable }))
     }
 
     /// Copies a whole object of any size server-side, pinned to `source`.
@@ -137,6 +156,10 @@ pub struct Staged {
     stream: Mutex<Stream>,
     /// The file was unlinked: nothing of it is sent any more.
     stays_local: AtomicBool,
+    /// The commit that stands in the journal.
+    promised: std::sync::Mutex<Option<Promise>>,
+    /// An upload of an earlier process that this commit may go on with.
+    resumable: std::sync::Mutex<Option<Open>>,
 }
 
 impl Staged {
@@ -155,6 +178,7 @@ impl Staged {
         let end = offset.saturating_add(bytes.len() as u64);
         self.check_size(end, key)?;
         let mut stream = self.stream.lock().await;
+        self.change_promise();
         self.stage.write_at(offset, bytes).map_err(|error| self.error(key, error))?;
         stream.touched(ByteRange::new(offset, end));
         if !self.stays_local.load(Ordering::Relaxed) {
@@ -170,6 +194,7 @@ impl Staged {
     pub async fn truncate(&self, size: u64, key: &Key) -> Result<u64> {
         self.check_size(size, key)?;
         let mut stream = self.stream.lock().await;
+        self.change_promise();
         let before = self.size();
         self.stage.truncate(size).map_err(|error| self.error(key, error))?;
         stream.touched(ByteRange::new(size.min(before), size.max(before)));
@@ -196,6 +221,11 @@ impl Staged {
         self.stay_local();
         let mut stream = self.stream.lock().await;
         stream.abandon(&self.engine).await;
+        let resumable = self.resumable().take();
+        if let Some(open) = resumable {
+            open.abort(&self.engine).await;
+        }
+        self.end_promise();
     }
 
     /// From now on no upload begins.
@@ -229,6 +259,7 @@ impl Staged {
         std::fs::create_dir_all(folder)?;
         let path = folder.join(recovered_name(key));
         std::fs::rename(staged, &path)?;
+        self.end_promise();
         Ok(path)
     }
 
@@ -276,6 +307,14 @@ impl Staged {
         account.epoch > account.committed
     }
 
+    fn promised(&self) -> MutexGuard<'_, Option<Promise>> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resumable(&self) -> MutexGuard<'_, Option<Open>> {
+        self.resumable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check_size(&self, end: u64, key: &Key) -> Result<()> {
         if end > self.engine.0.limits.max_size() {
             return Err(Error::TooBig { key: key.clone() });
@@ -289,6 +328,13 @@ impl Staged {
             StageError::Disk(source) => Error::Staging { key: key.clone(), source },
         }
     }
+}
+
+/// The properties with a commit's id among them.
+fn with_id(properties: &Properties, id: &str) -> Properties {
+    let mut properties = properties.clone();
+    properties.user_metadata.insert(COMMIT_ID.into(), id.into());
+    properties
 }
 
 /// A file name that is unique and tells of the key: its last component, at most 50 characters of

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -45,15 +45,21 @@ impl Staging {
     }
 
     fn create(&self) -> io::Result<(File, Option<PathBuf>)> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{number}.stage");
-        let Some(folder) = &self.folder else {
-            let memory = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
-            return Ok((File::from(memory), None));
-        };
-        let path = folder.join(name);
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok((file, Some(path)))
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{number}.stage");
+            let Some(folder) = &self.folder else {
+                let memory = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
+                return Ok((File::from(memory), None));
+            };
+            let path = folder.join(name);
+            match File::options().read(true).write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((file, Some(path))),
+                // An earlier mount's, whose commit is being taken up.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The quota in bytes.
@@ -68,6 +74,11 @@ impl Staging {
 
     fn next_epoch(&self) -> u64 {
         self.epochs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Charges what is there already.
+    fn charge_whatever(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn charge(&self, bytes: u64) -> bool {
@@ -98,13 +109,15 @@ pub(super) enum StageError {
     Disk(io::Error),
 }
 
-/// One inode's staging file; removed when dropped.
+/// One inode's staging file; removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub(super) struct Stage {
     file: Arc<File>,
     path: Option<PathBuf>,
     staging: Arc<Staging>,
     account: Mutex<Account>,
+    /// The journal speaks of the file: it outlives this process.
+    is_kept: AtomicBool,
 }
 
 /// What the bytes of the file are.
@@ -158,7 +171,34 @@ impl Stage {
             unknown: Vec::new(),
         };
         let (file, staging) = (Arc::new(file), Arc::clone(staging));
-        Ok(Self { file, path, staging, account: Mutex::new(account) })
+        let (account, is_kept) = (Mutex::new(account), AtomicBool::new(false));
+        Ok(Self { file, path, staging, account, is_kept })
+    }
+
+    /// The staging file of an earlier process, as `account` says it was. All of it is dirty.
+    pub(super) fn resume(
+        staging: &Arc<Staging>,
+        path: &Path,
+        mut account: Account,
+    ) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        // What was written behind the end since then was promised to nobody.
+        file.set_len(account.size)?;
+        staging.charge_whatever(account.present.total());
+        (account.epoch, account.committed) = (staging.next_epoch(), 0);
+        let (file, path, staging) = (Arc::new(file), Some(path.to_owned()), Arc::clone(staging));
+        let (account, is_kept) = (Mutex::new(account), AtomicBool::new(true));
+        Ok(Self { file, path, staging, account, is_kept })
+    }
+
+    /// Whether the file outlives this process.
+    pub(super) fn keep(&self, is_kept: bool) {
+        self.is_kept.store(is_kept, Ordering::Relaxed);
+    }
+
+    /// The file's name in its folder; none for one in memory.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.path.as_deref()?.file_name()?.to_str()
     }
 
     pub(super) fn file(&self) -> Arc<File> {
@@ -178,7 +218,7 @@ impl Stage {
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StageError> {
         let range = ByteRange::at(offset, bytes.len() as u64);
         let mut account = self.account();
-        self.keep(&mut account, range, bytes)?;
+        self.store(&mut account, range, bytes)?;
         account.dirty.insert(range);
         account.size = account.size.max(range.end);
         account.epoch = self.staging.next_epoch();
@@ -188,10 +228,10 @@ impl Stage {
     /// Brings bytes of the base into the file; they do not become dirty.
     pub(super) fn fill(&self, offset: u64, bytes: &[u8]) -> Result<(), StageError> {
         let range = ByteRange::at(offset, bytes.len() as u64);
-        self.keep(&mut self.account(), range, bytes)
+        self.store(&mut self.account(), range, bytes)
     }
 
-    fn keep(
+    fn store(
         &self,
         account: &mut Account,
         range: ByteRange,
@@ -302,7 +342,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let account = self.account.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.staging.refund(account.present.total());
-        if let Some(path) = &self.path {
+        if let Some(path) = self.path.as_ref().filter(|_| !self.is_kept.load(Ordering::Relaxed)) {
             // Gone already where the bytes were moved for recovery.
             let _gone_already = std::fs::remove_file(path);
         }

@@ -12,9 +12,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
 use super::plan::stream_part_size;
-use super::{COMMIT_ID, Engine, Staged, Target};
-use crate::naming::Key;
-use crate::store::{PartTag, PartTarget, Payload, Properties, Result, Upload};
+use super::upload::Open;
+use super::{Engine, Staged, Target};
+use crate::store::{PartTag, Payload, Result};
 use crate::units::ByteRange;
 
 /// Parts of one file on their way at once; 16 x 8 MiB saturates 10 Gbit/s at 100 ms.
@@ -31,9 +31,7 @@ pub(super) struct Stream {
 /// A begun upload.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) upload: Upload,
-    pub(super) properties: Properties,
-    pub(super) commit_id: String,
+    pub(super) open: Open,
     parts: Vec<Part>,
 }
 
@@ -59,10 +57,17 @@ impl Stream {
     /// Bytes were written: the parts they touch no longer are what was sent.
     pub(super) fn touched(&mut self, range: ByteRange) {
         let Some(running) = &mut self.running else { return };
-        for part in running.parts.iter_mut().filter(|p| !p.range.intersect(range).is_empty()) {
+        for (number, part) in (1..).zip(&mut running.parts) {
+            if part.range.intersect(range).is_empty() {
+                continue;
+            }
             match &mut part.state {
+                PartState::Unsent => {}
                 PartState::Sending { stale, .. } => *stale = true,
-                state => *state = PartState::Unsent,
+                PartState::Sent(_) => {
+                    running.open.changed(number);
+                    part.state = PartState::Unsent;
+                }
             }
         }
     }
@@ -106,6 +111,11 @@ impl Stream {
         running.send(staged, PARTS_IN_FLIGHT_MAX);
     }
 
+    /// A stream that goes on with an upload.
+    pub(super) const fn resume(running: Running) -> Self {
+        Self { running: Some(running), refused: false }
+    }
+
     /// The begun upload, for the commit to finish; the stream is as if it had never begun.
     pub(super) fn take(&mut self) -> Option<Running> {
         self.running.take()
@@ -114,24 +124,17 @@ impl Stream {
     /// Gives the upload up.
     pub(super) async fn abandon(&mut self, engine: &Engine) {
         if let Some(running) = self.running.take() {
-            running.abort(engine).await;
+            running.open.abort(engine).await;
         }
     }
 }
 
 async fn begin(engine: &Engine, target: &Target) -> Option<Running> {
     let commit_id = super::commit::new_id();
-    let mut properties = target.streamed.clone();
-    properties.user_metadata.insert(COMMIT_ID.into(), commit_id.clone());
-    let key: &Key = &target.key;
-    match engine.0.store.create_upload(key, &properties).await {
-        Ok(id) => Some(Running {
-            upload: Upload { key: key.clone(), id },
-            properties: target.streamed.clone(),
-            commit_id,
-            parts: Vec::new(),
-        }),
+    match Open::begin(engine, target, &target.streamed, &commit_id).await {
+        Ok(open) => Some(Running { open, parts: Vec::new() }),
         Err(error) => {
+            let key = &target.key;
             tracing::debug!(%key, %error, "no streamed upload yet; the commit will try again");
             None
         }
@@ -158,7 +161,10 @@ impl Running {
         for part in &mut self.parts {
             if let PartState::Sending { answer, stale } = &mut part.state {
                 let next = match answer.try_recv() {
-                    Ok(Ok(tag)) if !*stale => PartState::Sent(tag),
+                    Ok(Ok(tag)) if !*stale => {
+                        self.open.sent(&tag, part.range);
+                        PartState::Sent(tag)
+                    }
                     Err(oneshot::error::TryRecvError::Empty) => continue,
                     _ => PartState::Unsent,
                 };
@@ -172,13 +178,13 @@ impl Running {
         let is_sending = |part: &&Part| matches!(part.state, PartState::Sending { .. });
         let sending = self.parts.iter().filter(is_sending).count();
         let room = in_flight_max.saturating_sub(sending);
-        let upload = &self.upload;
+        let open = &self.open;
         let unsent = self.parts.iter_mut().enumerate();
         for (index, part) in
             unsent.filter(|(_, part)| matches!(part.state, PartState::Unsent)).take(room)
         {
             let (sender, answer) = oneshot::channel();
-            let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
+            let target = open.target(index as u32 + 1);
             let payload = Payload::File(staged.stage.file(), part.range);
             let store = Arc::clone(&staged.engine.0.store);
             staged.engine.0.tasks.spawn(async move {
@@ -196,7 +202,10 @@ impl Running {
             if let PartState::Sending { answer, stale } = &mut part.state {
                 let answer = answer.await;
                 part.state = match answer {
-                    Ok(Ok(tag)) if !*stale => PartState::Sent(tag),
+                    Ok(Ok(tag)) if !*stale => {
+                        self.open.sent(&tag, part.range);
+                        PartState::Sent(tag)
+                    }
                     // The operation timeout is used up: whoever waits has waited long enough.
                     Ok(Err(error)) if error.kind().is_unanswered() => return Err(error),
                     _ => PartState::Unsent,
@@ -218,16 +227,18 @@ impl Running {
     }
 
     async fn send_rest(&mut self, staged: &Staged) -> Result<()> {
-        let (upload, store) = (&self.upload, &staged.engine.0.store);
+        let (open, store) = (&self.open, &staged.engine.0.store);
         let mut unsent: Vec<BoxFuture<'_, Result<()>>> = Vec::new();
         for (index, part) in self.parts.iter_mut().enumerate() {
             if matches!(part.state, PartState::Sent(_)) {
                 continue;
             }
-            let target = PartTarget { upload: upload.clone(), number: index as u32 + 1 };
+            let target = open.target(index as u32 + 1);
             let payload = Payload::File(staged.stage.file(), part.range);
             let send = async move {
-                part.state = PartState::Sent(store.upload_part(&target, &payload).await?);
+                let tag = store.upload_part(&target, &payload).await?;
+                open.sent(&tag, part.range);
+                part.state = PartState::Sent(tag);
                 Ok(())
             };
             unsent.push(send.boxed());
@@ -236,17 +247,17 @@ impl Running {
         sending.try_collect().await
     }
 
-    /// Gives a failed upload up without anybody waiting for it: the store may be out of reach.
-    pub(super) fn abort_later(self, engine: &Engine) {
-        let own = engine.clone();
-        engine.0.tasks.spawn(async move { self.abort(&own).await });
-    }
-
-    /// Gives the upload up; an upload that cannot be aborted is logged, since it costs storage.
-    pub(super) async fn abort(self, engine: &Engine) {
-        if let Err(error) = engine.0.store.abort_upload(&self.upload).await {
-            let key = &self.upload.key;
-            tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
+    /// The streamed upload of an earlier process, with the parts it had sent.
+    pub(super) fn resume(open: Open, size: u64, base_part: u64) -> Self {
+        let mut running = Self { open, parts: Vec::new() };
+        running.extend(size, base_part);
+        for (number, part) in (1..).zip(&mut running.parts) {
+            let known = running.open.parts.get(&number);
+            // Another --part-size cuts the file elsewhere.
+            if let Some(sent) = known.filter(|sent| sent.range == part.range) {
+                part.state = PartState::Sent(sent.tag.clone());
+            }
         }
+        running
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use s3pod::budget::Budget;
 use s3pod::cache::Cache;
 use s3pod::clock::Clock;
+use s3pod::journal::Journal;
 use s3pod::naming::Prefix;
 use s3pod::store::s3::{Credentials, S3Settings, S3Store};
 use s3pod::store::{ObjectStore, Retry, RetryPolicy};
@@ -60,7 +61,7 @@ impl Bench {
         let staging = tempfile::tempdir().unwrap();
         let stages = Staging::new(Some(staging.path()), GIB);
         let (own, kept) = (Arc::clone(&store), cache.clone());
-        let engine = Engine::new(own, kept, budget, stages, Limits::S3, None);
+        let engine = Engine::new(own, kept, budget, stages, Journal::none(), Limits::S3, None);
         let vfs = Vfs::new(settings(metadata_ttl, &clock), store, cache, engine, clock);
         Self { vfs, server, staging }
     }

@@ -1,0 +1,91 @@
+//! What earlier mounts began and did not finish, taken up again.
+//!
+//! Owns the way from intents in the journal back to dirty inodes under their names, so that this
+//! mount shows from its first moment on what an earlier one had promised, and sends it. Must not
+//! know how a commit is written down.
+
+use std::sync::Arc;
+
+use super::attr::{FileKind, Ino};
+use super::inode::{Inode, State};
+use super::{Error, Result, Vfs};
+use crate::journal::Pending;
+use crate::naming::Name;
+use crate::write::{Resumed, Staged, Target};
+
+impl Vfs {
+    /// Takes up what earlier mounts left. When this answers, every file of theirs stands under
+    /// its name with its bytes; the commits go on in the background, in the order in which they
+    /// were begun.
+    pub async fn take_up(&self, pending: Vec<Pending>) {
+        if pending.is_empty() {
+            return;
+        }
+        let files = self.0.engine.resume(&pending);
+        let mut inodes = Vec::with_capacity(files.len());
+        for Resumed { staged, target } in files {
+            let key = target.key.clone();
+            match self.put_back(Arc::clone(&staged), target).await {
+                Ok(inode) => inodes.push(inode),
+                Err(error) => {
+                    tracing::error!(%key, %error, "an unfinished commit waits for another mount");
+                }
+            }
+        }
+        self.finish(inodes);
+    }
+
+    fn finish(&self, inodes: Vec<Arc<Inode>>) {
+        if inodes.is_empty() {
+            return;
+        }
+        let files = inodes.len();
+        tracing::info!(files, "an earlier mount ended before these files were in S3; sending them");
+        let core = Arc::downgrade(&self.0);
+        self.0.tasks.spawn(async move {
+            for (index, inode) in inodes.iter().enumerate() {
+                let Some(core) = core.upgrade() else { return };
+                let vfs = Self(core);
+                vfs.commit_in_background(inode).await;
+                vfs.let_go(inode);
+                vfs.table().collect(inode.ino);
+                tracing::info!(done = index + 1, files, "files of an earlier mount");
+            }
+        });
+    }
+
+    /// Puts a file back under its name.
+    async fn put_back(&self, staged: Arc<Staged>, target: Target) -> Result<Arc<Inode>> {
+        let root = self.settings().prefix.clone();
+        let path = root.strip(target.key.as_str()).ok_or(Error::NotFound)?;
+        let mut names = path.split('/').map(|name| Name::new(name.as_ref()));
+        let last = names.next_back().ok_or(Error::Invalid)??;
+        let mut parent = Ino::ROOT;
+        for name in names {
+            parent = self.directory(parent, &name?).await?;
+        }
+        let before = self.table().child(parent, &last);
+        if let Some(before) = before {
+            // An earlier commit of the same name, which this one replaces.
+            self.take_name(parent, &last, &before).await;
+        }
+        let now = self.0.clock.now();
+        let state = State::taken_up(staged, target, self.settings(), now);
+        let mut table = self.table();
+        table.insert(parent, &last, FileKind::File, state).ok_or(Error::NotFound)
+    }
+
+    /// The directory of this name; where the store cannot say now, one without a marker.
+    async fn directory(&self, parent: Ino, name: &Name) -> Result<Ino> {
+        match self.resolve(parent, name).await {
+            Ok(Some(inode)) if inode.kind == FileKind::Directory => return Ok(inode.ino),
+            Ok(Some(_)) => return Err(Error::NotDirectory),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "a directory of an unfinished commit"),
+        }
+        let state = State::implicit_directory(self.settings(), self.0.clock.now());
+        let mut table = self.table();
+        let inode = table.insert(parent, name, FileKind::Directory, state);
+        inode.map(|inode| inode.ino).ok_or(Error::NotFound)
+    }
+}

@@ -1,0 +1,219 @@
+//! Commits in the journal: what is to be made of a staging file, for whoever finds it.
+//!
+//! Owns the words in which a commit is written down before it is sent, and how a later process
+//! takes it up again. An intent that nobody was told of ends with the next change of the file,
+//! since the bytes it speaks of are no more; one that was acknowledged (`--write-back`) ends only
+//! when S3 has the bytes. Must not know how anything is sent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::extents::Extents;
+use super::stage::{Account, Stage};
+use super::stream::{Running, Stream};
+use super::upload::{Open, UploadIntent, UploadStep};
+use super::{Engine, Error, Result, Staged, Target};
+use crate::journal::{Kind, Pending, Record};
+use crate::naming::Key;
+use crate::store::Version;
+
+/// A commit, as the journal knows it.
+#[derive(Debug, Serialize, Deserialize)]
+struct CommitIntent {
+    /// The staging file's name in the slot's folder.
+    stage: String,
+    size: u64,
+    base: Option<Version>,
+    base_len: u64,
+    dirty: Extents,
+    present: Extents,
+    /// What the object's metadata will say where the commit was done.
+    id: String,
+    /// Ids of earlier commits that may still arrive.
+    unknown: Vec<String>,
+    /// close() or fsync() has answered 0 for it.
+    is_acknowledged: bool,
+    target: Target,
+}
+
+/// A commit that stands in the journal.
+#[derive(Debug)]
+pub(super) struct Promise {
+    record: Record,
+    id: String,
+    key: Key,
+    epoch: u64,
+    /// Somebody was told that it will be kept.
+    is_acknowledged: bool,
+    /// An earlier process began it, and may have done it.
+    is_taken_up: bool,
+}
+
+/// A file whose commit an earlier process began.
+#[derive(Debug)]
+pub struct Resumed {
+    /// Its bytes.
+    pub staged: Arc<Staged>,
+    /// Where they go.
+    pub target: Target,
+}
+
+impl Staged {
+    /// Writes down that the bytes of `account` are to become an object, and returns the commit's
+    /// id: the one that stands there already, where it says the same.
+    ///
+    /// # Errors
+    /// The journal's disk.
+    pub(super) fn promise(
+        &self,
+        target: &Target,
+        account: &Account,
+        id: Option<&str>,
+    ) -> std::io::Result<String> {
+        let mut promised = self.promised();
+        if let Some(promise) = &*promised
+            && promise.epoch == account.epoch
+            && promise.key == target.key
+            && id.is_none_or(|id| id == promise.id)
+        {
+            return Ok(promise.id.clone());
+        }
+        let id = id.map_or_else(super::commit::new_id, str::to_owned);
+        let is_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
+        let record = self.begin(target, account, &id, is_acknowledged)?;
+        let (key, epoch) = (target.key.clone(), account.epoch);
+        let is_taken_up = false;
+        let promise = Promise { record, id: id.clone(), key, epoch, is_acknowledged, is_taken_up };
+        if let Some(before) = promised.replace(promise) {
+            before.record.end();
+        }
+        self.stage.keep(true);
+        Ok(id)
+    }
+
+    fn begin(
+        &self,
+        target: &Target,
+        account: &Account,
+        id: &str,
+        is_acknowledged: bool,
+    ) -> std::io::Result<Record> {
+        let Some(stage) = self.stage.name() else { return Ok(Record::none()) };
+        let intent = CommitIntent {
+            stage: stage.to_owned(),
+            size: account.size,
+            base: account.base.as_deref().cloned(),
+            base_len: account.base_len,
+            dirty: account.dirty.clone(),
+            present: account.present.clone(),
+            id: id.to_owned(),
+            unknown: account.unknown.clone(),
+            is_acknowledged,
+            target: target.clone(),
+        };
+        self.engine.0.journal.begin(Kind::Commit, &[stage], &intent)
+    }
+
+    /// The id of this commit, where an earlier process began it and may have done it.
+    pub(super) fn taken_up(&self, key: &Key, epoch: u64) -> Option<String> {
+        let promised = self.promised();
+        let promise = promised.as_ref().filter(|promise| promise.is_taken_up)?;
+        (promise.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
+    }
+
+    /// The bytes are in S3, or go nowhere: nobody will find them again.
+    pub(super) fn end_promise(&self) {
+        if let Some(promise) = self.promised().take() {
+            promise.record.end();
+        }
+        self.stage.keep(false);
+    }
+
+    /// The file is about to change: what nobody was told of is no promise any more.
+    pub(super) fn change_promise(&self) {
+        if self.promised().as_ref().is_some_and(|promise| !promise.is_acknowledged) {
+            self.end_promise();
+        }
+    }
+}
+
+/// Takes up the commits that earlier processes left in `pending`, in order, and gives up the
+/// uploads that belong to none. What cannot be read stays where it is.
+pub(super) fn resume(engine: &Engine, pending: &[Pending]) -> Vec<Resumed> {
+    let mut uploads = uploads(pending);
+    let mut resumed = Vec::new();
+    for pending in pending.iter().filter(|pending| pending.kind == Kind::Commit) {
+        match take_up(engine, pending, &mut uploads) {
+            Ok(file) => resumed.push(file),
+            Err(error) => {
+                tracing::error!(%error, "the journal has a commit that cannot be taken up");
+            }
+        }
+    }
+    for (_, open) in uploads {
+        tracing::info!(key = %open.upload.key, "giving up an upload that was never finished");
+        open.abort_later(engine);
+    }
+    resumed
+}
+
+fn uploads(pending: &[Pending]) -> HashMap<String, Open> {
+    let mut uploads = HashMap::new();
+    for pending in pending.iter().filter(|pending| pending.kind == Kind::Upload) {
+        let read = || Ok((pending.intent::<UploadIntent>()?, pending.steps::<UploadStep>()?));
+        let read: serde_json::Result<_> = read();
+        match read {
+            Ok((intent, steps)) => {
+                let open = Open::resume(intent, steps, pending.record());
+                uploads.insert(open.commit_id.clone(), open);
+            }
+            Err(error) => tracing::error!(%error, "the journal has an upload nobody can read"),
+        }
+    }
+    uploads
+}
+
+fn take_up(
+    engine: &Engine,
+    pending: &Pending,
+    uploads: &mut HashMap<String, Open>,
+) -> Result<Resumed> {
+    let intent: CommitIntent =
+        pending.intent().map_err(|error| Error::Journal(std::io::Error::other(error)))?;
+    let CommitIntent { stage, size, base, base_len, dirty, present, id, .. } = intent;
+    let (mut unknown, target, is_acknowledged) =
+        (intent.unknown, intent.target, intent.is_acknowledged);
+    // It may have been done, and only its answer, or the note of it, was lost.
+    unknown.push(id.clone());
+    let record = pending.record();
+    let folder = record.folder().map(|folder| folder.join(&stage)).unwrap_or_default();
+    let base = base.map(Arc::new);
+    let account = Account { size, base, base_len, dirty, present, epoch: 0, committed: 0, unknown };
+    let stage = Stage::resume(&engine.0.staging, &folder, account)
+        .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
+    let (epoch, key) = (stage.account().epoch, target.key.clone());
+    let (mut stream, mut resumable) = (Stream::default(), None);
+    if let Some(open) = uploads.remove(&id) {
+        if open.properties == target.properties {
+            resumable = Some(open);
+        } else {
+            let part = engine.0.limits.upload_part;
+            stream = Stream::resume(Running::resume(open, size, part));
+        }
+    }
+    let promise = Promise { record, id, key, epoch, is_acknowledged, is_taken_up: true };
+    let staged = Staged {
+        engine: engine.clone(),
+        stage,
+        stream: Mutex::new(stream),
+        stays_local: AtomicBool::new(false),
+        promised: std::sync::Mutex::new(Some(promise)),
+        resumable: std::sync::Mutex::new(resumable),
+    };
+    staged.stage.keep(true);
+    Ok(Resumed { staged: Arc::new(staged), target })
+}
