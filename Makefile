@@ -38,7 +38,7 @@ soak: setup ## the long forms of the suites; the result goes into tests/soak.txt
 	.ci/soak
 
 tools:
-	@.ci/setup compiler python programs
+	@.ci/setup compiler python programs suites
 
 setup: tools $(VENV)/installed ## install what the tests need and is missing
 

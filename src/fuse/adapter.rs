@@ -30,6 +30,10 @@ use crate::vfs::{Caller, Fh, FileKind, Ino, OpenFlags, RenameMode, Seek, SetAttr
 /// the rest.
 const MAX_COPY: u64 = 0xffff_f000;
 
+/// In the flags of an OPEN by execve(2): the kernel's own `__FMODE_EXEC` (include/linux/fs.h),
+/// which it does not take out.
+const FMODE_EXEC: i32 = 0x20;
+
 /// The file system as fuser calls it.
 #[derive(Debug)]
 pub struct Adapter {
@@ -73,6 +77,7 @@ const fn open_flags(flags: i32) -> OpenFlags {
         truncate: flags & libc::O_TRUNC != 0,
         append: flags & libc::O_APPEND != 0,
         exclusive: flags & libc::O_EXCL != 0,
+        execute: flags & FMODE_EXEC != 0,
     }
 }
 
@@ -114,7 +119,7 @@ impl Filesystem for Adapter {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _atime: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
@@ -124,8 +129,8 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let mtime = mtime.map(reply::new_time);
-        let change = SetAttr { perm: mode.map(perm), uid, gid, size, mtime };
+        let (atime, mtime) = (atime.map(reply::new_time), mtime.map(reply::new_time));
+        let change = SetAttr { perm: mode.map(perm), uid, gid, size, atime, mtime };
         let vfs = self.vfs();
         let verb = async move { vfs.setattr(ino(nodeid), fh.map(handle), change).await };
         let call = Call::change("setattr", req, nodeid);
@@ -575,9 +580,10 @@ mod tests {
         let appends = open_flags(libc::O_WRONLY | libc::O_APPEND);
         assert_eq!(appends, OpenFlags { write: true, append: true, ..OpenFlags::default() });
         let creates = open_flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
-        let want =
-            OpenFlags { read: true, write: true, truncate: true, append: false, exclusive: true };
-        assert_eq!(creates, want);
+        let both = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+        assert_eq!(creates, OpenFlags { truncate: true, exclusive: true, ..both });
+        let executes = open_flags(libc::O_RDONLY | FMODE_EXEC);
+        assert_eq!(executes, OpenFlags { read: true, execute: true, ..OpenFlags::default() });
     }
 
     #[test]

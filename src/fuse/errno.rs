@@ -44,6 +44,7 @@ pub(super) fn judge(error: &vfs::Error) -> Verdict {
         vfs::Error::Invalid => plain(Errno::EINVAL),
         vfs::Error::Name(error) => judge_name(*error),
         vfs::Error::BadHandle => plain(Errno::EBADF),
+        vfs::Error::Executed => plain(Errno::ETXTBSY),
         vfs::Error::ReadOnly => plain(Errno::EROFS),
         vfs::Error::NotSupported(_) => plain(Errno::EOPNOTSUPP),
         vfs::Error::NotPermitted(_) => plain(Errno::EPERM),

@@ -233,6 +233,7 @@ const fn file_type(kind: FileKind) -> FileType {
         FileKind::File => FileType::RegularFile,
         FileKind::Symlink => FileType::Symlink,
         FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
     }
 }
 
@@ -240,7 +241,7 @@ fn file_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         size: attr.size,
         blocks: attr.size.div_ceil(STAT_BLOCK),
-        atime: attr.mtime,
+        atime: attr.atime,
         mtime: attr.mtime,
         ctime: attr.ctime,
         crtime: attr.ctime,
@@ -304,6 +305,7 @@ mod tests {
             uid: 3,
             gid: 4,
             nlink: 1,
+            atime: UNIX_EPOCH + Duration::from_secs(8),
             mtime: UNIX_EPOCH + Duration::new(9, 1),
             ctime: UNIX_EPOCH + Duration::from_secs(10),
         }
@@ -317,8 +319,8 @@ mod tests {
         let told = file_attr(&attr_of(1, FileKind::Symlink));
         assert_eq!((told.ino, told.kind), (INodeNo(7), FileType::Symlink));
         assert_eq!((told.perm, told.uid, told.gid, told.nlink), (0o640, 3, 4, 1));
-        assert_eq!(told.atime, told.mtime);
-        assert_ne!(told.ctime, told.mtime);
+        let second = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!([told.atime, told.mtime, told.ctime].map(second), [8, 9, 10]);
     }
 
     #[test]

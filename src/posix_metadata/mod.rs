@@ -221,6 +221,7 @@ fn is_foreign(key: &str) -> bool {
 /// The bits of a mode that say the kind of file.
 const S_IFMT: u32 = 0o170_000;
 const S_IFLNK: u32 = 0o120_000;
+const S_IFREG: u32 = 0o100_000;
 
 /// True where the type bits of `mode` are a kind of file that Linux has.
 const fn has_type(mode: u32) -> bool {

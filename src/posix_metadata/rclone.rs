@@ -4,14 +4,19 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{has_type, octal, since_1970};
+use super::{S_IFLNK, S_IFMT, S_IFREG, has_type, octal, since_1970};
 
 /// The MD5 of an object that was uploaded in parts, in base64. rclone compares it.
 pub(super) const CHECKSUM: &str = "md5chksum";
 
 /// Octal with type bits. Without them it is anybody's guess (644?) and nobody's mode.
+///
+/// What has a link's mode is `name.rclonelink`, whose body is the target (`--links --metadata`):
+/// rclone makes a link of it, for everybody else it is a plain file.
 pub(super) fn mode(text: &str) -> Option<u32> {
-    octal(text).filter(|mode| has_type(*mode))
+    let mode = octal(text).filter(|mode| has_type(*mode))?;
+    let is_link = mode & S_IFMT == S_IFLNK;
+    Some(if is_link { mode & !S_IFMT | S_IFREG } else { mode })
 }
 
 /// Seconds with a decimal fraction, whose trailing zeros are cut: `5.5` is 5 s and 500 ms.

@@ -30,6 +30,8 @@ pub enum FileKind {
     Symlink,
     /// A named pipe.
     Fifo,
+    /// The name of a socket.
+    Socket,
 }
 
 impl FileKind {
@@ -40,6 +42,7 @@ impl FileKind {
             Self::File => 0o100_000,
             Self::Symlink => 0o120_000,
             Self::Fifo => 0o010_000,
+            Self::Socket => 0o140_000,
         }
     }
 
@@ -50,12 +53,13 @@ impl FileKind {
             0o100_000 | 0 => Some(Self::File),
             0o120_000 => Some(Self::Symlink),
             0o010_000 => Some(Self::Fifo),
+            0o140_000 => Some(Self::Socket),
             _ => None,
         }
     }
 }
 
-/// What `stat` shows. `atime` is `mtime`.
+/// What `stat` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
     /// Inode number.
@@ -72,6 +76,8 @@ pub struct Attr {
     pub gid: u32,
     /// Links; 1 for everything, 0 once unlinked.
     pub nlink: u32,
+    /// What a call set it to, while the inode is known; else `mtime`.
+    pub atime: SystemTime,
     /// Time of the last change of the bytes.
     pub mtime: SystemTime,
     /// Time of the last change of anything.
@@ -113,6 +119,8 @@ pub struct OpenFlags {
     pub append: bool,
     /// O_EXCL; only with create.
     pub exclusive: bool,
+    /// Opened by execve(2).
+    pub execute: bool,
 }
 
 /// An opened file.
@@ -135,7 +143,9 @@ pub struct SetAttr {
     pub gid: Option<u32>,
     /// Size in bytes.
     pub size: Option<u64>,
-    /// Modification time; an access time alone is accepted and forgotten.
+    /// Access time, which is never stored.
+    pub atime: Option<NewTime>,
+    /// Modification time.
     pub mtime: Option<NewTime>,
 }
 

@@ -14,7 +14,7 @@ use super::attr::{Attr, Fh, FileKind, Ino, NewTime, SetAttr};
 use super::inode::{Inode, State};
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::Key;
-use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
+use crate::posix_metadata::{self, PosixMetadata};
 use crate::store::{Condition, Payload, PutRequest, Version};
 
 /// `XATTR_CREATE` of setxattr(2).
@@ -83,32 +83,41 @@ impl Vfs {
         committed
     }
 
-    /// Applies what changes; false where nothing does.
+    /// Applies what changes; false where nothing does. With `--metadata list` nothing is kept of
+    /// it, so only a touch is taken.
     fn apply(&self, inode: &Inode, change: &SetAttr) -> Result<bool> {
         let now = self.0.clock.wall();
         let mut state = inode.state();
-        let mtime = change.mtime.map(|time| match time {
+        let time = |time: NewTime| match time {
             NewTime::Now => now,
             NewTime::At(time) => time,
-        });
+        };
+        let mtime = change.mtime.map(time);
         let keeps_owner = change.uid.is_none_or(|uid| uid == state.uid)
             && change.gid.is_none_or(|gid| gid == state.gid);
         let keeps_perm = change.perm.is_none_or(|perm| perm == state.perm);
         let keeps_time = mtime.is_none_or(|time| time == state.mtime);
-        if keeps_owner && keeps_perm && keeps_time {
-            return Ok(false);
-        }
+        let changes = !(keeps_owner && keeps_perm && keeps_time);
         let is_touch = matches!(change.mtime, Some(NewTime::Now)) && keeps_owner && keeps_perm;
-        if self.settings().metadata == Metadata::List && !is_touch {
+        if changes && !is_touch && self.settings().metadata == Metadata::List {
             return Err(Error::NotPermitted("owner, mode and times need --metadata posix"));
         }
-        state.perm = change.perm.unwrap_or(state.perm);
-        state.uid = change.uid.unwrap_or(state.uid);
-        state.gid = change.gid.unwrap_or(state.gid);
-        if let Some(mtime) = mtime {
-            state.mtime = mtime;
-            state.mtime_is_explicit = true;
+        if let Some(atime) = change.atime.map(time) {
+            (state.atime, state.ctime) = (Some(atime), now);
         }
+        if !changes {
+            return Ok(false);
+        }
+        let before = (state.perm, state.uid, state.gid, state.mtime);
+        let new = |new: Option<u32>, old| new.unwrap_or(old);
+        state.perm = change.perm.unwrap_or(state.perm);
+        (state.uid, state.gid) = (new(change.uid, state.uid), new(change.gid, state.gid));
+        state.mtime = mtime.unwrap_or(state.mtime);
+        if !state.attributes_fit(inode.kind, self.settings()) {
+            (state.perm, state.uid, state.gid, state.mtime) = before;
+            return Err(Error::AttributesTooBig);
+        }
+        state.mtime_is_explicit |= mtime.is_some();
         state.changed_attributes(now);
         Ok(true)
     }
@@ -243,10 +252,7 @@ impl Vfs {
             }
             let before = state.xattrs.clone();
             state.xattrs.insert(name.to_owned(), value.to_owned());
-            let key = Key::from("");
-            let mtime = Some(state.mtime);
-            let would_be = state.properties_for(inode.kind, &key, self.settings(), mtime);
-            if posix_metadata::size_of(&would_be.user_metadata) > MAX_USER_METADATA {
+            if !state.attributes_fit(inode.kind, self.settings()) {
                 state.xattrs = before;
                 return Err(Error::AttributesTooBig);
             }

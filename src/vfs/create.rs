@@ -102,7 +102,7 @@ impl Vfs {
             return Err(Error::Exists);
         }
         let directory = table.get(parent).ok_or(Error::NotFound)?;
-        directory.state().knowledge.created(name, now);
+        directory.state().name_made(name, now, self.0.clock.wall());
         table.insert(parent, name, kind, state).ok_or(Error::NotFound)
     }
 
@@ -151,10 +151,10 @@ impl Vfs {
         self.make(parent, name, FileKind::Symlink, state, body).await
     }
 
-    /// Makes an empty file or a FIFO.
+    /// Makes an empty file, a FIFO, or the name of a socket.
     ///
     /// # Errors
-    /// [`Error::NotPermitted`] for devices and sockets, and for FIFOs with `--metadata list`.
+    /// [`Error::NotPermitted`] for devices, and for all but files with `--metadata list`.
     pub async fn mknod(
         &self,
         parent: Ino,
@@ -163,11 +163,15 @@ impl Vfs {
         caller: Caller,
     ) -> Result<Entry> {
         let kind = match FileKind::from_mode(mode) {
-            Some(kind @ (FileKind::File | FileKind::Fifo)) => kind,
-            _ => return Err(Error::NotPermitted("S3 keeps no devices and sockets")),
+            Some(kind @ (FileKind::File | FileKind::Fifo | FileKind::Socket)) => kind,
+            _ => {
+                return Err(Error::NotPermitted(
+                    "whoever writes to a bucket must not make devices",
+                ));
+            }
         };
-        if kind == FileKind::Fifo && self.settings().metadata == Metadata::List {
-            return Err(Error::NotPermitted("FIFOs need --metadata posix"));
+        if kind != FileKind::File && self.settings().metadata == Metadata::List {
+            return Err(Error::NotPermitted("FIFOs and sockets need --metadata posix"));
         }
         let state = self.new_state((mode & 0o7777) as u16, caller);
         self.make(parent, name, kind, state, Bytes::new()).await

@@ -26,8 +26,11 @@ use crate::store::{self, Condition, ErrorKind, Version};
 /// Keys per DeleteObjects, S3's limit.
 pub(super) const KEYS_PER_REQUEST: usize = 1000;
 
-/// How long the first key of a request waits for company.
+/// A request leaves when no key has joined it for so long.
 const COMPANY_DELAY: Duration = Duration::from_millis(100);
+
+/// The first key of a request waits no longer than this, however many join.
+const COMPANY_MAX: Duration = Duration::from_secs(1);
 
 /// Keys acknowledged and not carried out; a further unlink waits for room. Four full requests, so
 /// that `rm -r` never waits for one to come back before it fills the next.
@@ -142,17 +145,23 @@ impl Deletes {
 
     /// Waits for company, for somebody in a hurry, or for a full request.
     async fn wait_until_due(&self) {
-        let company = tokio::time::sleep(COMPANY_DELAY);
-        tokio::pin!(company);
+        let longest = tokio::time::sleep(COMPANY_MAX);
+        tokio::pin!(longest);
         loop {
-            {
+            let waiting = {
                 let queue = self.queue();
                 if queue.is_urgent || queue.unsent.len() >= KEYS_PER_REQUEST {
                     return;
                 }
-            }
+                queue.unsent.len()
+            };
             tokio::select! {
-                () = &mut company => return,
+                () = &mut longest => return,
+                () = tokio::time::sleep(COMPANY_DELAY) => {
+                    if self.queue().unsent.len() == waiting {
+                        return;
+                    }
+                }
                 () = self.hurry.notified() => {}
             }
         }

@@ -36,6 +36,9 @@ pub enum Error {
     /// The handle is closed, or was not opened for this.
     #[error("bad file handle")]
     BadHandle,
+    /// The file is being executed.
+    #[error("the file is being executed")]
+    Executed,
     /// The mount is read-only.
     #[error("the mount is read-only")]
     ReadOnly,

@@ -93,6 +93,10 @@ impl Vfs {
         if inode.kind == FileKind::Directory {
             return Err(Error::IsDirectory);
         }
+        if flags.truncate && inode.state().executions > 0 {
+            // With FUSE_ATOMIC_O_TRUNC the kernel looks only when the file is cut already.
+            return Err(Error::Executed);
+        }
         let is_read = flags.read && !flags.truncate;
         self.revalidate_for(&inode, is_read).await?;
         if flags.write || flags.truncate {
@@ -121,6 +125,7 @@ impl Vfs {
             }
             table.opened(inode.ino);
         }
+        inode.state().executions += u32::from(flags.execute);
         let reader = Reader::new(self.0.cache.clone(), self.settings().window_max);
         let handle =
             Handle { inode: Arc::clone(inode), flags, reader, last_change: AtomicU64::new(0) };
@@ -133,6 +138,7 @@ impl Vfs {
 
     fn drop_handle(&self, fh: Fh) -> Option<(Arc<Handle>, u64)> {
         let handle = self.0.handles.files().remove(&fh)?;
+        handle.inode.state().executions -= u32::from(handle.flags.execute);
         let still_open = self.table().closed(handle.inode.ino);
         Some((handle, still_open))
     }

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use super::attr::{Attr, Caller, FileKind, Ino};
 use super::knowledge::Knowledge;
 use super::settings::{Metadata, Settings};
-use crate::naming::{Key, content_type};
-use crate::posix_metadata::{self, PosixMetadata};
+use crate::naming::{Key, Name, content_type};
+use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
 use crate::store::{Condition, ObjectHead, Properties, Version};
-use crate::write::{COMMIT_ID, Staged, Target};
+use crate::write::{COMMIT_ID, COMMIT_ID_BYTES, Staged, Target};
 
 /// An inode.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) perm: u16,
     pub(super) uid: u32,
     pub(super) gid: u32,
+    /// As a call set it; none is the modification time.
+    pub(super) atime: Option<SystemTime>,
     pub(super) mtime: SystemTime,
     pub(super) ctime: SystemTime,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
@@ -64,6 +66,8 @@ pub(super) struct State {
     /// An object of an earlier file that stands under this key until this inode's first commit
     /// replaces it; if that never comes, it must go with this inode's name.
     pub(super) hides: Option<Key>,
+    /// Handles through which the file is being executed.
+    pub(super) executions: u32,
     /// A second try of a failed commit is due.
     pub(super) retrying: bool,
     /// The name was taken away: nothing is committed any more.
@@ -95,6 +99,7 @@ impl Inode {
             uid: state.uid,
             gid: state.gid,
             nlink: u32::from(!state.unlinked),
+            atime: state.atime.unwrap_or(state.mtime),
             mtime: state.mtime,
             ctime: state.ctime,
         }
@@ -146,7 +151,10 @@ impl State {
         let version = Arc::new(head.version.clone());
         let mut state = Self::of_version(version, settings, seen);
         if settings.metadata == Metadata::Posix {
-            state.apply(&posix_metadata::read(&head.properties.user_metadata));
+            let metadata = posix_metadata::read(&head.properties.user_metadata);
+            let unreadable = u64::from(metadata.unreadable);
+            metrics::counter!("s3pod_unreadable_metadata_total").increment(unreadable);
+            state.apply(&metadata);
         }
         state.properties = Some(head.properties.clone());
         state.tags_unread = head.tag_count > 0;
@@ -189,6 +197,7 @@ impl State {
             perm: settings.file_mode,
             uid: settings.uid,
             gid: settings.gid,
+            atime: None,
             mtime: time,
             ctime: time,
             xattrs: BTreeMap::new(),
@@ -204,6 +213,7 @@ impl State {
             mtime_is_explicit: false,
             exclusive: false,
             hides: None,
+            executions: 0,
             retrying: false,
             unlinked: false,
             detached: false,
@@ -281,6 +291,31 @@ impl State {
         properties
     }
 
+    /// This mount made a name in the directory.
+    pub(super) fn name_made(&mut self, name: &Name, now: Instant, wall: SystemTime) {
+        self.knowledge.created(name, now);
+        self.names_changed(wall);
+    }
+
+    /// This mount took a name of the directory away.
+    pub(super) fn name_gone(&mut self, name: &Name, now: Instant, wall: SystemTime) {
+        self.knowledge.gone(name, now);
+        self.names_changed(wall);
+    }
+
+    /// In memory only: a PUT of the marker with every name would double what a file costs.
+    fn names_changed(&mut self, wall: SystemTime) {
+        (self.mtime, self.ctime) = (wall, wall);
+    }
+
+    /// True where an object can carry the attributes, with the id that every commit adds.
+    pub(super) fn attributes_fit(&self, kind: FileKind, settings: &Settings) -> bool {
+        let key = Key::from("");
+        let properties = self.properties_for(kind, &key, settings, Some(self.mtime));
+        let size = posix_metadata::size_of(&properties.user_metadata);
+        size + COMMIT_ID_BYTES <= MAX_USER_METADATA
+    }
+
     /// S3 has `version` with `properties` now.
     pub(super) fn committed(
         &mut self,
@@ -310,7 +345,84 @@ pub(super) fn kind_of(head: &ObjectHead, settings: &Settings) -> FileKind {
         return FileKind::Symlink;
     }
     match metadata.type_bits.and_then(FileKind::from_mode) {
-        Some(kind @ (FileKind::Symlink | FileKind::Fifo)) => kind,
+        Some(kind @ (FileKind::Symlink | FileKind::Fifo | FileKind::Socket)) => kind,
         _ => FileKind::File,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use metrics::{Counter, Gauge, Histogram, KeyName, Metadata as Meta, SharedString, Unit};
+
+    use super::*;
+    use crate::naming::Prefix;
+    use crate::vfs::settings::{DeleteMode, ExclusiveCreate};
+
+    /// Adds up one counter, whatever its labels.
+    #[derive(Debug)]
+    struct Count(&'static str, Arc<AtomicU64>);
+
+    impl metrics::Recorder for Count {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &metrics::Key, _: &Meta<'_>) -> Counter {
+            let is_it = key.name() == self.0;
+            if is_it { Counter::from_arc(Arc::clone(&self.1)) } else { Counter::noop() }
+        }
+
+        fn register_gauge(&self, _: &metrics::Key, _: &Meta<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &metrics::Key, _: &Meta<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            prefix: Prefix::root(),
+            read_only: false,
+            metadata: Metadata::Posix,
+            metadata_ttl: Duration::ZERO,
+            attr_delay: Duration::ZERO,
+            exclusive_create: ExclusiveCreate::Commit,
+            delete: DeleteMode::Sync,
+            uid: 7,
+            gid: 8,
+            file_mode: 0o640,
+            dir_mode: 0o750,
+            window_max: 0,
+            ahead_max: 0,
+            started: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn metadata_that_cannot_be_read_is_counted_and_gives_defaults() {
+        let version = Version {
+            key: Key::from("f"),
+            etag: None,
+            version_id: None,
+            size: 5,
+            last_modified: SystemTime::UNIX_EPOCH + Duration::from_secs(9),
+        };
+        let pairs = [("mode", "rw"), ("uid", "me"), ("mtime", "now"), ("gid", "9"), ("x", "y")];
+        let user_metadata = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let properties =
+            Properties { user_metadata: user_metadata.into(), ..Properties::default() };
+        let head = ObjectHead { version, properties, tag_count: 0 };
+        let count = Count("s3pod_unreadable_metadata_total", Arc::default());
+        let seen = crate::clock::Clock::manual().now();
+        let state =
+            metrics::with_local_recorder(&count, || State::of_head(&head, &settings(), seen));
+        assert_eq!(count.1.load(Ordering::Relaxed), 3);
+        assert_eq!((state.perm, state.uid, state.gid), (0o640, 7, 9));
+        assert_eq!(state.mtime, head.version.last_modified);
     }
 }

@@ -336,7 +336,7 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
     let mut state = inode.state();
     let is_same = match (found, inode.kind) {
         (Found::Directory(_), FileKind::Directory) => true,
-        (Found::Object(head), FileKind::File | FileKind::Symlink | FileKind::Fifo) => {
+        (Found::Object(head), kind) if kind != FileKind::Directory => {
             let is_same = state.version.as_ref().is_some_and(|own| own.is_same(&head.version));
             let is_listing = vfs.settings().metadata == Metadata::List;
             if is_same && is_listing && state.properties.is_none() {
@@ -368,6 +368,7 @@ fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, asked: Instant) -> S
     renewed.version = state.version.take();
     renewed.attributes_epoch = state.attributes_epoch;
     renewed.retrying = state.retrying;
+    (renewed.executions, renewed.atime) = (state.executions, state.atime);
     (renewed.unlinked, renewed.detached) = (state.unlinked, state.detached);
     renewed
 }

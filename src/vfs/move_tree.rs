@@ -20,7 +20,7 @@ use super::move_list::{MoveList, moved_key};
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, MAX_KEY_BYTES, NameError, Prefix};
-use crate::store::{Condition, ListLine, ListRequest, Payload, PutRequest, Version};
+use crate::store::{Condition, ListLine, ListRequest, Payload, Properties, PutRequest, Version};
 use crate::write;
 
 /// Keys copied at once.
@@ -71,6 +71,9 @@ struct Broken {
     /// Destinations that were made, or may have been.
     made: HashSet<Key>,
 }
+
+/// A destination, and what came of the copy to it.
+type Tried = (Key, Result<Version>);
 
 struct Page {
     sources: Vec<Version>,
@@ -201,7 +204,7 @@ impl Vfs {
         new: &Prefix,
     ) -> Result<Vec<Version>, Broken> {
         let has_failed = AtomicBool::new(false);
-        let mut copies: Vec<BoxFuture<'_, Option<(Key, Result<Version>)>>> = Vec::new();
+        let mut copies: Vec<BoxFuture<'_, Option<Tried>>> = Vec::new();
         for source in sources {
             let key = moved_key(&source.key, old.as_str(), new.as_str());
             let has_failed = &has_failed;
@@ -225,7 +228,8 @@ impl Vfs {
     async fn copy_one(&self, list: &MoveList, source: &Version, key: &Key) -> Result<Version> {
         // An unlinked file's object may stand there; it is being replaced.
         self.spare(key).await;
-        let copied = match self.0.engine.copy(source, key, None, &Condition::None).await {
+        let properties = self.special(source).await?;
+        let copied = match self.0.engine.copy(source, key, properties, &Condition::None).await {
             Err(error) if source.key.is_marker() => self.remake(source, key, error).await?,
             copied => copied?,
         };
@@ -235,6 +239,23 @@ impl Vfs {
             return Err(write::Error::Journal(error).into());
         }
         Ok(copied)
+    }
+
+    /// The properties of an object that the store would not give to its copy; none where it takes
+    /// all of them over. No listing tells, so each object is asked.
+    async fn special(&self, source: &Version) -> Result<Option<Properties>> {
+        if source.key.is_marker() {
+            return Ok(None);
+        }
+        let head = self.0.store.head(&source.key).await?;
+        if head.properties.is_plain() {
+            return Ok(None);
+        }
+        let mut properties = head.properties;
+        if head.tag_count > 0 {
+            properties.tags = self.0.store.tags(source).await?;
+        }
+        Ok(Some(properties))
     }
 
     /// Makes a directory's marker under another key where the store would not copy it: SeaweedFS

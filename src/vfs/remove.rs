@@ -157,7 +157,7 @@ impl Vfs {
         inode.state().unlinked = true;
         table.detach(inode.ino);
         if let Some(directory) = table.get(parent) {
-            directory.state().knowledge.gone(name, now);
+            directory.state().name_gone(name, now, self.0.clock.wall());
         }
     }
 

@@ -14,7 +14,7 @@ use super::move_tree::{MoveIntent, MoveStep};
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, Name, Prefix};
-use crate::store::{Condition, Version};
+use crate::store::{Condition, Properties, Version};
 use crate::write;
 
 /// A rename whose names have been looked up.
@@ -108,15 +108,7 @@ impl Vfs {
     async fn move_object(&self, rename: &Move, key: &Key, stands_there: bool) -> Result<()> {
         let source = &rename.source;
         let Some(version) = Self::version_of(source) else { return Ok(()) };
-        let waiting = source.state().attributes_dirty;
-        if waiting {
-            self.learn_properties(source).await?;
-        }
-        let (properties, epoch) = {
-            let state = source.state();
-            let own = || state.properties_for(source.kind, key, self.settings(), Some(state.mtime));
-            (waiting.then(own), state.attributes_epoch)
-        };
+        let (properties, epoch) = self.carried(source, key).await?;
         let condition = match rename.mode {
             RenameMode::NoReplace if !stands_there => Condition::Absent,
             _ => Condition::None,
@@ -143,6 +135,30 @@ impl Vfs {
             staged.rebase(copied);
         }
         Ok(())
+    }
+
+    /// The properties that a moved object's copy must be given: those whose change waits for
+    /// company, and those that the store does not take over by itself. None where it takes all.
+    async fn carried(&self, source: &Arc<Inode>, key: &Key) -> Result<(Option<Properties>, u64)> {
+        self.learn(source).await?;
+        if source.state().properties.is_none() {
+            self.learn_properties(source).await?;
+        }
+        let waits = source.state().attributes_dirty;
+        let is_plain = source.state().properties.as_ref().is_none_or(Properties::is_plain);
+        if is_plain && !waits {
+            return Ok((None, source.state().attributes_epoch));
+        }
+        // The tags, too.
+        self.learn_properties(source).await?;
+        let state = source.state();
+        let mtime = Some(state.mtime);
+        let properties = if waits {
+            Some(state.properties_for(source.kind, key, self.settings(), mtime))
+        } else {
+            state.properties.clone()
+        };
+        Ok((properties, state.attributes_epoch))
     }
 
     /// Notes that an object is to move, so that after a crash it does not stay under both names. A
@@ -176,14 +192,15 @@ impl Vfs {
     }
 
     fn relink(&self, rename: &Move) {
-        let now = self.0.clock.now();
+        let (now, wall) = (self.0.clock.now(), self.0.clock.wall());
+        rename.source.state().ctime = wall;
         let mut table = self.table();
         table.relink(rename.source.ino, rename.to.0, &rename.to.1);
         if let Some(directory) = table.get(rename.from.0) {
-            directory.state().knowledge.gone(&rename.from.1, now);
+            directory.state().name_gone(&rename.from.1, now, wall);
         }
         if let Some(directory) = table.get(rename.to.0) {
-            directory.state().knowledge.created(&rename.to.1, now);
+            directory.state().name_made(&rename.to.1, now, wall);
         }
     }
 

@@ -48,6 +48,9 @@ pub use stage::{Slice, Staging};
 /// settled by a HEAD.
 pub const COMMIT_ID: &str = "s3pod-commit";
 
+/// What the id takes of an object's user metadata: its name with `x-amz-meta-`, and 32 digits.
+pub const COMMIT_ID_BYTES: usize = "x-amz-meta-".len() + COMMIT_ID.len() + 32;
+
 /// What every staged file of a mount shares; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);

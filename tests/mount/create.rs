@@ -108,7 +108,9 @@ pub(crate) fn mknod_makes_files_and_refuses_devices(bench: &Bench) {
     assert_eq!(bench.object("file").unwrap(), b"");
     mknod(&bench.path("fifo"), SFlag::S_IFIFO, mode, 0).unwrap();
     assert!(fs::metadata(bench.path("fifo")).unwrap().file_type().is_fifo());
+    mknod(&bench.path("socket"), SFlag::S_IFSOCK, mode, 0).unwrap();
+    assert!(fs::metadata(bench.path("socket")).unwrap().file_type().is_socket());
     let device = mknod(&bench.path("device"), SFlag::S_IFCHR, mode, makedev(1, 3));
     assert_eq!(device, Err(Errno::EPERM));
-    assert_eq!(names(&bench.path("")), ["fifo", "file"]);
+    assert_eq!(names(&bench.path("")), ["fifo", "file", "socket"]);
 }

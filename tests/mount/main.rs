@@ -100,6 +100,7 @@ cases! {
         truncating_open_empties_the_file,
         a_handle_reads_and_writes_only_as_it_was_opened,
         a_temporary_file_without_a_name_is_refused,
+        a_running_program_is_not_truncated,
         two_handles_see_each_others_writes,
     }
     read {
@@ -139,6 +140,8 @@ cases! {
     setattr {
         chmod_and_chown_survive_a_remount,
         times_survive_a_remount,
+        an_access_time_is_shown_while_the_file_is_known,
+        a_directorys_time_follows_its_names,
         attributes_of_an_open_file_survive,
         attributes_of_a_directory_survive,
     }
@@ -187,6 +190,7 @@ cases! {
         user_attributes_come_back,
         other_namespaces_are_refused,
         attributes_that_do_not_fit_are_refused,
+        attributes_that_fit_are_committed,
     }
 }
 

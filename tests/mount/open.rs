@@ -1,11 +1,14 @@
 //! open(2): what is found, what is refused, and how handles share a file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::process::Command;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::stat::Mode;
 
 use crate::bench::{Bench, close, errno, eventually, read, write};
 
@@ -72,4 +75,21 @@ pub(crate) fn two_handles_see_each_others_writes(bench: &Bench) {
     two.write_all_at(b"TWO!", 4).unwrap();
     close(two).unwrap();
     assert_eq!(bench.object("f").unwrap(), b"one.TWO!");
+}
+
+pub(crate) fn a_running_program_is_not_truncated(bench: &Bench) {
+    let program = fs::read("/bin/sleep").unwrap();
+    write(&bench.path("program"), &program);
+    fs::set_permissions(bench.path("program"), Permissions::from_mode(0o755)).unwrap();
+    let mut running = Command::new(bench.path("program")).arg("60").spawn().unwrap();
+    for flags in [OFlag::O_RDONLY | OFlag::O_TRUNC, OFlag::O_WRONLY | OFlag::O_TRUNC] {
+        let opened = nix::fcntl::open(&bench.path("program"), flags, Mode::empty());
+        assert_eq!(opened.err(), Some(Errno::ETXTBSY), "{flags:?}");
+    }
+    assert_eq!(running.try_wait().unwrap(), None, "it still runs");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert!(read(&bench.path("program")) == program, "it is whole");
+    // Its last RELEASE is on its own way.
+    eventually("it can be replaced", || File::create(bench.path("program")).is_ok());
 }

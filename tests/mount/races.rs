@@ -7,9 +7,10 @@ use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, mknod};
 use s3pod_testkit::{Fault, Op};
 
-use crate::bench::{close, errno, eventually, names, pattern, read, write};
+use crate::bench::{close, errno, eventually, names, pattern, python, read, write};
 use crate::lab::{Lab, PATIENCE};
 
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
@@ -261,6 +262,21 @@ fn a_mount_that_lists_attributes_refuses_what_it_cannot_keep() {
     assert_eq!(errno(chmod(0o600)), Errno::EPERM);
     chmod(0o644).unwrap();
     assert_eq!(errno(std::os::unix::fs::symlink("f", lab.path("link"))), Errno::EPERM);
+    assert_eq!(errno(std::os::unix::fs::chown(lab.path("f"), Some(7), None)), Errno::EPERM);
+    for kind in [SFlag::S_IFIFO, SFlag::S_IFSOCK] {
+        let made = mknod(&lab.path("special"), kind, Mode::S_IRWXU, 0);
+        assert_eq!(made, Err(Errno::EPERM), "{kind:?}");
+    }
+    let set_time = "
+import os, sys, errno
+f = sys.argv[1]
+for call in [lambda: os.utime(f, (5, 5)), lambda: os.setxattr(f, 'user.x', b'x')]:
+    try:
+        call()
+    except OSError as e:
+        print(errno.errorcode[e.errno])";
+    assert_eq!(python(set_time, &lab.path("f")), "EPERM\nEOPNOTSUPP");
+    assert_eq!(lab.bucket().keys(), ["f"]);
     let mut file = OpenOptions::new().append(true).open(lab.path("f")).unwrap();
     file.write_all(b" more").unwrap();
     close(file).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, FileTimes, Metadata, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -84,4 +84,37 @@ pub(crate) fn attributes_of_a_directory_survive(bench: &Bench) {
     bench.put("implicit/f", b"x");
     chmod(&bench.path("implicit"), 0o700);
     assert_eq!(seen_elsewhere(bench, "implicit").mode(), kept(0o040_700));
+}
+
+pub(crate) fn an_access_time_is_shown_while_the_file_is_known(bench: &Bench) {
+    write(&bench.path("f"), b"bytes");
+    let second = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let file = File::options().write(true).open(bench.path("f")).unwrap();
+    file.set_times(FileTimes::new().set_accessed(second(1)).set_modified(second(2))).unwrap();
+    file.set_times(FileTimes::new().set_modified(second(3))).unwrap();
+    close(file).unwrap();
+    let here = fs::metadata(bench.path("f")).unwrap();
+    assert_eq!((here.accessed().unwrap(), here.modified().unwrap()), (second(1), second(3)));
+    assert_eq!(seen_elsewhere(bench, "f").accessed().unwrap(), second(3), "it is not stored");
+}
+
+pub(crate) fn a_directorys_time_follows_its_names(bench: &Bench) {
+    fs::create_dir(bench.path("d")).unwrap();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let times = FileTimes::new().set_modified(old);
+    let changes: [fn(&Path); 6] = [
+        |d| write(&d.join("f"), b"x"),
+        |d| fs::create_dir(d.join("e")).unwrap(),
+        |d| fs::rename(d.join("f"), d.join("g")).unwrap(),
+        |d| symlink("g", d.join("l")).unwrap(),
+        |d| fs::remove_file(d.join("g")).unwrap(),
+        |d| fs::remove_dir(d.join("e")).unwrap(),
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        File::open(bench.path("d")).unwrap().set_times(times).unwrap();
+        assert_eq!(fs::metadata(bench.path("d")).unwrap().modified().unwrap(), old);
+        change(&bench.path("d"));
+        let seen = fs::metadata(bench.path("d")).unwrap();
+        assert!(seen.modified().unwrap() > old, "change {number}");
+    }
 }

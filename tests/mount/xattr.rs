@@ -52,3 +52,25 @@ except OSError as e:
     print(errno.errorcode[e.errno], os.listxattr(sys.argv[1]))";
     assert_eq!(python(script, &bench.path("f")), "ENOSPC []");
 }
+
+pub(crate) fn attributes_that_fit_are_committed(bench: &Bench) {
+    write(&bench.path("f"), b"x");
+    let fill = "
+import os, sys
+low, high = 1, 4000
+while high - low > 1:
+    middle = (low + high) // 2
+    try:
+        os.setxattr(sys.argv[1], 'user.large', b'x' * middle)
+        low = middle
+    except OSError:
+        high = middle
+os.setxattr(sys.argv[1], 'user.large', b'x' * low)
+f = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+os.write(f, b'more')
+os.fsync(f)
+os.close(f)
+print(low > 1000, len(os.getxattr(sys.argv[1], 'user.large')) == low)";
+    assert_eq!(python(fill, &bench.path("f")), "True True");
+    assert_eq!(bench.object("f").unwrap(), b"xmore");
+}

@@ -29,8 +29,14 @@ const BUCKET: &str = "vfs";
 pub(crate) const CALLER: Caller = Caller { uid: 7, gid: 7 };
 
 /// O_RDWR.
-pub(crate) const READ_WRITE: OpenFlags =
-    OpenFlags { read: true, write: true, truncate: false, append: false, exclusive: false };
+pub(crate) const READ_WRITE: OpenFlags = OpenFlags {
+    read: true,
+    write: true,
+    truncate: false,
+    append: false,
+    exclusive: false,
+    execute: false,
+};
 
 /// A server with one bucket, and a file system on it.
 #[derive(Debug)]

@@ -185,9 +185,23 @@ impl Bucket {
     /// Writes an object of `size` bytes that takes no memory. Its bytes are
     /// [`synthetic_bytes`](crate::synthetic_bytes); its ETag is not their MD5.
     pub fn put_synthetic(&self, key: &str, size: u64, seed: u64) -> String {
+        self.put_synthetic_with(key, size, seed, Attributes::default())
+    }
+
+    /// Such an object with all that goes with it; its ETag.
+    ///
+    /// # Panics
+    /// If `expires` is no HTTP date.
+    pub fn put_synthetic_with(
+        &self,
+        key: &str,
+        size: u64,
+        seed: u64,
+        attributes: Attributes,
+    ) -> String {
         let etag = hex(&derived_etag(&format!("synthetic {seed} {size}")));
         let content = Content::synthetic(seed, size);
-        self.install(key, content, etag, Checksum::default(), Attributes::default())
+        self.install(key, content, etag, Checksum::default(), attributes)
     }
 
     fn install(

@@ -17,6 +17,7 @@ mod log;
 mod mount;
 mod seaweedfs;
 mod server;
+mod tools;
 mod wire;
 
 pub use backend::content::synthetic_bytes;
@@ -27,4 +28,5 @@ pub use log::{RequestLog, RequestRecord};
 pub use mount::{Memory, Mount, MountFailure, MountOptions, is_fuse_mount};
 pub use seaweedfs::SeaweedFs;
 pub use server::{ServerOptions, TestServer};
+pub use tools::tool;
 pub use wire::Op;
