@@ -21,6 +21,7 @@ mod ahead;
 mod attr;
 mod attributes;
 mod content;
+mod copy_range;
 mod create;
 mod deletes;
 mod drain;
@@ -30,6 +31,7 @@ mod inode;
 mod knowledge;
 mod leftover;
 mod listed;
+mod loans;
 mod lookup;
 mod move_list;
 mod move_tree;
@@ -57,6 +59,7 @@ use crate::write::Engine;
 use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
+use loans::Loans;
 use table::Table;
 
 pub use attr::{
@@ -90,6 +93,8 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    /// Who has bytes that only the object of another file has.
+    loans: Loans,
     deletes: Arc<Deletes>,
     /// Questions that run ahead of their readers.
     ahead: Arc<Semaphore>,
@@ -124,6 +129,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            loans: Loans::default(),
             deletes: Arc::default(),
             ahead,
             walks: Mutex::default(),

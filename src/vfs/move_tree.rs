@@ -226,6 +226,8 @@ impl Vfs {
     }
 
     async fn copy_one(&self, list: &MoveList, source: &Version, key: &Key) -> Result<Version> {
+        // Others may have copies that are not made yet.
+        self.repay(&source.key).await?;
         // An unlinked file's object may stand there; it is being replaced.
         self.spare(key).await;
         let properties = self.special(source).await?;

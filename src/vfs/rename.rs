@@ -72,12 +72,14 @@ impl Vfs {
         let key = self.table().key_at(*parent, name).ok_or(Error::NotFound)??;
         let mut stands_there = self.spare(&key).await;
         if let Some(replaced) = replaced {
+            self.before_it_goes(replaced).await?;
             self.outlive_object(replaced).await;
             stands_there |= Self::version_of(replaced).is_some();
             stands_there |= replaced.state().hides.is_some();
         }
-        if Self::version_of(source).is_some() {
+        if is_in_store(source) {
             self.commit_locked(source, false).await?;
+            self.before_it_goes(source).await?;
             self.move_object(rename, &key, stands_there).await?;
         } else {
             self.move_unsent(source, &key, stands_there).await?;
@@ -107,8 +109,8 @@ impl Vfs {
     /// Copies the object to its new key, with whatever attributes wait, and deletes the old one.
     async fn move_object(&self, rename: &Move, key: &Key, stands_there: bool) -> Result<()> {
         let source = &rename.source;
-        let Some(version) = Self::version_of(source) else { return Ok(()) };
         let (properties, epoch) = self.carried(source, key).await?;
+        let Some(version) = Self::version_of(source) else { return Ok(()) };
         let condition = match rename.mode {
             RenameMode::NoReplace if !stands_there => Condition::Absent,
             _ => Condition::None,
@@ -253,7 +255,7 @@ impl Vfs {
     async fn commit_edits_below(&self, ino: Ino) -> Result<()> {
         let below = self.table().subtree(ino);
         for inode in below.iter().filter(|inode| inode.is_dirty()) {
-            if Self::version_of(inode).is_some() {
+            if is_in_store(inode) {
                 let _one_at_a_time = inode.commit.lock().await;
                 self.commit_locked(inode, false).await?;
             }
@@ -300,6 +302,12 @@ impl Vfs {
             _ => table.key(inode.ino),
         }
     }
+}
+
+/// True where the store has something of the file under its key, be it an unfinished upload that
+/// alone has some bytes.
+fn is_in_store(inode: &Inode) -> bool {
+    Vfs::version_of(inode).is_some() || inode.staged().is_some_and(|staged| staged.is_in_upload())
 }
 
 fn copy_failed(error: write::Error, mode: RenameMode) -> Error {

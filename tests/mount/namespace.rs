@@ -62,7 +62,8 @@ fn a_directorys_rename_is_a_head_and_a_copy_per_object_and_a_delete_per_thousand
     for (op, count) in want {
         assert_eq!(log.count(op), count, "{:?}", log.counts());
     }
-    assert_eq!(log.total(), want.iter().map(|(_, count)| count).sum(), "{:?}", log.counts());
+    let total: usize = want.iter().map(|(_, count)| count).sum();
+    assert_eq!(log.total(), total, "{:?}", log.counts());
     let keys = bucket.keys();
     assert_eq!(keys.len(), 2_501);
     assert!(keys.iter().all(|key| key.starts_with("new/")));
