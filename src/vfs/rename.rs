@@ -156,7 +156,9 @@ impl Vfs {
         let state = source.state();
         let mtime = Some(state.mtime);
         let properties = if waits {
-            Some(state.properties_for(source.kind, key, self.settings(), mtime))
+            let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
+            own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
+            Some(own)
         } else {
             state.properties.clone()
         };

@@ -29,6 +29,7 @@ mod races;
 mod raw;
 mod read;
 mod readdir;
+mod recover;
 mod rename;
 mod requests;
 mod rmdir;
@@ -40,6 +41,7 @@ mod streams;
 mod symlink;
 mod truncate;
 mod unlink;
+mod weak;
 mod write;
 mod xattr;
 
