@@ -119,18 +119,23 @@ impl Vfs {
     pub(super) async fn close_soon(&self, inode: &Arc<Inode>) -> Result<()> {
         self.room_in_backlog().await;
         let _places_stand = self.0.namespace.read().await;
-        let _one_at_a_time = inode.commit.lock().await;
-        self.promise_locked(inode).await
+        self.promise(inode).await
     }
 
-    /// The same; the caller holds the inode's commit lock and the namespace.
-    pub(super) async fn promise_locked(&self, inode: &Arc<Inode>) -> Result<()> {
-        let Some(staged) = inode.staged().filter(|_| inode.is_dirty()) else { return Ok(()) };
-        let Some(key) = self.table().key(inode.ino) else { return Err(Error::Stale) };
-        let target = inode.target(&key, self.settings(), true);
-        staged.promise_durably(&target).await?;
-        self.enqueue(inode, staged, target);
-        Ok(())
+    /// The same; the caller holds the namespace. The inode's commit lock is not needed, and
+    /// whoever closes does not wait for an upload of what was closed before: a rename in between
+    /// is seen by the name, and then it is promised once more.
+    pub(super) async fn promise(&self, inode: &Arc<Inode>) -> Result<()> {
+        loop {
+            let Some(staged) = inode.staged().filter(|_| inode.is_dirty()) else { return Ok(()) };
+            let Some(key) = self.table().key(inode.ino) else { return Err(Error::Stale) };
+            let target = inode.target(&key, self.settings(), true);
+            staged.promise_durably(&target).await?;
+            self.enqueue(inode, staged, target);
+            if self.table().key(inode.ino).is_none_or(|now| now == key) {
+                return Ok(());
+            }
+        }
     }
 
     /// Queues a file whose intent is on disk; its place is that of its last close.

@@ -113,7 +113,7 @@ impl Vfs {
         if !self.settings().write_back || !(replaces || source.staged().is_some_and(is_promised)) {
             return Ok(());
         }
-        self.promise_locked(source).await
+        self.promise(source).await
     }
 
     /// A file that is not in S3 yet just follows its name; what it hides does not.
