@@ -412,7 +412,8 @@ mod tests {
         };
         let pairs = [("mode", "rw"), ("uid", "me"), ("mtime", "now"), ("gid", "9"), ("x", "y")];
         let user_metadata = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let properties = Properties { user_metadata: user_metadata.into(), ..Properties::default() };
+        let properties =
+            Properties { user_metadata: user_metadata.into(), ..Properties::default() };
         let head = ObjectHead { version, properties, tag_count: 0 };
         let count = Count("s3pod_unreadable_metadata_total", Arc::default());
         let seen = crate::clock::Clock::manual().now();

@@ -71,7 +71,7 @@ impl CopiedIntent {
 pub(super) struct Promise {
     record: Record,
     id: String,
-    key: Key,
+    target: Target,
     epoch: u64,
     /// Somebody was told that it will be kept.
     is_acknowledged: bool,
@@ -103,7 +103,7 @@ impl Staged {
         let mut promised = self.promised();
         if let Some(promise) = &*promised
             && promise.epoch == account.epoch
-            && promise.key == target.key
+            && promise.target.key == target.key
             && id.is_none_or(|id| id == promise.id)
         {
             return Ok(promise.id.clone());
@@ -111,9 +111,14 @@ impl Staged {
         let id = id.map_or_else(super::commit::new_id, str::to_owned);
         let is_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
         let record = self.begin(target, account, &id, is_acknowledged)?;
-        let (key, epoch) = (target.key.clone(), account.epoch);
-        let is_taken_up = false;
-        let promise = Promise { record, id: id.clone(), key, epoch, is_acknowledged, is_taken_up };
+        let promise = Promise {
+            record,
+            id: id.clone(),
+            target: target.clone(),
+            epoch: account.epoch,
+            is_acknowledged,
+            is_taken_up: false,
+        };
         if let Some(before) = promised.replace(promise) {
             before.record.end();
         }
@@ -154,7 +159,21 @@ impl Staged {
     pub(super) fn taken_up(&self, key: &Key, epoch: u64) -> Option<String> {
         let promised = self.promised();
         let promise = promised.as_ref().filter(|promise| promise.is_taken_up)?;
-        (promise.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
+        (promise.target.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
+    }
+
+    /// The bytes are the same, and elsewhere: what stands in the journal is written anew.
+    ///
+    /// # Errors
+    /// The journal's disk.
+    pub(super) fn renew_promise(&self) -> std::io::Result<()> {
+        let account = self.stage.account().clone();
+        if let Some(promise) = &mut *self.promised() {
+            let is_acknowledged = promise.is_acknowledged;
+            let record = self.begin(&promise.target, &account, &promise.id, is_acknowledged)?;
+            std::mem::replace(&mut promise.record, record).end();
+        }
+        Ok(())
     }
 
     /// The bytes are in S3, or go nowhere: nobody will find them again.
@@ -244,7 +263,7 @@ fn take_up(
     };
     let stage = Stage::resume(&engine.0.staging, &folder, account)
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-    let (epoch, key) = (stage.account().epoch, target.key.clone());
+    let epoch = stage.account().epoch;
     let (mut stream, mut resumable) = (Stream::default(), None);
     if let Some(open) = uploads.remove(&id) {
         // A stream begins without a time, unless nobody keeps one.
@@ -255,7 +274,8 @@ fn take_up(
             stream = Stream::resume(Running::resume(open, &stage));
         }
     }
-    let promise = Promise { record, id, key, epoch, is_acknowledged, is_taken_up: true };
+    let (promised, is_taken_up) = (target.clone(), true);
+    let promise = Promise { record, id, target: promised, epoch, is_acknowledged, is_taken_up };
     let staged = Staged {
         engine: engine.clone(),
         stage,

@@ -154,6 +154,11 @@ impl Engine {
         Ok(self.register(Staged { engine, stage, stream, stays_local, promised, resumable }))
     }
 
+    /// The smallest range that the store copies into the middle of an object.
+    pub fn min_part(&self) -> u64 {
+        self.0.limits.min_part
+    }
+
     fn register(&self, staged: Staged) -> Arc<Staged> {
         let staged = Arc::new(staged);
         let mut files = self.registered();
@@ -341,7 +346,7 @@ impl Staged {
             commit::fill(self, key, run.range, Quota::Kept).await?;
         }
         self.stage.adopt_copied(source);
-        Ok(())
+        self.renew_promise().map_err(Error::Journal)
     }
 
     /// The objects that have bytes of this file until it is committed.

@@ -54,7 +54,12 @@ pub struct ServerOptions {
     pub spill: Option<PathBuf>,
     /// ETags that are no MD5, for benchmarks: MD5 takes 2 CPU-seconds a GiB.
     pub quick_etags: bool,
+    /// The smallest part that is not the last; less than S3's 5 MiB lets a test be small.
+    pub min_part: u64,
 }
+
+/// "5 MiB to 5 GiB. There is no minimum size limit on the last part."
+const MIN_PART: u64 = 5 * 1024 * 1024;
 
 impl Default for ServerOptions {
     fn default() -> Self {
@@ -69,6 +74,7 @@ impl Default for ServerOptions {
             enforce_region: false,
             spill: Some(std::env::temp_dir()),
             quick_etags: false,
+            min_part: MIN_PART,
         }
     }
 }
@@ -149,7 +155,7 @@ impl TestServer {
             None => Spill::in_memory(),
         };
         let etags = if options.quick_etags { EtagKind::Quick } else { EtagKind::Md5 };
-        let backend = Backend::new(spill, options.region.clone(), etags);
+        let backend = Backend::new(spill, options.region.clone(), etags, options.min_part);
         for bucket in &options.buckets {
             backend.ensure_bucket(bucket);
         }

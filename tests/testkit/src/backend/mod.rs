@@ -45,11 +45,12 @@ pub(crate) struct Backend {
     pub(crate) spill: Spill,
     pub(crate) region: String,
     pub(crate) etags: EtagKind,
+    pub(crate) min_part: u64,
 }
 
 impl Backend {
-    pub(crate) fn new(spill: Spill, region: String, etags: EtagKind) -> Arc<Self> {
-        Arc::new(Self { buckets: Mutex::default(), spill, region, etags })
+    pub(crate) fn new(spill: Spill, region: String, etags: EtagKind, min_part: u64) -> Arc<Self> {
+        Arc::new(Self { buckets: Mutex::default(), spill, region, etags, min_part })
     }
 
     /// The one lock. A test that panicked while holding it must not fail the others.
