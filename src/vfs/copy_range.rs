@@ -76,6 +76,7 @@ impl Vfs {
             if source.inode.is_dirty() {
                 self.commit(&source.inode).await?;
             }
+            let places_stand = self.0.namespace.read().await;
             let object_stays = source.inode.commit.lock().await;
             let Some(version) = in_store(source, read) else { return Ok(false) };
             let staged = self.stage(inode)?;
@@ -85,7 +86,7 @@ impl Vfs {
             let run = CopiedRun { range, version, from: read.start };
             let epoch = match staged.copy_in(run, &key).await {
                 Err(write::Error::InUpload { .. }) => {
-                    drop(object_stays);
+                    drop((object_stays, places_stand));
                     self.checkpoint(inode).await?;
                     continue;
                 }

@@ -359,7 +359,7 @@ mod tests {
 
     use super::*;
     use crate::naming::Prefix;
-    use crate::vfs::settings::ExclusiveCreate;
+    use crate::vfs::settings::{DeleteMode, ExclusiveCreate};
 
     /// Adds up one counter, whatever its labels.
     #[derive(Debug)]
@@ -392,11 +392,13 @@ mod tests {
             metadata_ttl: Duration::ZERO,
             attr_delay: Duration::ZERO,
             exclusive_create: ExclusiveCreate::Commit,
+            delete: DeleteMode::Sync,
             uid: 7,
             gid: 8,
             file_mode: 0o640,
             dir_mode: 0o750,
             window_max: 0,
+            ahead_max: 0,
             started: SystemTime::UNIX_EPOCH,
         }
     }

@@ -87,9 +87,9 @@ impl Vfs {
             stands_there |= Self::version_of(replaced).is_some();
             stands_there |= replaced.state().hides.is_some();
         }
-        if is_in_store(source) {
-            self.commit_locked(source, false).await?;
-            self.before_it_goes(source).await?;
+        let staged = source.staged();
+        let _nothing_is_written = self.hold_still(source, staged.as_deref()).await?;
+        if Self::version_of(source).is_some() {
             self.move_object(rename, &key, stands_there).await?;
         } else {
             self.move_unsent(source, &key, stands_there).await?;
@@ -126,7 +126,12 @@ impl Vfs {
         }
         let (properties, epoch) = {
             let state = source.state();
-            let own = || state.properties_for(source.kind, key, self.settings(), Some(state.mtime));
+            let own = || {
+                let mtime = Some(state.mtime);
+                let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
+                own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
+                own
+            };
             (waiting.then(own), state.attributes_epoch)
         };
         let condition = match rename.mode {
@@ -185,11 +190,17 @@ impl Vfs {
             self.take_name(rename.to.0, &rename.to.1, replaced).await;
         }
         self.commit_edits_below(rename.source.ino).await?;
+        self.repay_below(&old).await?;
+        let staged = self.staged_below(rename.source.ino);
+        let mut _nothing_is_written = Vec::with_capacity(staged.len());
+        for (inode, staged) in &staged {
+            let _one_at_a_time = inode.commit.lock().await;
+            _nothing_is_written.push(self.hold_still(inode, Some(staged)).await?);
+        }
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
         let versions = self.keys_below(&old, &new).await?;
         for version in &versions {
-            self.repay(&version.key).await?;
             self.spare(&moved_key(&version.key, &old, &new)).await;
         }
         self.keep_directory(rename.from.0).await;
@@ -205,7 +216,7 @@ impl Vfs {
     async fn commit_edits_below(&self, ino: Ino) -> Result<()> {
         let below = self.table().subtree(ino);
         for inode in below.iter().filter(|inode| inode.is_dirty()) {
-            if is_in_store(inode) {
+            if Self::is_in_store(inode) {
                 let _one_at_a_time = inode.commit.lock().await;
                 self.commit_locked(inode, false).await?;
             }
@@ -329,12 +340,6 @@ impl Vfs {
             }
         }
     }
-}
-
-/// True where the store has something of the file under its key, be it an unfinished upload that
-/// alone has some bytes.
-fn is_in_store(inode: &Inode) -> bool {
-    Vfs::version_of(inode).is_some() || inode.staged().is_some_and(|staged| staged.is_in_upload())
 }
 
 fn moved_key(key: &Key, old: &Prefix, new: &Prefix) -> Key {

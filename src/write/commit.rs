@@ -18,8 +18,8 @@ use super::upload::Open;
 use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, with_id};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, CopyRequest, ErrorKind, ObjectHead, PartTag, Payload, Properties, PutRequest,
-    Version,
+    self, Condition, CopyRequest, ErrorKind, ObjectHead, Operation, PartTag, Payload, Properties,
+    PutRequest, Version,
 };
 use crate::units::{ByteRange, MIB};
 
@@ -189,6 +189,11 @@ async fn complete_stream(
     account: &Account,
     running: &mut Running,
 ) -> Result<Version> {
+    if running.open.upload.key != target.key {
+        // It would make another object.
+        let error = store::Error::new(Operation::CompleteUpload, ErrorKind::NoSuchUpload);
+        return Err(error.into());
+    }
     let tags = match running.finish(staged, account.size).await {
         Err(Error::Store(error)) => {
             return Err(classify(error, &target.key, &Condition::None));

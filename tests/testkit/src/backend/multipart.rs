@@ -26,6 +26,9 @@ use super::{Backend, MAX_SINGLE, combine, conditions, tags};
 
 /// "Part numbers can be any number from 1 to 10,000, inclusive."
 const MAX_PART_NUMBER: i32 = 10_000;
+/// "5 MiB to 5 GiB. There is no minimum size limit on the last part."
+pub(crate) const MIN_PART: u64 = 5 * 1024 * 1024;
+
 /// One part that arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
@@ -222,13 +225,14 @@ pub(super) fn complete(
     mut req: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let conditions = conditions::Write::from_headers(&req.headers)?;
+    let conditions = conditions.kept(backend.abilities.complete)?;
     let input = &mut req.input;
     let listed = input.multipart_upload.take().and_then(|upload| upload.parts).unwrap_or_default();
     let said = checksum_of!(input);
     let size = input.mpu_object_size;
     let (etag, version_id, sums) = backend.in_bucket(&input.bucket, |bucket| {
         let upload = find(bucket, &input.key, &input.upload_id)?;
-        let object = assemble(upload, &listed, &said, backend.min_part)?;
+        let object = assemble(upload, &listed, &said, backend.abilities.min_part)?;
         if size.is_some_and(|size| size != object.size()) {
             return Err(s3_error!(InvalidRequest, "x-amz-mp-object-size does not match"));
         }
@@ -240,7 +244,7 @@ pub(super) fn complete(
     Ok(S3Response::new(CompleteMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
         key: Some(input.key.clone()),
-        e_tag: Some(etag),
+        e_tag: backend.told(etag),
         version_id,
         checksum_crc32: sums.checksum_crc32,
         checksum_crc32c: sums.checksum_crc32c,
