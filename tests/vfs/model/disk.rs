@@ -5,6 +5,7 @@
 //! to this is plain POSIX; what another client does is seen where a name is looked up, and not
 //! while something is here that the store does not have. Must not know the mount.
 
+mod look;
 mod names;
 
 use std::collections::BTreeMap;
@@ -210,124 +211,6 @@ impl Disk {
             && (self.is_blocked(above) || self.node(above).is_some_and(|node| !node.is_directory()))
     }
 
-    // Looking up.
-
-    /// The walk to a path: what the store says of each name counts, but for what is only here.
-    pub(super) fn look(&mut self, path: &str) {
-        let above = parent(path);
-        if !above.is_empty() {
-            self.look_through(above);
-        }
-        if self.is_directory(above) {
-            self.settle(path);
-        }
-    }
-
-    fn look_through(&mut self, path: &str) {
-        let above = parent(path);
-        if !above.is_empty() {
-            self.look_through(above);
-        }
-        let is_file = |node: &Node| !node.is_directory() && (node.known || node.dirty);
-        if self.is_directory(above) && !self.node(path).is_some_and(is_file) {
-            self.settle(path);
-        }
-    }
-
-    fn object(&self, key: &str) -> Option<&Object> {
-        self.objects.get(key).filter(|_| !self.doomed.contains_key(key))
-    }
-
-    fn has_objects_below(&self, directory: &str) -> bool {
-        let prefix = below(directory);
-        let keys = self.objects.keys();
-        keys.filter(|key| key.starts_with(&prefix)).any(|key| !self.doomed.contains_key(key))
-    }
-
-    fn has_unsent_below(&self, directory: &str) -> bool {
-        let prefix = below(directory);
-        let all = self.names.iter().filter(|(path, _)| path.starts_with(&prefix));
-        all.into_iter().any(|(_, id)| self.nodes[*id].dirty)
-    }
-
-    fn settle(&mut self, path: &str) {
-        let is_right = match self.node(path) {
-            Some(node) if node.is_directory() => {
-                self.has_objects_below(path) || self.has_unsent_below(path)
-            }
-            Some(node) => {
-                node.dirty || self.object(path).is_some_and(|it| Some(it.token) == node.version)
-            }
-            None => false,
-        };
-        if is_right {
-            if let Some(&id) = self.names.get(path) {
-                self.nodes[id].known = true;
-            }
-            return;
-        }
-        self.lose(path);
-        if self.has_objects_below(path) {
-            self.add(path, Node::new(Body::Directory, Shown::new(0o755)));
-        } else if let Some(object) = self.object(path).cloned() {
-            let mut node = Node::new(object.body, object.shown);
-            node.version = Some(object.token);
-            node.kept = if node.is_file() { node.bytes().len() } else { 0 };
-            self.add(path, node);
-        }
-    }
-
-    /// The kernel forgets every file that is not open.
-    pub(super) fn forget(&mut self) {
-        for id in 0..self.nodes.len() {
-            self.nodes[id].known &= self.opens(id) > 0;
-        }
-    }
-
-    /// The name, and every name below, stands for something else.
-    fn lose(&mut self, path: &str) {
-        let prefix = below(path);
-        let gone = |name: &String| name == path || name.starts_with(&prefix);
-        let ids: Vec<Id> =
-            self.names.iter().filter(|(name, _)| gone(name)).map(|(_, id)| *id).collect();
-        self.names.retain(|name, _| !gone(name));
-        for id in ids {
-            self.nodes[id].lost = true;
-        }
-    }
-
-    /// What another client has done is seen everywhere.
-    pub(super) fn look_everywhere(&mut self) {
-        let mut paths: Vec<String> =
-            self.names.keys().chain(self.objects.keys()).cloned().collect();
-        paths.sort();
-        for path in paths {
-            self.look(path.trim_end_matches('/'));
-        }
-    }
-
-    /// The names in a directory, and whether each is one.
-    pub(super) fn list(&self, directory: &str) -> BTreeMap<String, bool> {
-        let prefix = if directory.is_empty() { String::new() } else { below(directory) };
-        let mut entries = BTreeMap::new();
-        let seen = self.objects.keys().filter(|key| !self.doomed.contains_key(*key));
-        for key in seen.filter_map(|key| key.strip_prefix(&prefix)) {
-            match key.split_once('/') {
-                _ if key.is_empty() => {}
-                Some((name, _)) => drop(entries.insert(name.to_owned(), true)),
-                None => drop(entries.entry(key.to_owned()).or_insert(false)),
-            }
-        }
-        for (path, id) in &self.names {
-            let is_here = parent(path) == directory && self.nodes[*id].version.is_none();
-            if is_here && self.nodes[*id].is_file() {
-                let name = path.rsplit('/').next().unwrap_or(path);
-                entries.insert(name.to_owned(), false);
-            }
-        }
-        entries
-    }
-
     // Open files.
 
     /// The answer to an open of what has been looked up.
@@ -355,6 +238,10 @@ impl Disk {
         node.bytes().resize(size, 0);
         node.kept = node.kept.min(size);
         node.changed();
+        // A file that is empty may be stored at any moment with nobody waiting: whether another
+        // client won over it is seen then, or with the next commit.
+        let is_named = !self.nodes[id].unlinked && !self.nodes[id].lost;
+        self.stopped |= size == 0 && is_named && self.conflict(id, true).is_some();
     }
 
     /// A file that is to be empty is stored after a moment, and nobody knows when that is.
@@ -430,6 +317,59 @@ impl Disk {
             Ok(got) => Err(format!("read {got:?}, not {wanted:?}")),
             Err(errno) => Err(format!("read answered {errno}")),
         }
+    }
+
+    /// SEEK_DATA passes over nothing but zeros, and SEEK_HOLE finds the end at the latest.
+    pub(super) fn seek(
+        &mut self,
+        fh: u64,
+        at: u64,
+        data: Answer<u64>,
+        hole: Answer<u64>,
+    ) -> Checked {
+        let node = self.open_node(fh);
+        if node.detached {
+            return want(data.and(hole).map(drop), Err("ESTALE"));
+        }
+        let bytes = node.bytes();
+        let size = bytes.len() as u64;
+        let passed = match data {
+            Ok(data) if data >= at && data < size => at..data,
+            Err("ENODATA") => at.min(size)..size,
+            other => return Err(format!("data at {other:?} of {size}")),
+        };
+        let passed = &bytes[passed.start as usize..passed.end as usize];
+        if passed.iter().any(|byte| *byte != 0) {
+            return Err(format!("data at {data:?} passes over {passed:?}"));
+        }
+        match hole {
+            Ok(hole) if hole >= at && hole <= size => Ok(()),
+            Err("ENODATA") if at >= size => Ok(()),
+            other => Err(format!("a hole at {other:?} of {size}")),
+        }
+    }
+
+    /// A copy that moves all it is asked for: it ends within the source.
+    pub(super) fn copy(
+        &mut self,
+        (from, at): (u64, u64),
+        (to, into): (u64, u64),
+        len: u64,
+        got: Answer<u64>,
+    ) -> Checked {
+        let is_one_file = self.handles[&from].node == self.handles[&to].node;
+        if is_one_file && at.max(into) < at.min(into).saturating_add(len) {
+            return want(got.map(drop), Err("EINVAL"));
+        }
+        if got != Ok(len) {
+            return Err(format!("copied {got:?}, not {len} bytes"));
+        }
+        if len == 0 {
+            return Ok(());
+        }
+        let bytes = self.open_node(from).bytes();
+        let copied = bytes[at as usize..(at + len) as usize].to_vec();
+        self.write(to, into, &copied, Ok(()))
     }
 
     /// A flush that the store lets through.

@@ -66,18 +66,22 @@ proptest! {
 
     #[test]
     fn a_bucket_of_ones_own_is_a_disk(
+        prelude in operation::prelude(),
         steps in prop::collection::vec(operation::with_mishaps(), 1..STEPS),
         ttl in ttl(),
         attr_delay in prop::sample::select(vec![Duration::ZERO, Duration::from_millis(20)]),
         delete in prop::sample::select(vec![DeleteMode::Sync, DeleteMode::Queue]),
     ) {
+        let steps = [prelude, steps].concat();
         run(&OWN, &steps, Mounted { ttl, attr_delay, delete })?;
     }
 
     #[test]
     fn another_client_is_seen_and_never_mixed_in(
+        prelude in operation::prelude(),
         steps in prop::collection::vec(operation::with_others(), 1..STEPS),
     ) {
+        let steps = [prelude, steps].concat();
         run(&SHARED, &steps, Mounted::STRICT)?;
     }
 }

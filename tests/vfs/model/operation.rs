@@ -62,6 +62,7 @@ pub(super) enum Mishap {
     LostCopy,
     LostComplete,
     LostDelete,
+    LostDeletes,
 }
 
 /// One step of a case.
@@ -77,6 +78,10 @@ pub(super) enum Operation {
     /// A flush whose requests the store refuses for good.
     FlushRefused(Slot),
     Fsync(Slot),
+    /// From one open file to another, or within one: from, to, how much.
+    Copy(Slot, Slot, u64, u64, u64),
+    /// Where data and holes begin, at or after this.
+    Seek(Slot, u64),
     Stat(Path),
     List(Path),
     Truncate(Path, u64),
@@ -93,6 +98,8 @@ pub(super) enum Operation {
     /// Another client stores an object of so many bytes.
     RemotePut(Path, u64),
     RemoteDelete(Path),
+    /// Another client replaces the metadata alone: owner and mode.
+    RemoteChmod(Path, u16),
     /// Time passes, in milliseconds of the mount's clock.
     Wait(u32),
     /// The kernel forgets what it need not know.
@@ -121,8 +128,8 @@ fn how() -> impl Strategy<Value = How> {
 }
 
 fn mishap() -> impl Strategy<Value = Mishap> {
-    use Mishap::{Busy, LostComplete, LostCopy, LostDelete, LostPut};
-    prop::sample::select(vec![Busy, LostPut, LostCopy, LostComplete, LostDelete])
+    use Mishap::{Busy, LostComplete, LostCopy, LostDelete, LostDeletes, LostPut};
+    prop::sample::select(vec![Busy, LostPut, LostCopy, LostComplete, LostDelete, LostDeletes])
 }
 
 /// Sizes and offsets around the size of a part.
@@ -132,6 +139,10 @@ fn length() -> impl Strategy<Value = u64> {
 
 fn offset() -> impl Strategy<Value = u64> {
     prop_oneof![2 => Just(0), 2 => 0..5 * PART]
+}
+
+fn mode() -> impl Strategy<Value = u16> {
+    prop::sample::select(vec![0o600, 0o644, 0o4755])
 }
 
 /// Operations on open files.
@@ -147,6 +158,7 @@ fn on_handle() -> impl Strategy<Value = Operation> {
         2 => slot().prop_map(Operation::Flush),
         1 => slot().prop_map(Operation::FlushRefused),
         2 => slot().prop_map(Operation::Fsync),
+        1 => (slot(), offset()).prop_map(|(slot, at)| Operation::Seek(slot, at)),
     ]
 }
 
@@ -162,8 +174,7 @@ fn on_path() -> impl Strategy<Value = Operation> {
         1 => path().prop_map(Operation::Symlink),
         4 => (path(), path(), prop::bool::weighted(0.2))
             .prop_map(|(from, to, keeps)| Operation::Rename(from, to, keeps)),
-        1 => (path(), prop::sample::select(vec![0o600, 0o644, 0o4755]))
-            .prop_map(|(path, mode)| Operation::Chmod(path, mode)),
+        1 => (path(), mode()).prop_map(|(path, mode)| Operation::Chmod(path, mode)),
         1 => (path(), 0..3_u32).prop_map(|(path, owner)| Operation::Chown(path, owner)),
         1 => (path(), 1..1000_u32).prop_map(|(path, at)| Operation::Touch(path, at)),
         1 => (path(), any::<u8>()).prop_map(|(path, value)| Operation::SetXattr(path, value)),
@@ -182,9 +193,26 @@ pub(super) fn local() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What goes wrong meanwhile and must not be seen.
+/// Copies, half of them of a whole file to the beginning of another.
+fn copies() -> impl Strategy<Value = Operation> {
+    let range = prop_oneof![
+        Just((0, 0, u64::MAX)),
+        (offset(), offset(), length()).prop_map(|(from, to, len)| (from, to, len)),
+    ];
+    (slot(), slot(), range)
+        .prop_map(|(from, to, (at, into, len))| Operation::Copy(from, to, at, into, len))
+}
+
+/// What goes wrong meanwhile and must not be seen. Copies are here and not with others: what one
+/// of them makes of a source that others replace is not foretold.
 pub(super) fn with_mishaps() -> impl Strategy<Value = Operation> {
-    prop_oneof![6 => local(), 1 => mishap().prop_map(Operation::Mishap)]
+    prop_oneof![12 => local(), 1 => copies(), 2 => mishap().prop_map(Operation::Mishap)]
+}
+
+/// Perhaps two directories to begin with: most paths lead through one.
+pub(super) fn prelude() -> impl Strategy<Value = Vec<Operation>> {
+    let directories = || vec![Operation::Mkdir(Path(2)), Operation::Mkdir(Path(3))];
+    prop::bool::weighted(0.6).prop_map(move |has| if has { directories() } else { Vec::new() })
 }
 
 /// What another client does to the same objects.
@@ -193,5 +221,6 @@ pub(super) fn with_others() -> impl Strategy<Value = Operation> {
         6 => local(),
         2 => (path(), length()).prop_map(|(path, len)| Operation::RemotePut(path, len)),
         1 => path().prop_map(Operation::RemoteDelete),
+        1 => (path(), mode()).prop_map(|(path, mode)| Operation::RemoteChmod(path, mode)),
     ]
 }

@@ -138,6 +138,7 @@ impl Subject {
             Operation::RemoveXattr(path) => self.change(path.text(), Change::NoXattr).await,
             Operation::RemotePut(path, len) => self.put_elsewhere(path.text(), len).await,
             Operation::RemoteDelete(path) => self.delete_elsewhere(path.text()).await,
+            Operation::RemoteChmod(path, mode) => self.chmod_elsewhere(path.text(), mode).await,
             Operation::Wait(millis) => {
                 self.world.clock.advance(Duration::from_millis(u64::from(millis)));
                 Ok(())
@@ -149,6 +150,9 @@ impl Subject {
             Operation::Mishap(mishap) => {
                 self.world.break_once(mishap);
                 Ok(())
+            }
+            Operation::Copy(from, to, at, into, len) => {
+                self.copy((from, at), (to, into), len).await
             }
             on_handle => self.on_handle(on_handle).await,
         }
@@ -380,6 +384,16 @@ impl Subject {
             let bytes = self.fresh(len);
             self.world.bucket().put(path, bytes.clone());
             self.disk.put_elsewhere(path, bytes);
+        }
+        Ok(())
+    }
+
+    async fn chmod_elsewhere(&mut self, path: &str, perm: u16) -> Checked {
+        self.look(path).await?;
+        if let Some(key) = self.disk.chmod_elsewhere(path, perm) {
+            let kind = if key.ends_with('/') { 0o040_000 } else { 0o100_000 };
+            let mode = format!("0{:o}", kind | u32::from(perm));
+            self.world.bucket().set_metadata(&key, [("mode", mode.as_str())]);
         }
         Ok(())
     }

@@ -291,6 +291,19 @@ impl Disk {
         self.objects.insert(path.to_owned(), Object { token, body, shown });
     }
 
+    /// The key of the object whose metadata is another from now on; none where there is none, or
+    /// where this mount is about to write its own.
+    pub(in super::super) fn chmod_elsewhere(&mut self, path: &str, perm: u16) -> Option<String> {
+        let node = self.node(path)?;
+        let key = match &node.body {
+            Body::Directory => below(path),
+            Body::File(_) if !node.dirty && !self.doomed.contains_key(path) => path.to_owned(),
+            _ => return None,
+        };
+        self.objects.get_mut(&key)?.shown = Shown::new(perm);
+        Some(key)
+    }
+
     /// True where there was an object.
     pub(in super::super) fn delete_elsewhere(&mut self, path: &str) -> bool {
         self.objects.remove(path).is_some()

@@ -2,7 +2,7 @@
 //! RELEASE.
 
 use bytes::Bytes;
-use s3pod::vfs::{Fh, FileKind, Ino, OpenFlags, SetAttr};
+use s3pod::vfs::{Fh, FileKind, Ino, OpenFlags, Seek, SetAttr};
 use s3pod_testkit::{Fault, Op};
 
 use super::super::disk::Checked;
@@ -69,7 +69,8 @@ impl Subject {
         | Operation::Resize(slot, _)
         | Operation::Flush(slot)
         | Operation::FlushRefused(slot)
-        | Operation::Fsync(slot)) = step
+        | Operation::Fsync(slot)
+        | Operation::Seek(slot, _)) = step
         else {
             unreachable!("{step:?} is no operation on a handle")
         };
@@ -88,6 +89,7 @@ impl Subject {
                 self.disk.flush(fh, got)
             }
             Operation::FlushRefused(_) => self.flush_refused(fh).await,
+            Operation::Seek(_, at) => self.seek(fh, at).await,
             _ => {
                 let got = told(self.vfs.fsync(Fh(fh)).await);
                 self.disk.fsync(fh, got)
@@ -113,6 +115,27 @@ impl Subject {
         let change = SetAttr { size: Some(size), ..SetAttr::default() };
         let got = told(self.vfs.setattr(ino, Some(Fh(fh)), change).await);
         self.disk.resize(fh, size, got.map(drop))
+    }
+
+    async fn seek(&mut self, fh: u64, at: u64) -> Checked {
+        let data = told(self.vfs.lseek(Fh(fh), at, Seek::Data).await);
+        let hole = told(self.vfs.lseek(Fh(fh), at, Seek::Hole).await);
+        self.disk.seek(fh, at, data, hole)
+    }
+
+    pub(super) async fn copy(
+        &mut self,
+        (from, at): (Slot, u64),
+        (to, into): (Slot, u64),
+        len: u64,
+    ) -> Checked {
+        let (Some(from), Some(to)) = (self.handle(from), self.handle(to)) else { return Ok(()) };
+        if !self.disk.may_write(to) {
+            return Ok(());
+        }
+        let len = len.min(self.disk.size(from).saturating_sub(at));
+        let got = told(self.vfs.copy_file_range(Fh(from), at, Fh(to), into, len).await);
+        self.disk.copy((from, at), (to, into), len, got)
     }
 
     /// The store refuses: the flush says so, and the bytes are there for the next one.

@@ -62,7 +62,7 @@ impl World {
     pub(in super::super) fn new(server: &'static TestServer) -> Self {
         let bucket = format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed));
         let _made = server.bucket(&bucket);
-        let (clock, folder) = (Clock::manual(), tempfile::tempdir().unwrap());
+        let (clock, folder) = (Clock::leaping(), tempfile::tempdir().unwrap());
         Self { server, bucket, clock, folder }
     }
 
@@ -124,6 +124,7 @@ impl World {
             Mishap::LostCopy => Fault::LoseResponse.on(Op::Copy),
             Mishap::LostComplete => Fault::LoseResponse.on(Op::CompleteUpload),
             Mishap::LostDelete => Fault::LoseResponse.on(Op::Delete),
+            Mishap::LostDeletes => Fault::LoseResponse.on(Op::DeleteMany),
         };
         self.faults().add(rule);
     }
