@@ -74,6 +74,10 @@ impl Vfs {
         let range = ByteRange::at(to_offset, read.len());
         loop {
             if source.inode.is_dirty() {
+                if self.settings().write_back {
+                    // What was closed before is seen before.
+                    self.settle_backlog().await?;
+                }
                 self.commit(&source.inode).await?;
             }
             let places_stand = self.0.namespace.read().await;

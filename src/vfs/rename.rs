@@ -92,7 +92,7 @@ impl Vfs {
             stands_there |= replaced.state().hides.is_some();
         }
         let staged = source.staged();
-        let _nothing_is_written = self.hold_still(source, staged.as_deref()).await?;
+        let nothing_is_written = self.hold_still(source, staged.as_deref()).await?;
         if Self::version_of(source).is_some() {
             self.move_object(rename, &key, stands_there).await?;
         } else {
@@ -102,6 +102,7 @@ impl Vfs {
             self.take_name_now(*parent, name, replaced);
         }
         self.relink(rename);
+        drop(nothing_is_written);
         let promised = self.promise_anew(source, replaced.is_some()).await;
         if let Some(replaced) = replaced {
             self.abandon(replaced).await;

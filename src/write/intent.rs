@@ -195,7 +195,7 @@ impl Staged {
     /// # Errors
     /// The disk's; nothing is promised then.
     pub async fn promise_durably(&self, target: &Target) -> Result<()> {
-        let _nothing_changes = self.stream.lock().await;
+        let stream = self.stream.lock().await;
         let account = self.stage.account().clone();
         if account.epoch <= account.committed.max(self.promised_epoch()) && self.is_for(target) {
             return Ok(());
@@ -204,13 +204,14 @@ impl Staged {
         let syncing = tokio::task::spawn_blocking(move || file.sync_data());
         let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
         synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-        self.write_down(target, &account, None, true).map_err(Error::Journal)?;
+        // Whoever finds it goes on with the upload, which alone may have some of the bytes.
+        self.write_down(target, &account, stream.commit_id(), true).map_err(Error::Journal)?;
         self.engine.0.journal.sync().await.map_err(Error::Journal)
     }
 
     /// True where the promise that stands is one for this key.
     fn is_for(&self, target: &Target) -> bool {
-        self.promised().as_ref().is_none_or(|promise| promise.key == target.key)
+        self.promised().as_ref().is_none_or(|promise| promise.target.key == target.key)
     }
 
     /// The last epoch that was acknowledged without being in S3; 0 for none.

@@ -203,6 +203,11 @@ impl Stream {
         Ok(())
     }
 
+    /// The id of the commit that the running upload is for.
+    pub(super) fn commit_id(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.open.commit_id.as_str())
+    }
+
     /// A stream that goes on with an upload.
     pub(super) const fn resume(running: Running) -> Self {
         Self { running: Some(running), refused: false }
