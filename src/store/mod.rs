@@ -226,6 +226,14 @@ pub struct Properties {
     pub tags: Vec<(String, String)>,
 }
 
+impl Properties {
+    /// True where a copy by the store takes all of them over: storage class and encryption are
+    /// the bucket's default.
+    pub const fn is_plain(&self) -> bool {
+        self.storage_class.is_none() && self.sse.is_none() && self.sse_kms_key_id.is_none()
+    }
+}
+
 /// What a HEAD, or the headers of a GET, say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectHead {

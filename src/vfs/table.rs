@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino};
+use super::deletes::Queued;
 use super::inode::{Inode, State};
 use crate::naming::{Key, Name, NameError, Prefix};
 
@@ -45,10 +46,8 @@ pub(super) struct Table {
 pub(super) struct Doom {
     /// The unlinked file.
     pub(super) owner: Arc<Inode>,
-    /// The directory it was in.
-    pub(super) parent: Ino,
-    /// Its name there.
-    pub(super) name: Name,
+    /// The delete that will be queued.
+    pub(super) queued: Queued,
     /// Held while the delete is on its way, and by whoever calls it off: whatever is stored under
     /// the key next must not be overtaken by it.
     pub(super) gate: Arc<tokio::sync::Mutex<()>>,
@@ -252,9 +251,9 @@ impl Table {
     }
 
     /// The object under `key` goes when the unlinked file `owner` is closed for the last time.
-    pub(super) fn doom(&mut self, key: Key, parent: Ino, name: Name, owner: &Arc<Inode>) {
+    pub(super) fn doom(&mut self, key: Key, owner: &Arc<Inode>, queued: Queued) {
         let (owner, gate) = (Arc::clone(owner), Arc::default());
-        self.doomed.insert(key, Doom { owner, parent, name, gate });
+        self.doomed.insert(key, Doom { owner, queued, gate });
     }
 
     pub(super) fn doom_of(&self, key: &Key) -> Option<Doom> {

@@ -140,6 +140,11 @@ impl Engine {
         }))
     }
 
+    /// The journal of the mount.
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
     /// Takes up the commits that earlier mounts left, in order, and gives their other uploads up.
     /// Each is tried again by [`Staged::commit`] or let go by [`Staged::abandon`].
     pub fn resume(&self, pending: &[Pending]) -> Vec<Resumed> {
