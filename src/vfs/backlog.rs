@@ -240,6 +240,7 @@ impl Vfs {
             return self.commit_locked(&file.inode, true).await;
         }
         // The file was emptied since and is being written anew: these bytes come before.
+        self.repay(&file.target.key).await?;
         let target = file.inode.over_current(&file.target);
         let committed = match file.staged.commit(&target).await {
             Ok(None) => return Ok(()),

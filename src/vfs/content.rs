@@ -89,7 +89,8 @@ impl Vfs {
         let key = self.key_or_last(inode);
         loop {
             let staged = self.stage(inode)?;
-            let target = || inode.target(&key, self.settings(), false);
+            // The key as it is when an upload begins: the file may be renamed meanwhile.
+            let target = || inode.target(&self.key_or_last(inode), self.settings(), false);
             let epoch = match staged.write_at(offset, &bytes, &key, target).await {
                 Err(write::Error::InUpload { .. }) => {
                     self.checkpoint(inode).await?;

@@ -14,9 +14,6 @@ use crate::store::Version;
 use crate::units::{ByteRange, MIB};
 use crate::write::{self, CopiedRun};
 
-/// The store copies nothing smaller into the middle of an object.
-const BY_STORE_MIN: u64 = 5 * MIB;
-
 /// What is moved through here in one call, so that it ends; the caller asks again for the rest.
 const THROUGH_HERE_MAX: u64 = 8 * MIB;
 
@@ -54,7 +51,9 @@ impl Vfs {
         }
         // A small file that is dirty is cheaper sent twice than committed now.
         let is_whole = len == size && to_offset == 0 && target.inode.attr().size == 0;
-        if (len >= BY_STORE_MIN || is_whole && !source.inode.is_dirty())
+        // The store copies nothing smaller into the middle of an object.
+        let is_large = len >= self.0.engine.min_part();
+        if (is_large || is_whole && !source.inode.is_dirty())
             && self.copy_by_store(&source, read, &target, to_offset).await?
         {
             return Ok(len);
@@ -75,8 +74,13 @@ impl Vfs {
         let range = ByteRange::at(to_offset, read.len());
         loop {
             if source.inode.is_dirty() {
+                if self.settings().write_back {
+                    // What was closed before is seen before.
+                    self.settle_backlog().await?;
+                }
                 self.commit(&source.inode).await?;
             }
+            let places_stand = self.0.namespace.read().await;
             let object_stays = source.inode.commit.lock().await;
             let Some(version) = in_store(source, read) else { return Ok(false) };
             let staged = self.stage(inode)?;
@@ -86,7 +90,7 @@ impl Vfs {
             let run = CopiedRun { range, version, from: read.start };
             let epoch = match staged.copy_in(run, &key).await {
                 Err(write::Error::InUpload { .. }) => {
-                    drop(object_stays);
+                    drop((object_stays, places_stand));
                     self.checkpoint(inode).await?;
                     continue;
                 }

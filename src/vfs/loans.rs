@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::attr::Ino;
 use super::inode::Inode;
 use super::{Result, Vfs};
-use crate::naming::Key;
+use crate::naming::{Key, Prefix};
+use crate::write::{Staged, Still};
 
 /// Who borrowed from which object. As many entries as there are files with an uncommitted copy:
 /// what has been committed is taken out as the table grows.
@@ -29,6 +31,10 @@ impl Loans {
         let borrowers = loans.entry(lender.clone()).or_default();
         borrowers.retain(|one| one.strong_count() > 0 && !one.ptr_eq(&Arc::downgrade(borrower)));
         borrowers.push(Arc::downgrade(borrower));
+    }
+
+    fn lenders(&self) -> Vec<Key> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     fn take(&self, lender: &Key) -> Vec<Arc<Inode>> {
@@ -65,6 +71,55 @@ impl Vfs {
             }
         }
         Ok(())
+    }
+
+    /// All objects below `prefix` are about to go.
+    ///
+    /// # Errors
+    /// As [`Vfs::repay`].
+    pub(super) async fn repay_below(&self, prefix: &Prefix) -> Result<()> {
+        for lender in self.0.loans.lenders() {
+            if lender.as_str().starts_with(prefix.as_str()) {
+                self.repay(&lender).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True where the store has something of the file under its key, be it an unfinished upload
+    /// that alone has some bytes.
+    pub(super) fn is_in_store(inode: &Inode) -> bool {
+        let is_in_upload = || inode.staged().is_some_and(|staged| staged.is_in_upload());
+        Self::version_of(inode).is_some() || is_in_upload()
+    }
+
+    /// The key of the inode, whose commit lock is held, is about to change: what of the file is in
+    /// the store is committed, and nothing is written until the guard is dropped.
+    ///
+    /// # Errors
+    /// The commit's, and as [`Vfs::repay`].
+    pub(super) async fn hold_still<'a>(
+        &self,
+        inode: &Arc<Inode>,
+        staged: Option<&'a Staged>,
+    ) -> Result<Option<Still<'a>>> {
+        loop {
+            if Self::is_in_store(inode) {
+                self.commit_locked(inode, false).await?;
+                self.before_it_goes(inode).await?;
+            }
+            let Some(staged) = staged else { return Ok(None) };
+            let still = staged.hold_still().await;
+            if !staged.is_in_upload() {
+                return Ok(Some(still));
+            }
+        }
+    }
+
+    /// The files below a directory that are staged.
+    pub(super) fn staged_below(&self, ino: Ino) -> Vec<(Arc<Inode>, Arc<Staged>)> {
+        let below = self.table().subtree(ino);
+        below.into_iter().filter_map(|inode| Some((Arc::clone(&inode), inode.staged()?))).collect()
     }
 
     /// The inode, whose commit lock is held, is about to lose its name: its object's borrowers get

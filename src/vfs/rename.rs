@@ -81,9 +81,9 @@ impl Vfs {
             stands_there |= Self::version_of(replaced).is_some();
             stands_there |= replaced.state().hides.is_some();
         }
-        if is_in_store(source) {
-            self.commit_locked(source, false).await?;
-            self.before_it_goes(source).await?;
+        let staged = source.staged();
+        let nothing_is_written = self.hold_still(source, staged.as_deref()).await?;
+        if Self::version_of(source).is_some() {
             self.move_object(rename, &key, stands_there).await?;
         } else {
             self.move_unsent(source, &key, stands_there).await?;
@@ -92,6 +92,7 @@ impl Vfs {
             self.take_name_now(*parent, name, replaced);
         }
         self.relink(rename);
+        drop(nothing_is_written);
         let promised = self.promise_anew(source, replaced.is_some()).await;
         if let Some(replaced) = replaced {
             self.abandon(replaced).await;
@@ -245,6 +246,13 @@ impl Vfs {
             self.take_name(rename.to.0, &rename.to.1, replaced).await;
         }
         self.commit_edits_below(rename.source.ino).await?;
+        self.repay_below(&old).await?;
+        let staged = self.staged_below(rename.source.ino);
+        let mut _nothing_is_written = Vec::with_capacity(staged.len());
+        for (inode, staged) in &staged {
+            let _one_at_a_time = inode.commit.lock().await;
+            _nothing_is_written.push(self.hold_still(inode, Some(staged)).await?);
+        }
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
         self.keep_directory(rename.from.0).await;
@@ -279,7 +287,7 @@ impl Vfs {
     async fn commit_edits_below(&self, ino: Ino) -> Result<()> {
         let below = self.table().subtree(ino);
         for inode in below.iter().filter(|inode| inode.is_dirty()) {
-            if is_in_store(inode) {
+            if Self::is_in_store(inode) {
                 let _one_at_a_time = inode.commit.lock().await;
                 self.commit_locked(inode, false).await?;
             }
@@ -326,12 +334,6 @@ impl Vfs {
             _ => table.key(inode.ino),
         }
     }
-}
-
-/// True where the store has something of the file under its key, be it an unfinished upload that
-/// alone has some bytes.
-fn is_in_store(inode: &Inode) -> bool {
-    Vfs::version_of(inode).is_some() || inode.staged().is_some_and(|staged| staged.is_in_upload())
 }
 
 fn copy_failed(error: write::Error, mode: RenameMode) -> Error {

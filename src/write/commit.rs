@@ -18,8 +18,8 @@ use super::upload::Open;
 use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, with_id};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, CopyRequest, ErrorKind, ObjectHead, PartTag, Payload, Properties, PutRequest,
-    Version,
+    self, Condition, CopyRequest, ErrorKind, ObjectHead, Operation, PartTag, Payload, Properties,
+    PutRequest, Version,
 };
 use crate::units::{ByteRange, MIB};
 
@@ -189,6 +189,11 @@ async fn complete_stream(
     account: &Account,
     running: &mut Running,
 ) -> Result<Version> {
+    if running.open.upload.key != target.key {
+        // It would make another object.
+        let error = store::Error::new(Operation::CompleteUpload, ErrorKind::NoSuchUpload);
+        return Err(error.into());
+    }
     let tags = match running.finish(staged, account.size).await {
         Err(Error::Store(error)) => {
             return Err(classify(error, &target.key, &Condition::None));
@@ -269,11 +274,29 @@ async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Com
     let planned = plan(&account.edit(&account.holes()), &staged.engine.0.limits);
     let version = match planned.map_err(|_| Error::TooBig { key: target.key.clone() })? {
         Plan::Put { .. } => put(staged, target, account, &properties, &id).await?,
-        Plan::Copy(source) => copy_whole(staged, target, &source, &properties, &id).await?,
+        Plan::Copy(source) => match copy_whole(staged, target, &source, &properties, &id).await {
+            Err(error) if is_unsupported(&error) => {
+                return Box::pin(send_copied(staged, target, &source)).await;
+            }
+            copied => copied?,
+        },
         Plan::Multipart { parts, .. } => multipart(staged, target, &parts, &id).await?,
     };
     let version = Arc::new(version);
     Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
+}
+
+fn is_unsupported(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if *error.kind() == ErrorKind::Unsupported)
+}
+
+/// The file is a copy of another object, and the store cannot make it: its bytes go through here.
+async fn send_copied(staged: &Staged, target: &Target, source: &Version) -> Result<Committed> {
+    let whole = ByteRange::new(0, source.size);
+    fill(staged, &target.key, whole, Quota::Kept).await?;
+    staged.stage.adopt_copied(&source.key);
+    let account = staged.stage.account().clone();
+    send(staged, target, &account).await
 }
 
 /// The file is a copy of another object, and the store makes it.
@@ -404,17 +427,24 @@ async fn send_part(
     }
     let store = &staged.engine.0.store;
     let to = open.target(part.number);
-    let sent = match (&part.source, staged.base()) {
-        (PartSource::Base(range), Some(base)) => store.copy_part(&to, &base, *range).await,
-        (PartSource::Other(source, range), _) => {
-            let copied = store.copy_part(&to, source, *range).await;
-            return copied.map_err(|error| source_error(error, source));
-        }
-        _ => {
-            fill(staged, &target.key, part.range, Quota::MayBePassed).await?;
-            store.upload_part(&to, &Payload::File(staged.stage.file(), part.range)).await
-        }
+    let copied = match (&part.source, staged.base()) {
+        (PartSource::Base(range), Some(base)) => Some((base, *range)),
+        (PartSource::Other(source, range), _) => Some((Arc::clone(source), *range)),
+        _ => None,
     };
+    if let Some((source, range)) = copied {
+        match store.copy_part(&to, &source, range).await {
+            // The bytes go through here instead.
+            Err(error) if *error.kind() == ErrorKind::Unsupported => {}
+            Err(error) => return Err(source_error(error, &source)),
+            Ok(tag) => {
+                open.sent(&tag, part.range);
+                return Ok(tag);
+            }
+        }
+    }
+    fill(staged, &target.key, part.range, Quota::MayBePassed).await?;
+    let sent = store.upload_part(&to, &Payload::File(staged.stage.file(), part.range)).await;
     let tag = sent.map_err(|error| classify(error, &target.key, &target.condition))?;
     open.sent(&tag, part.range);
     Ok(tag)

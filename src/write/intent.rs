@@ -130,9 +130,14 @@ impl Staged {
         let id = id.map_or_else(super::commit::new_id, str::to_owned);
         let is_acknowledged = is_acknowledged || was_acknowledged;
         let record = self.begin(target, account, &id, is_acknowledged)?;
-        let (target, epoch, is_taken_up) = (target.clone(), account.epoch, false);
-        let id_of = id.clone();
-        let promise = Promise { record, id: id_of, target, epoch, is_acknowledged, is_taken_up };
+        let promise = Promise {
+            record,
+            id: id.clone(),
+            target: target.clone(),
+            epoch: account.epoch,
+            is_acknowledged,
+            is_taken_up: false,
+        };
         if let Some(before) = promised.replace(promise) {
             before.record.end();
         }
@@ -176,6 +181,20 @@ impl Staged {
         (promise.target.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
     }
 
+    /// The bytes are the same, and elsewhere: what stands in the journal is written anew.
+    ///
+    /// # Errors
+    /// The journal's disk.
+    pub(super) fn renew_promise(&self) -> std::io::Result<()> {
+        let account = self.stage.account().clone();
+        if let Some(promise) = &mut *self.promised() {
+            let is_acknowledged = promise.is_acknowledged;
+            let record = self.begin(&promise.target, &account, &promise.id, is_acknowledged)?;
+            std::mem::replace(&mut promise.record, record).end();
+        }
+        Ok(())
+    }
+
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
     /// then the names of both. When this answers, whoever wrote them may be told that they are
     /// kept.
@@ -192,7 +211,7 @@ impl Staged {
         let syncing = tokio::task::spawn_blocking(move || file.sync_data());
         let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
         synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-        // The id of the upload that has parts already, so that it is found with them.
+        // Whoever finds it goes on with the upload, which alone may have some of the bytes.
         self.write_down(target, &account, stream.commit_id(), true).map_err(Error::Journal)?;
         self.engine.0.journal.sync().await.map_err(Error::Journal)
     }
@@ -316,8 +335,8 @@ fn take_up(
             stream = Stream::resume(Running::resume(open, &stage));
         }
     }
-    let (of, is_taken_up) = (target.clone(), true);
-    let promise = Promise { record, id, target: of, epoch, is_acknowledged, is_taken_up };
+    let (promised, is_taken_up) = (target.clone(), true);
+    let promise = Promise { record, id, target: promised, epoch, is_acknowledged, is_taken_up };
     let staged = Staged {
         engine: engine.clone(),
         stage,

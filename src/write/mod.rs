@@ -165,6 +165,11 @@ impl Engine {
         Ok(self.register(Staged { engine, stage, stream, stays_local, lost, promised, resumable }))
     }
 
+    /// The smallest range that the store copies into the middle of an object.
+    pub fn min_part(&self) -> u64 {
+        self.0.limits.min_part
+    }
+
     fn register(&self, staged: Staged) -> Arc<Staged> {
         let staged = Arc::new(staged);
         let mut files = self.registered();
@@ -211,6 +216,12 @@ pub struct Staged {
     promised: std::sync::Mutex<Option<Promise>>,
     /// An upload of an earlier process that this commit may go on with.
     resumable: std::sync::Mutex<Option<Open>>,
+}
+
+/// While it lives, a staged file does not change: [`Staged::hold_still`].
+#[derive(Debug)]
+pub struct Still<'a> {
+    _stream: tokio::sync::MutexGuard<'a, Stream>,
 }
 
 impl Staged {
@@ -330,6 +341,17 @@ impl Staged {
         self.end_promise();
     }
 
+    /// Holds the file still while it gets another name: nothing of it changes, and an upload to
+    /// the old key is given up, until the guard is dropped. If only that upload has some bytes, it
+    /// is not, and must be completed first: [`Staged::is_in_upload`].
+    pub async fn hold_still(&self) -> Still<'_> {
+        let mut stream = self.stream.lock().await;
+        if !self.is_in_upload() {
+            stream.abandon(&self.engine).await;
+        }
+        Still { _stream: stream }
+    }
+
     /// From now on no upload begins.
     pub fn stay_local(&self) {
         self.stays_local.store(true, Ordering::Relaxed);
@@ -351,13 +373,18 @@ impl Staged {
     /// # Errors
     /// The store's and the staging folder's.
     pub async fn outlive(&self, source: &Key, key: &Key) -> Result<()> {
-        let _nothing_changes = self.stream.lock().await;
+        let mut stream = self.stream.lock().await;
         let runs: Vec<CopiedRun> = self.stage.account().copied.iter().cloned().collect();
-        for run in runs.iter().filter(|run| run.version.key == *source) {
-            commit::fill(self, key, run.range, Quota::Kept).await?;
+        let runs = runs.iter().filter(|run| run.version.key == *source);
+        // The lender's commit must not fail because there is little room.
+        let wanted = runs.clone().map(|run| run.range.len()).sum();
+        let lack = Lack::of_quota(&self.engine.0.staging, wanted);
+        let _as_far_as_it_goes = room::make_room(self, &mut stream, lack).await;
+        for run in runs {
+            commit::fill(self, key, run.range, Quota::MayBePassed).await?;
         }
         self.stage.adopt_copied(source);
-        Ok(())
+        self.renew_promise().map_err(Error::Journal)
     }
 
     /// The objects that have bytes of this file until it is committed.

@@ -131,22 +131,26 @@ async fn sweep(own: &Staged, stream: &mut Stream, lack: Lack, is_last_look: bool
     let all = || std::iter::once((own, &*stream)).chain(held.iter().map(|(one, s)| (*one, &**s)));
     let enough = || lack.is_met(&own.engine.0.staging);
     let heads: &[u64] = if is_last_look { &[HEAD, 0] } else { &[HEAD] };
-    let swept = all().try_for_each(|(one, _)| one.drop_clean(&enough)).and_then(|()| {
-        heads.iter().try_for_each(|&head| {
-            // What the journal says of a promised file holds until its commit.
-            let mut free = all().filter(|(one, _)| !one.is_promised());
-            free.try_for_each(|(one, stream)| stream.punch(one, head, &enough))
-        })
-    });
+    let swept =
+        all().try_for_each(|(one, stream)| one.drop_clean(stream, &enough)).and_then(|()| {
+            heads.iter().try_for_each(|&head| {
+                // What the journal says of a promised file holds until its commit.
+                let mut free = all().filter(|(one, _)| !one.is_promised());
+                free.try_for_each(|(one, stream)| stream.punch(one, head, &enough))
+            })
+        });
     if let Err(error) = swept {
         tracing::warn!(%error, "the disk below --cache-dir makes no holes, so staging stays full");
     }
 }
 
 impl Staged {
-    fn drop_clean(&self, enough: &impl Fn() -> bool) -> std::io::Result<()> {
+    fn drop_clean(&self, stream: &Stream, enough: &impl Fn() -> bool) -> std::io::Result<()> {
         // The object beneath an unlinked file is going.
-        if self.is_local() || enough() { Ok(()) } else { self.stage.drop_clean(enough) }
+        if self.is_local() || enough() {
+            return Ok(());
+        }
+        self.stage.drop_clean(&stream.being_sent(), enough)
     }
 }
 

@@ -455,13 +455,20 @@ impl Stage {
         Ok(())
     }
 
-    /// Lets bytes go from the staging file that an object has, until `enough`.
-    pub(super) fn drop_clean(&self, enough: impl Fn() -> bool) -> io::Result<()> {
+    /// True where the staging file has every byte of `range`, holes being zeros.
+    pub(super) fn is_whole(&self, range: ByteRange) -> bool {
+        let slices = self.slices(range);
+        slices.iter().all(|slice| matches!(slice, Slice::Dirty(_) | Slice::Hole(_)))
+    }
+
+    /// Lets bytes go from the staging file that an object has, but for `kept`, until `enough`.
+    pub(super) fn drop_clean(&self, kept: &Extents, enough: impl Fn() -> bool) -> io::Result<()> {
         let mut account = self.account();
         let clean: Vec<ByteRange> = account
             .present
             .iter()
             .flat_map(|part| account.dirty.gaps(part).collect::<Vec<_>>())
+            .flat_map(|part| kept.gaps(part).collect::<Vec<_>>())
             .collect();
         for part in clean {
             if enough() {
@@ -628,7 +635,7 @@ mod tests {
             let gone = stage.read_present(r(150, 250)).unwrap_err();
             assert_eq!(gone.kind(), io::ErrorKind::UnexpectedEof);
             assert_eq!(&stage.read_present(r(200, 202)).unwrap()[..], [7; 2]);
-            stage.drop_clean(|| false).unwrap();
+            stage.drop_clean(&Extents::new(), || false).unwrap();
             assert_eq!(
                 (staging.used(), stage.slices(r(90, 100))),
                 (200, vec![Slice::Base(r(90, 100))])

@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 
+use super::extents::Extents;
 use super::plan::{PartSource, Plan, plan, stream_part_size};
 use super::stage::{Account, Quota, Stage};
 use super::upload::Open;
@@ -56,8 +57,8 @@ struct Part {
 enum PartState {
     /// To be sent, or to be sent again since the store did not take it.
     Unsent,
-    /// Written again since it was sent. The commit sends it: a header that is patched once is
-    /// often patched again.
+    /// Written again since it was sent, or not all here. The commit sends it: a header that is
+    /// patched once is often patched again.
     Touched,
     /// On its way; written again meanwhile where `stale`.
     Sending {
@@ -89,6 +90,7 @@ impl Stream {
             if !part.overlaps(range) {
                 continue;
             }
+            let was_copied = part.source != PartSource::Upload;
             part.source = PartSource::Upload;
             match &mut part.state {
                 PartState::Sending { stale, .. } => *stale = true,
@@ -96,6 +98,7 @@ impl Stream {
                     running.open.changed(number);
                     part.state = PartState::Touched;
                 }
+                PartState::Unsent if was_copied => part.state = PartState::Touched,
                 PartState::Unsent | PartState::Touched => {}
             }
         }
@@ -171,6 +174,12 @@ impl Stream {
         }
     }
 
+    /// The bytes of parts that are read from the staging file while they are sent.
+    pub(super) fn being_sent(&self) -> Extents {
+        let parts = self.running.iter().flat_map(|running| &running.parts);
+        parts.filter(|part| part.is_sending()).map(|part| part.range).collect()
+    }
+
     /// Lets acknowledged parts go from the staging file, oldest first, until `enough`; not the
     /// first `head` bytes of the file.
     pub(super) fn punch(
@@ -194,14 +203,14 @@ impl Stream {
         Ok(())
     }
 
+    /// The id of the commit that the running upload is for.
+    pub(super) fn commit_id(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.open.commit_id.as_str())
+    }
+
     /// A stream that goes on with an upload.
     pub(super) const fn resume(running: Running) -> Self {
         Self { running: Some(running), refused: false }
-    }
-
-    /// The commit id of the begun upload.
-    pub(super) fn commit_id(&self) -> Option<&str> {
-        self.running.as_ref().map(|running| running.open.commit_id.as_str())
     }
 
     /// The begun upload, for the commit to finish; the stream is as if it had never begun.
@@ -341,6 +350,10 @@ impl Running {
             unsent.filter(|(_, part)| matches!(part.state, PartState::Unsent)).take(room)
         {
             let order = Order::of(part, staged);
+            if matches!(order, Order::Send(_)) && !staged.stage.is_whole(part.range) {
+                part.state = PartState::Touched;
+                continue;
+            }
             let (sender, answer) = oneshot::channel();
             let target = open.target(index as u32 + 1);
             let store = Arc::clone(&staged.engine.0.store);

@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 use nix::unistd::{Whence, lseek};
-use s3pod_testkit::{Attributes, Bucket, Op, synthetic_bytes};
+use s3pod_testkit::{Attributes, Bucket, Fault, Op, synthetic_bytes};
 
-use crate::bench::{Bench, close, pattern, read, shell};
+use crate::bench::{Bench, close, eventually, pattern, read, shell};
 use crate::lab::Lab;
 
 const MIB: usize = 1 << 20;
@@ -221,6 +221,39 @@ fn objects_are_put_end_to_end_by_the_store() {
     // The first thousand bytes fill up to a part of 5 MiB.
     assert!(log.bytes_in() <= 6 * MIB as u64, "{} bytes up", log.bytes_in());
     assert!(log.bytes_out() <= 6 * MIB as u64, "{} bytes down", log.bytes_out());
+}
+
+#[test]
+fn a_copy_is_finished_after_a_crash() {
+    let lab = Lab::new(&LONG, |bucket| drop(bucket.put_synthetic("f", GIB, 5)));
+    let source = File::open(lab.path("f")).unwrap();
+    let target = File::create(lab.path("g")).unwrap();
+    target.write_all_at(b"before", 0).unwrap();
+    copy(&source, 0, &target, 6, GIB);
+    lab.break_all(Op::CopyPart, Fault::status(403, "AccessDenied"));
+    assert_eq!(close(target), Err(Errno::EACCES));
+    lab.mount().crash();
+    drop(source);
+    lab.server().faults().clear();
+    let again = lab.after_crash(&LONG);
+    eventually("the copy is made", || lab.bucket().contains("g"));
+    assert_eq!(lab.bucket().object("g").unwrap().size, GIB + 6);
+    let want = synthetic_bytes(5, GIB - 100..GIB);
+    assert_eq!(lab.bucket().get_range("g", GIB - 94..GIB + 6).unwrap(), want);
+    assert!(again.unmount().unwrap().success());
+}
+
+#[test]
+fn a_store_that_copies_no_parts_gets_the_bytes() {
+    let lab = Lab::new(&LONG, |bucket| drop(bucket.put_synthetic("f", 20 * MIB as u64, 6)));
+    for op in [Op::CopyPart, Op::Copy] {
+        lab.break_all(op, Fault::status(501, "NotImplemented"));
+    }
+    shell(&lab.path(""), "cp f g; echo more >> f");
+    let bucket = lab.bucket();
+    let bytes = synthetic_bytes(6, 0..20 * MIB as u64);
+    assert!(bucket.get("g").unwrap() == bytes, "the copy differs");
+    assert!(bucket.get("f").unwrap() == [&bytes[..], b"more\n"].concat(), "the edit differs");
 }
 
 #[test]

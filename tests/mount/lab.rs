@@ -77,6 +77,13 @@ impl Lab {
         options(&self.server, arguments).start().unwrap()
     }
 
+    /// A mount that takes up what this one, which has crashed, left in its cache folder.
+    pub(crate) fn after_crash(&self, arguments: &[&str]) -> Mount {
+        let cache = self.mount.cache_folder().unwrap();
+        let options = options(&self.server, arguments).without_own_cache();
+        options.arg("--cache-dir").arg(cache).start().unwrap()
+    }
+
     /// Every request of this kind is answered with a fault until the rules are cleared.
     pub(crate) fn break_all(&self, op: Op, fault: Fault) {
         self.server.faults().add(fault.on(op).always());

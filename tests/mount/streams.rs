@@ -274,6 +274,21 @@ fn a_complete_that_was_done_unheard_is_no_loss() {
 }
 
 #[test]
+fn an_upload_that_alone_has_bytes_is_completed_after_a_crash() {
+    let (lab, file) = much_streamed();
+    lab.break_all(Op::CompleteUpload, Fault::status(403, "AccessDenied"));
+    assert_eq!(errno(file.sync_all()), Errno::EACCES);
+    lab.mount().crash();
+    drop(file);
+    lab.server().faults().clear();
+    let again = lab.after_crash(&SMALL);
+    eventually("the upload is completed", || lab.bucket().contains("f"));
+    assert_streamed(&lab, "f", 200 * MIB);
+    assert!(again.unmount().unwrap().success());
+    assert_eq!((lab.log().count(Op::CreateUpload), sent(lab.log())), (1, 200 * MIB));
+}
+
+#[test]
 fn an_upload_that_is_gone_is_eio_and_says_what_is_missing() {
     let (lab, file) = much_streamed();
     for upload in lab.bucket().uploads() {

@@ -57,7 +57,19 @@ impl Bench {
 
     /// A mount that believes the store for `metadata_ttl`.
     pub(crate) async fn with(op_timeout: Duration, metadata_ttl: Duration) -> Self {
-        let server = TestServer::start(ServerOptions::with_bucket(BUCKET)).await.unwrap();
+        Self::within(op_timeout, metadata_ttl, Limits::S3, GIB).await
+    }
+
+    /// A mount of a store with these limits, with so many bytes of staging.
+    pub(crate) async fn within(
+        op_timeout: Duration,
+        metadata_ttl: Duration,
+        limits: Limits,
+        quota: u64,
+    ) -> Self {
+        let options = ServerOptions::with_bucket(BUCKET);
+        let options = ServerOptions { min_part: limits.min_part, ..options };
+        let server = TestServer::start(options).await.unwrap();
         let clock = Clock::system();
         let base = S3Store::connect(s3_settings(&server, BUCKET, op_timeout)).await.unwrap();
         let policy = RetryPolicy { op_timeout, ..RetryPolicy::default() };
@@ -65,9 +77,9 @@ impl Bench {
         let budget = Budget::new(256 * MIB);
         let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
         let staging = tempfile::tempdir().unwrap();
-        let stages = Staging::new(Some(staging.path()), GIB);
+        let stages = Staging::new(Some(staging.path()), quota);
         let (own, kept) = (Arc::clone(&store), cache.clone());
-        let engine = Engine::new(own, kept, budget, stages, Journal::none(), Limits::S3, None);
+        let engine = Engine::new(own, kept, budget, stages, Journal::none(), limits, None);
         let vfs = Vfs::new(settings(metadata_ttl, &clock), store, cache, engine, clock);
         Self { vfs, server, staging }
     }

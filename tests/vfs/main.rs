@@ -4,6 +4,7 @@
 
 mod bench;
 mod model;
+mod streams;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
