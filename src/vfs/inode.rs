@@ -359,7 +359,7 @@ mod tests {
 
     use super::*;
     use crate::naming::Prefix;
-    use crate::vfs::settings::ExclusiveCreate;
+    use crate::vfs::settings::{DeleteMode, ExclusiveCreate};
 
     /// Adds up one counter, whatever its labels.
     #[derive(Debug)]
@@ -392,11 +392,13 @@ mod tests {
             metadata_ttl: Duration::ZERO,
             attr_delay: Duration::ZERO,
             exclusive_create: ExclusiveCreate::Commit,
+            delete: DeleteMode::Sync,
             uid: 7,
             gid: 8,
             file_mode: 0o640,
             dir_mode: 0o750,
             window_max: 0,
+            ahead_max: 0,
             started: SystemTime::UNIX_EPOCH,
         }
     }
@@ -412,7 +414,8 @@ mod tests {
         };
         let pairs = [("mode", "rw"), ("uid", "me"), ("mtime", "now"), ("gid", "9"), ("x", "y")];
         let user_metadata = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let properties = Properties { user_metadata: user_metadata.into(), ..Properties::default() };
+        let properties =
+            Properties { user_metadata: user_metadata.into(), ..Properties::default() };
         let head = ObjectHead { version, properties, tag_count: 0 };
         let count = Count("s3pod_unreadable_metadata_total", Arc::default());
         let seen = crate::clock::Clock::manual().now();
