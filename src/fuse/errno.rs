@@ -116,6 +116,10 @@ fn judge_write(error: &write::Error) -> Verdict {
             advised(Errno::ESTALE, "`s3pod recover` has the bytes that were not written")
         }
         write::Error::Exists { .. } => plain(Errno::EEXIST),
+        write::Error::InUpload { .. } => plain(Errno::EIO),
+        write::Error::Lost { .. } => {
+            advised(Errno::EIO, "`s3pod recover` has what is left; raise --staging-size")
+        }
         write::Error::TooBig { .. } => plain(Errno::EFBIG),
         write::Error::Store(error) => judge_store(error),
     }
@@ -175,6 +179,12 @@ mod tests {
     fn disk(errno: Errno) -> vfs::Error {
         let source = io::Error::from_raw_os_error(errno.code());
         write::Error::Staging { key: Key::from("a"), source }.into()
+    }
+
+    fn lost(key: Key) -> write::Error {
+        let source = store::Error::new(Operation::CompleteUpload, ErrorKind::NoSuchUpload);
+        let missing = write::Extents::default();
+        write::Error::Lost { key, missing, source: Box::new(source.into()) }
     }
 
     fn said() -> String {
@@ -253,6 +263,8 @@ mod tests {
             (write::Error::Conflict { key: key() }.into(), Errno::ESTALE),
             (write::Error::Exists { key: key() }.into(), Errno::EEXIST),
             (write::Error::TooBig { key: key() }.into(), Errno::EFBIG),
+            (write::Error::InUpload { key: key() }.into(), Errno::EIO),
+            (lost(key()).into(), Errno::EIO),
             (disk(Errno::ENOSPC), Errno::ENOSPC),
             (disk(Errno::EDQUOT), Errno::EDQUOT),
             (disk(Errno::EROFS), Errno::EROFS),

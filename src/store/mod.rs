@@ -348,9 +348,10 @@ pub struct CopyRequest {
     /// Where to; may be the source's own key.
     pub key: Key,
     /// The copy's properties; none takes the source's over, tags included, except for storage
-    /// class and encryption, which S3 gives a copy as it gives a new object. Where they are given,
-    /// tags still follow the source.
+    /// class and encryption, which S3 gives a copy as it gives a new object.
     pub properties: Option<Properties>,
+    /// Where properties are given, the tags still are the source's.
+    pub tags_follow: bool,
     /// What must hold at the destination.
     pub condition: Condition,
 }

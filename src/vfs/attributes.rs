@@ -166,6 +166,7 @@ impl Vfs {
             return Ok(());
         };
         self.learn_properties(inode).await?;
+        self.repay(&key).await?;
         let (properties, epoch) = self.properties_now(inode, &key);
         let unchanged = Condition::Unchanged(Version::clone(&version));
         let copied =

@@ -34,6 +34,7 @@ impl Vfs {
             let before = handle.inode.state().version.clone();
             match self.read_once(&handle, range).await {
                 Err(Moved::On) => {}
+                Err(Moved::IntoUpload) => self.checkpoint(&handle.inode).await?,
                 Err(Moved::Failed(Error::Store(error))) if error.is_changed() => {
                     // A commit of this mount moved the inode on: its new version has the bytes.
                     if handle.inode.state().version == before {
@@ -45,9 +46,18 @@ impl Vfs {
             }
         }
         self.read_once(&handle, range).await.map_err(|moved| match moved {
-            Moved::On => Error::Stale,
+            Moved::On | Moved::IntoUpload => Error::Stale,
             Moved::Failed(error) => error,
         })
+    }
+
+    /// Makes an object of what only an unfinished upload has, so that it can be read and changed.
+    pub(super) async fn checkpoint(&self, inode: &Arc<Inode>) -> Result<()> {
+        if inode.state().unlinked {
+            // Nothing is sent of it any more, and the upload was given up.
+            return Err(Error::Stale);
+        }
+        self.commit(inode).await
     }
 
     async fn read_once(&self, handle: &Handle, range: ByteRange) -> Result<Bytes, Moved> {
@@ -76,7 +86,13 @@ impl Vfs {
         loop {
             let staged = self.stage(inode)?;
             let target = || inode.target(&key, self.settings(), false);
-            let epoch = staged.write_at(offset, &bytes, &key, target).await?;
+            let epoch = match staged.write_at(offset, &bytes, &key, target).await {
+                Err(write::Error::InUpload { .. }) => {
+                    self.checkpoint(inode).await?;
+                    continue;
+                }
+                written => written?,
+            };
             if is_current(inode, &staged) {
                 handle.changed(epoch);
                 break;
@@ -184,6 +200,7 @@ impl Vfs {
             let key = self.key_or_last(inode);
             return Err(self.commit_failed(inode, &staged, write::Error::Conflict { key }));
         };
+        self.repay(&key).await?;
         let target = inode.target(&key, self.settings(), background);
         let attributes = inode.state().attributes_epoch;
         let committed = match staged.commit(&target).await {
@@ -196,11 +213,14 @@ impl Vfs {
             state.mtime = committed.version.last_modified;
         }
         if state.attributes_epoch == attributes {
-            state.attributes_dirty = false;
+            state.attributes_dirty = !committed.carries_attributes;
         }
         state.committed(committed.version, committed.properties, self.0.clock.now());
         drop(state);
         self.forget_listed(inode);
+        if !committed.carries_attributes {
+            self.retry_later(inode);
+        }
         Ok(())
     }
 
@@ -228,13 +248,13 @@ impl Vfs {
     }
 
     fn commit_failed(&self, inode: &Arc<Inode>, staged: &Staged, error: write::Error) -> Error {
-        let lost = matches!(error, write::Error::Conflict { .. } | write::Error::Exists { .. });
-        if lost {
+        use write::Error::{Conflict, Exists, Lost};
+        if matches!(error, Conflict { .. } | Exists { .. } | Lost { .. }) {
             let key = self.key_or_last(inode);
             match staged.keep_for_recovery(&key) {
                 Ok(path) => {
-                    let path = path.display();
-                    tracing::error!(%key, %path, "another writer won; the local bytes are here");
+                    let (path, missing) = (path.display(), staged.missing());
+                    tracing::error!(%key, %path, ?missing, %error, "the local bytes are kept");
                 }
                 Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
             }
@@ -273,7 +293,13 @@ impl Vfs {
         let key = self.key_or_last(inode);
         let epoch = loop {
             let staged = self.stage(inode)?;
-            let epoch = staged.truncate(size, &key).await?;
+            let epoch = match staged.truncate(size, &key).await {
+                Err(write::Error::InUpload { .. }) => {
+                    self.checkpoint(inode).await?;
+                    continue;
+                }
+                cut => cut?,
+            };
             if is_current(inode, &staged) {
                 break epoch;
             }
@@ -302,30 +328,12 @@ impl Vfs {
             None => vec![Slice::Base(rest)],
         };
         let wanted = |slice: &Slice| matches!(slice, Slice::Hole(_)) == (seek == Seek::Hole);
-        let found = slices.into_iter().find(wanted).map(|slice| match slice {
-            Slice::Dirty(range) | Slice::Base(range) | Slice::Hole(range) => range.start,
-        });
+        let found = slices.iter().find(|slice| wanted(slice)).map(|slice| slice.range().start);
         match (found, seek) {
             (Some(start), _) => Ok(start),
             (None, Seek::Hole) => Ok(size),
             (None, Seek::Data) => Err(Error::NoData),
         }
-    }
-
-    /// Server-side copies between open files are not offered; the kernel copies by itself.
-    ///
-    /// # Errors
-    /// Always [`Error::NotSupported`].
-    pub async fn copy_file_range(
-        &self,
-        from: Fh,
-        _from_offset: u64,
-        to: Fh,
-        _to_offset: u64,
-        _len: u64,
-    ) -> Result<u64> {
-        let (_, _) = (self.handle(from)?, self.handle(to)?);
-        Err(Error::NotSupported("copy_file_range"))
     }
 
     /// The target of a symbolic link.
@@ -354,14 +362,16 @@ impl Vfs {
 
 /// False where a clean stage was let go (by a rename, or a self-copy) while it was being changed:
 /// the change must be made again over the version that is current.
-fn is_current(inode: &Inode, staged: &Arc<Staged>) -> bool {
+pub(super) fn is_current(inode: &Inode, staged: &Arc<Staged>) -> bool {
     inode.staged().is_some_and(|current| Arc::ptr_eq(&current, staged))
 }
 
 /// Why a read must be tried again, or not.
 enum Moved {
-    /// The file was cut between finding the bytes and reading them.
+    /// The bytes went elsewhere between finding and reading them.
     On,
+    /// Only an unfinished upload has the bytes.
+    IntoUpload,
     Failed(Error),
 }
 
@@ -396,6 +406,11 @@ async fn read_staged(handle: &Handle, staged: &Staged, range: ByteRange) -> Resu
                 joined.extend_from_slice(&bytes);
             }
             (Slice::Base(_), None) => return Err(Moved::On),
+            (Slice::Copied(run), _) => {
+                let bytes = read_version(handle, &run.version, run.source()).await?;
+                joined.extend_from_slice(&bytes);
+            }
+            (Slice::Sent(_), _) => return Err(Moved::IntoUpload),
             (Slice::Hole(part), _) => {
                 let len = usize::try_from(part.len()).unwrap_or(usize::MAX);
                 joined.resize(joined.len() + len, 0);

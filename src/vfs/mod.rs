@@ -21,6 +21,7 @@ mod ahead;
 mod attr;
 mod attributes;
 mod content;
+mod copy_range;
 mod create;
 mod deletes;
 mod drain;
@@ -29,6 +30,7 @@ mod handle;
 mod inode;
 mod knowledge;
 mod listed;
+mod loans;
 mod lookup;
 mod readdir;
 mod remove;
@@ -54,6 +56,7 @@ use crate::write::Engine;
 use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
+use loans::Loans;
 use table::Table;
 
 pub use attr::{
@@ -87,6 +90,8 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    /// Who has bytes that only the object of another file has.
+    loans: Loans,
     deletes: Arc<Deletes>,
     /// Questions that run ahead of their readers.
     ahead: Arc<Semaphore>,
@@ -121,6 +126,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            loans: Loans::default(),
             deletes: Arc::default(),
             ahead,
             walks: Mutex::default(),

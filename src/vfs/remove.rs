@@ -30,6 +30,7 @@ impl Vfs {
         }
         let _places_stand = self.0.namespace.read().await;
         let _one_at_a_time = inode.commit.lock().await;
+        self.before_it_goes(&inode).await?;
         if Self::version_of(&inode).is_some() {
             self.keep_directory(parent).await;
             self.delete_or_doom(parent, &name, &inode).await?;

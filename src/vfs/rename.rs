@@ -82,12 +82,14 @@ impl Vfs {
         let key = self.table().key_at(*parent, name).ok_or(Error::NotFound)??;
         let mut stands_there = self.spare(&key).await;
         if let Some(replaced) = replaced {
+            self.before_it_goes(replaced).await?;
             self.outlive_object(replaced).await;
             stands_there |= Self::version_of(replaced).is_some();
             stands_there |= replaced.state().hides.is_some();
         }
-        if Self::version_of(source).is_some() {
+        if is_in_store(source) {
             self.commit_locked(source, false).await?;
+            self.before_it_goes(source).await?;
             self.move_object(rename, &key, stands_there).await?;
         } else {
             self.move_unsent(source, &key, stands_there).await?;
@@ -187,6 +189,7 @@ impl Vfs {
         let _failed = self.settle_deletes(&old).await;
         let versions = self.keys_below(&old, &new).await?;
         for version in &versions {
+            self.repay(&version.key).await?;
             self.spare(&moved_key(&version.key, &old, &new)).await;
         }
         self.keep_directory(rename.from.0).await;
@@ -202,7 +205,7 @@ impl Vfs {
     async fn commit_edits_below(&self, ino: Ino) -> Result<()> {
         let below = self.table().subtree(ino);
         for inode in below.iter().filter(|inode| inode.is_dirty()) {
-            if Self::version_of(inode).is_some() {
+            if is_in_store(inode) {
                 let _one_at_a_time = inode.commit.lock().await;
                 self.commit_locked(inode, false).await?;
             }
@@ -326,6 +329,12 @@ impl Vfs {
             }
         }
     }
+}
+
+/// True where the store has something of the file under its key, be it an unfinished upload that
+/// alone has some bytes.
+fn is_in_store(inode: &Inode) -> bool {
+    Vfs::version_of(inode).is_some() || inode.staged().is_some_and(|staged| staged.is_in_upload())
 }
 
 fn moved_key(key: &Key, old: &Prefix, new: &Prefix) -> Key {

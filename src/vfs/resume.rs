@@ -69,10 +69,12 @@ impl Vfs {
             // An earlier commit of the same name, which this one replaces.
             self.take_name(parent, &last, &before).await;
         }
-        let now = self.0.clock.now();
+        let (now, lenders) = (self.0.clock.now(), staged.lenders());
         let state = State::taken_up(staged, target, self.settings(), now);
-        let mut table = self.table();
-        table.insert(parent, &last, FileKind::File, state).ok_or(Error::NotFound)
+        let inserted = self.table().insert(parent, &last, FileKind::File, state);
+        let inode = inserted.ok_or(Error::NotFound)?;
+        lenders.iter().for_each(|lender| self.lend(lender, &inode));
+        Ok(inode)
     }
 
     /// The directory of this name; where the store cannot say now, one without a marker.

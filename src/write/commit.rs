@@ -6,23 +6,32 @@
 //! when to commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::plan::{Edit, PartSource, Plan, PlannedPart, plan};
-use super::stage::{Account, Slice};
+use super::plan::{PartSource, Plan, PlannedPart, plan};
+use super::stage::{Account, Quota, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
 use super::upload::Open;
-use super::{COMMIT_ID, Committed, Error, Result, Staged, Target, copy, with_id};
+use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, with_id};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, ErrorKind, ObjectHead, PartTag, Payload, Properties, PutRequest, Version,
+    self, Condition, CopyRequest, ErrorKind, ObjectHead, PartTag, Payload, Properties, PutRequest,
+    Version,
 };
 use crate::units::{ByteRange, MIB};
 
 /// Base bytes fetched in one step when a part is filled up.
 const FILL_STEP: u64 = 8 * MIB;
+
+/// A Complete that was refused because another request on the key was under way is sent so often
+/// on the same upload, the waits growing: 1 + 2 + 3 times the delay.
+const CONTENDED_TRIES_MAX: u32 = 4;
+
+/// The first such wait; S3's conflicting requests last milliseconds.
+const CONTENDED_DELAY: Duration = Duration::from_millis(100);
 
 /// A fresh commit id, 128 random bits.
 pub(super) fn new_id() -> String {
@@ -39,7 +48,7 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
         return Ok(Some(done(staged, head, account.epoch)));
     }
     let sent = match usable(&mut stream, staged, target, &account).await {
-        Some(running) => finish(staged, target, &account, running).await,
+        Some(running) => finish(staged, target, &account, &mut stream, running).await,
         None => send(staged, target, &account).await,
     };
     let committed = match sent {
@@ -57,7 +66,7 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
 async fn is_done(staged: &Staged, target: &Target, account: &Account) -> Option<ObjectHead> {
     let id = staged.taken_up(&target.key, account.epoch)?;
     let head = staged.engine.0.store.head(&target.key).await.ok()?;
-    head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| *found == id).then_some(head)
+    carries(&head, &id).then_some(head)
 }
 
 fn done(staged: &Staged, head: ObjectHead, epoch: u64) -> Committed {
@@ -65,7 +74,8 @@ fn done(staged: &Staged, head: ObjectHead, epoch: u64) -> Committed {
     let version = Arc::new(head.version);
     staged.stage.committed(Arc::clone(&version), epoch);
     staged.end_promise();
-    Committed { version, properties: head.properties, carries_mtime: true }
+    let properties = head.properties;
+    Committed { version, properties, carries_mtime: true, carries_attributes: true }
 }
 
 /// Another version stands there. Where it is an earlier commit of this very file, which was given
@@ -73,11 +83,11 @@ fn done(staged: &Staged, head: ObjectHead, epoch: u64) -> Committed {
 /// over it; otherwise `refusal` stands.
 async fn again(staged: &Staged, target: &Target, refusal: Error) -> Result<Committed> {
     let unknown = staged.stage.account().unknown.clone();
-    if unknown.is_empty() {
+    if unknown.is_empty() || !staged.stage.account().punched.is_empty() {
         return Err(refusal);
     }
     let Ok(head) = staged.engine.0.store.head(&target.key).await else { return Err(refusal) };
-    if !head.properties.user_metadata.get(COMMIT_ID).is_some_and(|id| unknown.contains(id)) {
+    if !unknown.iter().any(|id| carries(&head, id)) {
         return Err(refusal);
     }
     tracing::info!(key = %target.key, "a commit that was given up has arrived after all");
@@ -95,10 +105,9 @@ async fn usable(
     account: &Account,
 ) -> Option<Running> {
     let running = stream.take()?;
-    let fits = running.open.upload.key == target.key
-        && account.base_len == 0
-        && account.size > staged.engine.0.limits.upload_part;
-    if fits {
+    let fits = running.fits(account.size, &staged.engine.0.limits);
+    // Where it alone has bytes of the file, it must.
+    if !account.punched.is_empty() || fits && running.open.upload.key == target.key {
         return Some(running);
     }
     running.open.abort(&staged.engine).await;
@@ -109,51 +118,196 @@ async fn finish(
     staged: &Staged,
     target: &Target,
     account: &Account,
+    stream: &mut Stream,
     mut running: Running,
 ) -> Result<Committed> {
     let engine = &staged.engine;
     promise(staged, target, account, Some(&running.open.commit_id));
-    let tags = match running.finish(staged, account.size).await {
-        Ok(tags) => tags,
-        Err(error) => {
-            running.open.abort_later(engine);
-            return Err(classify(error, &target.key, &Condition::None));
-        }
-    };
-    let open = running.open;
-    let version = match complete(staged, target, &open, &tags).await {
+    let completed = complete_stream(staged, target, account, &mut running).await;
+    let version = match completed {
         Ok(version) => version,
+        Err(error) if account.punched.is_empty() => {
+            running.open.abort_later(engine);
+            // Refused for another writer: S3 wants a new upload.
+            let is_contended = is_contended(&error);
+            return if is_contended { send(staged, target, account).await } else { Err(error) };
+        }
+        Err(error) if matches!(error, Error::Conflict { .. } | Error::Exists { .. }) => {
+            running.open.abort_later(engine);
+            return Err(error);
+        }
+        Err(error) if is_final(&error) => {
+            return without_upload(staged, target, stream, running, error).await;
+        }
         Err(error) => {
-            open.abort_later(engine);
+            // The next commit goes on with what this upload has.
+            stream.put_back(running);
             return Err(error);
         }
     };
+    with_attributes(staged, target, &running.open, version).await
+}
+
+/// Gives the object of a streamed upload the attributes that changed since that began.
+async fn with_attributes(
+    staged: &Staged,
+    target: &Target,
+    open: &Open,
+    version: Version,
+) -> Result<Committed> {
+    let streamed = Committed {
+        version: Arc::new(version),
+        properties: with_id(&open.properties, &open.commit_id),
+        carries_mtime: false,
+        carries_attributes: true,
+    };
     if open.properties == target.streamed && !target.mtime_is_explicit {
-        let properties = with_id(&open.properties, &open.commit_id);
-        return Ok(Committed { version: Arc::new(version), properties, carries_mtime: false });
+        return Ok(streamed);
     }
-    let properties = with_id(&target.properties, &open.commit_id);
-    let unchanged = Condition::Unchanged(version.clone());
+    let (engine, properties) = (&staged.engine, with_id(&target.properties, &open.commit_id));
+    let version = &streamed.version;
+    let unchanged = Condition::Unchanged(Version::clone(version));
     let copied =
-        copy::copy(engine, &version, &target.key, Some(properties.clone()), &unchanged).await?;
-    Ok(Committed { version: Arc::new(copied), properties, carries_mtime: true })
+        copy::copy(engine, version, &target.key, Some(properties.clone()), &unchanged).await;
+    match copied {
+        Ok(copied) => {
+            let version = Arc::new(copied);
+            Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
+        }
+        // The bytes are there, so this is a commit; whoever keeps attributes sends them again.
+        Err(error) => {
+            tracing::warn!(key = %target.key, %error, "the attributes are not in S3 yet");
+            Ok(Committed { carries_attributes: false, ..streamed })
+        }
+    }
+}
+
+/// Sends what is missing of the streamed upload and completes it.
+async fn complete_stream(
+    staged: &Staged,
+    target: &Target,
+    account: &Account,
+    running: &mut Running,
+) -> Result<Version> {
+    let tags = match running.finish(staged, account.size).await {
+        Err(Error::Store(error)) => {
+            return Err(classify(error, &target.key, &Condition::None));
+        }
+        tags => tags?,
+    };
+    let mut tries = 0;
+    loop {
+        let completed = complete(staged, target, &running.open, &tags).await;
+        tries += 1;
+        match completed {
+            // What only this upload has cannot be sent in another one.
+            Err(error)
+                if is_contended(&error)
+                    && !account.punched.is_empty()
+                    && tries < CONTENDED_TRIES_MAX =>
+            {
+                tokio::time::sleep(CONTENDED_DELAY * tries).await;
+            }
+            completed => return completed,
+        }
+    }
+}
+
+fn is_contended(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if *error.kind() == ErrorKind::Conflict)
+}
+
+/// True where the same upload can never become the object.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::TooBig { .. } => true,
+        Error::Store(error) => {
+            matches!(error.kind(), ErrorKind::NoSuchUpload | ErrorKind::Other(_))
+        }
+        _ => false,
+    }
+}
+
+/// The upload that alone had some of the bytes will not become the object. If it already has, in
+/// an earlier attempt whose answer was lost, the commit goes over that; if it has not, they are
+/// lost; where the store does not say, the next commit asks again.
+async fn without_upload(
+    staged: &Staged,
+    target: &Target,
+    stream: &mut Stream,
+    running: Running,
+    error: Error,
+) -> Result<Committed> {
+    let id = &running.open.commit_id;
+    match staged.engine.0.store.head(&target.key).await {
+        Ok(head) if carries(&head, id) => {
+            running.open.completed();
+            staged.stage.rebase_punched(Arc::new(head.version.clone()));
+            let condition = Condition::Unchanged(head.version);
+            let account = staged.stage.account().clone();
+            send(staged, &Target { condition, ..target.clone() }, &account).await
+        }
+        Err(unsaid) if !unsaid.is_not_found() => {
+            stream.put_back(running);
+            Err(error)
+        }
+        _ => {
+            running.open.abort_later(&staged.engine);
+            let (key, missing) = (target.key.clone(), staged.stage.account().punched.clone());
+            Err(Error::Lost { key, missing, source: Box::new(error) })
+        }
+    }
+}
+
+fn carries(head: &ObjectHead, id: &str) -> bool {
+    head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
 }
 
 async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
     let id = promise(staged, target, account, None);
     let properties = with_id(&target.properties, &id);
-    let edit = Edit {
-        base_size: account.base.is_some().then_some(account.base_len),
-        dirty: &account.dirty,
-        holes: &account.holes(),
-        size: account.size,
-    };
-    let planned = plan(&edit, &staged.engine.0.limits);
+    let planned = plan(&account.edit(&account.holes()), &staged.engine.0.limits);
     let version = match planned.map_err(|_| Error::TooBig { key: target.key.clone() })? {
         Plan::Put { .. } => put(staged, target, account, &properties, &id).await?,
+        Plan::Copy(source) => copy_whole(staged, target, &source, &properties, &id).await?,
         Plan::Multipart { parts, .. } => multipart(staged, target, &parts, &id).await?,
     };
-    Ok(Committed { version: Arc::new(version), properties, carries_mtime: true })
+    let version = Arc::new(version);
+    Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
+}
+
+/// The file is a copy of another object, and the store makes it.
+async fn copy_whole(
+    staged: &Staged,
+    target: &Target,
+    source: &Version,
+    properties: &Properties,
+    id: &str,
+) -> Result<Version> {
+    let request = CopyRequest {
+        key: target.key.clone(),
+        properties: Some(properties.clone()),
+        tags_follow: false,
+        condition: target.condition.clone(),
+    };
+    let copied = staged.engine.0.store.copy(source, &request).await;
+    let settled = settle(staged, target, id, copied).await;
+    // S3 does not say which of the two objects is not what it should be.
+    if let Err(Error::Conflict { .. } | Error::Exists { .. } | Error::Store(_)) = &settled
+        && let Some(error) = changed(staged, source).await
+    {
+        return Err(error);
+    }
+    settled
+}
+
+/// What it means for a copy of it that `source` is not there any more; none where it is.
+async fn changed(staged: &Staged, source: &Version) -> Option<Error> {
+    match staged.engine.0.store.head(&source.key).await {
+        Ok(head) if head.version.is_same(source) || source.version_id.is_some() => None,
+        Err(error) if !error.is_not_found() => None,
+        _ => Some(Error::Conflict { key: source.key.clone() }),
+    }
 }
 
 /// Writes the commit down before it is sent, and returns its id. A journal that cannot be written
@@ -173,7 +327,7 @@ async fn put(
     id: &str,
 ) -> Result<Version> {
     let whole = ByteRange::new(0, account.size);
-    fill(staged, &target.key, whole).await?;
+    fill(staged, &target.key, whole, Quota::MayBePassed).await?;
     let engine = &staged.engine;
     let _grant = engine.0.budget.take(account.size).await;
     let bytes = staged
@@ -250,10 +404,14 @@ async fn send_part(
     }
     let store = &staged.engine.0.store;
     let to = open.target(part.number);
-    let sent = match (part.source, staged.base()) {
-        (PartSource::Copy(range), Some(base)) => store.copy_part(&to, &base, range).await,
+    let sent = match (&part.source, staged.base()) {
+        (PartSource::Base(range), Some(base)) => store.copy_part(&to, &base, *range).await,
+        (PartSource::Other(source, range), _) => {
+            let copied = store.copy_part(&to, source, *range).await;
+            return copied.map_err(|error| source_error(error, source));
+        }
         _ => {
-            fill(staged, &target.key, part.range).await?;
+            fill(staged, &target.key, part.range, Quota::MayBePassed).await?;
             store.upload_part(&to, &Payload::File(staged.stage.file(), part.range)).await
         }
     };
@@ -262,22 +420,38 @@ async fn send_part(
     Ok(tag)
 }
 
-/// Brings into the staging file what of `range` is still only in the base.
-pub(super) async fn fill(staged: &Staged, key: &Key, range: ByteRange) -> Result<()> {
-    let Some(base) = staged.base() else { return Ok(()) };
-    for slice in staged.slices(range) {
-        let Slice::Base(gap) = slice else { continue };
-        let mut at = gap.start;
-        while at < gap.end {
-            let step = ByteRange::at(at, FILL_STEP).intersect(gap);
-            let fetched = staged.engine.0.cache.get_or_fetch(&base, step).await;
-            let unchanged = Condition::Unchanged(Version::clone(&base));
-            let bytes = fetched.map_err(|error| classify(error, key, &unchanged))?;
-            staged.stage.fill(at, &bytes).map_err(|error| staged.error(key, error))?;
-            at = step.end;
+/// Brings into the staging file what of `range` is only in objects.
+pub(super) async fn fill(staged: &Staged, key: &Key, range: ByteRange, quota: Quota) -> Result<()> {
+    let (base, slices) = staged.view(range);
+    for slice in slices {
+        match (slice, &base) {
+            (Slice::Base(gap), Some(base)) => {
+                let run = CopiedRun { range: gap, version: Arc::clone(base), from: gap.start };
+                fetch(staged, key, &run, quota).await?;
+            }
+            (Slice::Copied(run), _) => fetch(staged, key, &run, quota).await?,
+            _ => {}
         }
     }
     Ok(())
+}
+
+async fn fetch(staged: &Staged, key: &Key, run: &CopiedRun, quota: Quota) -> Result<()> {
+    let (source, mut done) = (run.source(), 0);
+    while done < source.len() {
+        let step = ByteRange::at(source.start + done, FILL_STEP).intersect(source);
+        let fetched = staged.engine.0.cache.get_or_fetch(&run.version, step).await;
+        let bytes = fetched.map_err(|error| source_error(error, &run.version))?;
+        let staging = staged.stage.fill(run.range.start + done, &bytes, quota);
+        staging.map_err(|error| staged.error(key, error))?;
+        done += step.len();
+    }
+    Ok(())
+}
+
+/// What it means that an object could not be read or copied from.
+fn source_error(error: store::Error, source: &Version) -> Error {
+    classify(error, &source.key, &Condition::Unchanged(source.clone()))
 }
 
 async fn complete(
@@ -313,7 +487,7 @@ async fn settle(
     if error.is_ambiguous()
         && !error.kind().is_unanswered()
         && let Ok(head) = staged.engine.0.store.head(&target.key).await
-        && head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
+        && carries(&head, id)
     {
         tracing::debug!(key = %target.key, "the answer was lost, but the object is there");
         return Ok(head.version);

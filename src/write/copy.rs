@@ -27,7 +27,8 @@ pub(super) async fn copy(
     condition: &Condition,
 ) -> Result<Version> {
     if source.size <= COPY_SIZE_MAX {
-        let request = CopyRequest { key: key.clone(), properties, condition: condition.clone() };
+        let (key, condition) = (key.clone(), condition.clone());
+        let request = CopyRequest { key, properties, tags_follow: true, condition };
         return Ok(engine.0.store.copy(source, &request).await?);
     }
     let properties = match properties {

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use super::Extents;
 use crate::naming::Key;
 use crate::store;
 
@@ -38,6 +39,28 @@ pub enum Error {
     Exists {
         /// Which object.
         key: Key,
+    },
+    /// Bytes of the file are only in its unfinished upload: a commit makes them an object's, and
+    /// then this can be tried again.
+    #[error("bytes of {key} are in an upload that is not finished")]
+    InUpload {
+        /// Whose bytes.
+        key: Key,
+    },
+    /// The unfinished upload, which alone had some of the file's bytes, is gone.
+    #[error(
+        "the unfinished upload of {key} is gone or refused, and with it {} bytes, the first of \
+         them at {}; the rest is kept for `s3pod recover`",
+        .missing.total(),
+        .missing.iter().next().map_or(0, |range| range.start)
+    )]
+    Lost {
+        /// Whose bytes.
+        key: Key,
+        /// Which bytes.
+        missing: Extents,
+        /// What the store said.
+        source: Box<Error>,
     },
     /// The file would pass the store's limit.
     #[error("{key} would be larger than the store takes")]

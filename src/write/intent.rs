@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::copied::{Copied, CopiedRun};
 use super::extents::Extents;
 use super::stage::{Account, Stage};
 use super::stream::{Running, Stream};
@@ -20,6 +21,7 @@ use super::{Engine, Error, Result, Staged, Target};
 use crate::journal::{Kind, Pending, Record};
 use crate::naming::Key;
 use crate::store::Version;
+use crate::units::ByteRange;
 
 /// A commit, as the journal knows it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +32,12 @@ struct CommitIntent {
     base: Option<Version>,
     base_len: u64,
     dirty: Extents,
-    present: Extents,
+    /// Dirty bytes that only the upload has.
+    #[serde(default)]
+    punched: Extents,
+    /// Bytes that are another object's.
+    #[serde(default)]
+    copied: Vec<CopiedIntent>,
     /// What the object's metadata will say where the commit was done.
     id: String,
     /// Ids of earlier commits that may still arrive.
@@ -38,6 +45,25 @@ struct CommitIntent {
     /// close() or fsync() has answered 0 for it.
     is_acknowledged: bool,
     target: Target,
+}
+
+/// A [`CopiedRun`], as the journal knows it.
+#[derive(Debug, Serialize, Deserialize)]
+struct CopiedIntent {
+    range: ByteRange,
+    version: Version,
+    from: u64,
+}
+
+impl CopiedIntent {
+    fn of(run: &CopiedRun) -> Self {
+        let CopiedRun { range, version, from } = run.clone();
+        Self { range, version: Version::clone(&version), from }
+    }
+
+    fn into_run(self) -> CopiedRun {
+        CopiedRun { range: self.range, version: Arc::new(self.version), from: self.from }
+    }
 }
 
 /// A commit that stands in the journal.
@@ -109,13 +135,19 @@ impl Staged {
             base: account.base.as_deref().cloned(),
             base_len: account.base_len,
             dirty: account.dirty.clone(),
-            present: account.present.clone(),
+            punched: account.punched.clone(),
+            copied: account.copied.iter().map(CopiedIntent::of).collect(),
             id: id.to_owned(),
             unknown: account.unknown.clone(),
             is_acknowledged,
             target: target.clone(),
         };
         self.engine.0.journal.begin(Kind::Commit, &[stage], &intent)
+    }
+
+    /// True where the journal speaks of the file as it is.
+    pub(super) fn is_promised(&self) -> bool {
+        self.promised().is_some()
     }
 
     /// The id of this commit, where an earlier process began it and may have done it.
@@ -184,25 +216,43 @@ fn take_up(
 ) -> Result<Resumed> {
     let intent: CommitIntent =
         pending.intent().map_err(|error| Error::Journal(std::io::Error::other(error)))?;
-    let CommitIntent { stage, size, base, base_len, dirty, present, id, .. } = intent;
+    let CommitIntent { stage, size, base, base_len, dirty, punched, id, .. } = intent;
     let (mut unknown, target, is_acknowledged) =
         (intent.unknown, intent.target, intent.is_acknowledged);
+    let mut copied = Copied::new();
+    intent.copied.into_iter().for_each(|run| copied.insert(run.into_run()));
+    // What else was staged can be had from the base again, and may have left since.
+    let mut present = dirty.clone();
+    punched.iter().for_each(|range| present.remove(range));
     // It may have been done, and only its answer, or the note of it, was lost.
     unknown.push(id.clone());
     let record = pending.record();
     let folder = record.folder().map(|folder| folder.join(&stage)).unwrap_or_default();
     let base = base.map(Arc::new);
-    let account = Account { size, base, base_len, dirty, present, epoch: 0, committed: 0, unknown };
+    let account = Account {
+        size,
+        base,
+        base_len,
+        dirty,
+        present,
+        punched,
+        copied,
+        lets_go: 0,
+        epoch: 0,
+        committed: 0,
+        unknown,
+    };
     let stage = Stage::resume(&engine.0.staging, &folder, account)
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
     let (epoch, key) = (stage.account().epoch, target.key.clone());
     let (mut stream, mut resumable) = (Stream::default(), None);
     if let Some(open) = uploads.remove(&id) {
-        if open.properties == target.properties {
+        // A stream begins without a time, unless nobody keeps one.
+        let is_planned = open.properties == target.properties;
+        if is_planned && stage.account().punched.is_empty() {
             resumable = Some(open);
         } else {
-            let part = engine.0.limits.upload_part;
-            stream = Stream::resume(Running::resume(open, size, part));
+            stream = Stream::resume(Running::resume(open, &stage));
         }
     }
     let promise = Promise { record, id, key, epoch, is_acknowledged, is_taken_up: true };
@@ -215,5 +265,5 @@ fn take_up(
         resumable: std::sync::Mutex::new(resumable),
     };
     staged.stage.keep(true);
-    Ok(Resumed { staged: Arc::new(staged), target })
+    Ok(Resumed { staged: engine.register(staged), target })
 }

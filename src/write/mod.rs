@@ -1,17 +1,20 @@
 //! Getting bytes into S3.
 //!
-//! Owns the way of written bytes: staged in a local file ([`Staged`]), sent as parts while a new
-//! file is still being written (`stream`), and committed by the cheapest legal requests (`plan`,
-//! `commit`). Promises: [`Staged::commit`] returns a version only after S3 acknowledged every byte
-//! written before it; on any error the bytes stay staged and the commit can be tried again.
+//! Owns the way of written bytes: staged in a local file ([`Staged`]), sent as parts while a file
+//! is still being written (`stream`), let go from there when staging is full (`room`), and
+//! committed by the cheapest legal requests (`plan`, `commit`). Promises: [`Staged::commit`]
+//! returns a version only after S3 acknowledged every byte written before it; on any error the
+//! bytes stay staged and the commit can be tried again.
 //! Must not know inodes, handles or reading ahead.
 
 mod commit;
+mod copied;
 mod copy;
 mod error;
 mod extents;
 mod intent;
 mod plan;
+mod room;
 mod stage;
 mod stream;
 mod upload;
@@ -19,7 +22,7 @@ mod upload;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -34,10 +37,12 @@ use crate::tasks::Tasks;
 use crate::units::ByteRange;
 
 use intent::Promise;
-use stage::{Stage, StageError};
+use room::{Lack, Traffic};
+use stage::{Quota, Stage, StageError};
 use stream::Stream;
 use upload::Open;
 
+pub use copied::{Copied, CopiedRun};
 pub use error::{Error, Result};
 pub use extents::Extents;
 pub use intent::Resumed;
@@ -66,6 +71,9 @@ struct Inner {
     /// None where there is no local folder.
     recover: Option<PathBuf>,
     tasks: Tasks,
+    /// Every staged file of the mount, oldest first; as many as there are dirty or open ones.
+    files: std::sync::Mutex<Vec<Weak<Staged>>>,
+    traffic: Arc<Traffic>,
 }
 
 /// Where a commit goes and what goes with it.
@@ -96,6 +104,8 @@ pub struct Committed {
     pub properties: Properties,
     /// They are [`Target::properties`]; otherwise [`Target::streamed`], without the time.
     pub carries_mtime: bool,
+    /// The other attributes are those of the target; otherwise the bytes alone are committed.
+    pub carries_attributes: bool,
 }
 
 impl Engine {
@@ -110,8 +120,19 @@ impl Engine {
         limits: Limits,
         recover: Option<PathBuf>,
     ) -> Self {
-        let tasks = Tasks::new();
-        Self(Arc::new(Inner { store, cache, budget, staging, journal, limits, recover, tasks }))
+        let (tasks, files, traffic) = (Tasks::new(), std::sync::Mutex::default(), Arc::default());
+        Self(Arc::new(Inner {
+            store,
+            cache,
+            budget,
+            staging,
+            journal,
+            limits,
+            recover,
+            tasks,
+            files,
+            traffic,
+        }))
     }
 
     /// Takes up the commits that earlier mounts left, in order, and gives their other uploads up.
@@ -130,7 +151,21 @@ impl Engine {
         let (stream, stays_local) = (Mutex::new(Stream::default()), AtomicBool::new(false));
         let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
         let engine = self.clone();
-        Ok(Arc::new(Staged { engine, stage, stream, stays_local, promised, resumable }))
+        Ok(self.register(Staged { engine, stage, stream, stays_local, promised, resumable }))
+    }
+
+    fn register(&self, staged: Staged) -> Arc<Staged> {
+        let staged = Arc::new(staged);
+        let mut files = self.registered();
+        if files.len() == files.capacity() {
+            files.retain(|file| file.strong_count() > 0);
+        }
+        files.push(Arc::downgrade(&staged));
+        staged
+    }
+
+    fn registered(&self) -> MutexGuard<'_, Vec<Weak<Staged>>> {
+        self.0.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Copies a whole object of any size server-side, pinned to `source`.
@@ -166,11 +201,13 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Stages bytes and, in a new file written in order, sends the parts that are full; `target`
-    /// is asked only when an upload begins. Returns the change's epoch.
+    /// Stages bytes and, in a file written in order, sends the parts that are full; `target` is
+    /// asked only when an upload begins. Waits for parts on their way where staging is full.
+    /// Returns the change's epoch.
     ///
     /// # Errors
-    /// [`Error::StagingFull`], [`Error::Staging`], [`Error::TooBig`].
+    /// [`Error::StagingFull`], [`Error::Staging`], [`Error::TooBig`]; [`Error::InUpload`], and
+    /// after a commit it can be written.
     pub async fn write_at(
         &self,
         offset: u64,
@@ -178,31 +215,77 @@ impl Staged {
         key: &Key,
         target: impl FnOnce() -> Target + Send,
     ) -> Result<u64> {
-        let end = offset.saturating_add(bytes.len() as u64);
-        self.check_size(end, key)?;
+        let range = ByteRange::at(offset, bytes.len() as u64);
+        self.check_size(range.end, key)?;
         let mut stream = self.stream.lock().await;
+        self.make_changeable(range, &mut stream, key).await?;
         self.change_promise();
-        self.stage.write_at(offset, bytes).map_err(|error| self.error(key, error))?;
-        stream.touched(ByteRange::new(offset, end));
-        if !self.stays_local.load(Ordering::Relaxed) {
+        while let Err(error) = self.stage.write_at(offset, bytes) {
+            let lack = self.lack(&error, range.len());
+            if !room::make_room(self, &mut stream, lack).await {
+                return Err(self.error(key, error));
+            }
+            // What left meanwhile may be what is being written.
+            self.make_changeable(range, &mut stream, key).await?;
+        }
+        stream.touched(range);
+        if !self.is_local() {
             stream.advance(self, target).await;
         }
+        Ok(self.stage.account().epoch)
+    }
+
+    /// Makes `run.range` another object's bytes, without moving any. Returns the change's epoch.
+    ///
+    /// # Errors
+    /// As [`Staged::write_at`].
+    pub async fn copy_in(&self, run: CopiedRun, key: &Key) -> Result<u64> {
+        self.check_size(run.range.end, key)?;
+        let mut stream = self.stream.lock().await;
+        if self.is_in_upload() {
+            return Err(Error::InUpload { key: key.clone() });
+        }
+        self.change_promise();
+        stream.abandon(&self.engine).await;
+        self.stage.copy_in(run).map_err(|error| self.error(key, error))?;
         Ok(self.stage.account().epoch)
     }
 
     /// Sets the file's size. Returns the change's epoch.
     ///
     /// # Errors
-    /// [`Error::Staging`], [`Error::TooBig`].
+    /// As [`Staged::write_at`].
     pub async fn truncate(&self, size: u64, key: &Key) -> Result<u64> {
         self.check_size(size, key)?;
         let mut stream = self.stream.lock().await;
+        if self.is_in_upload() && size > 0 && !stream.can_be_cut(size, &self.stage.account()) {
+            return Err(Error::InUpload { key: key.clone() });
+        }
         self.change_promise();
         let before = self.size();
         self.stage.truncate(size).map_err(|error| self.error(key, error))?;
         stream.touched(ByteRange::new(size.min(before), size.max(before)));
         stream.truncate(size, &self.engine).await;
         Ok(self.stage.account().epoch)
+    }
+
+    /// Before bytes in `range` change: an upload that cannot take it is given up, unless it alone
+    /// has bytes of the file.
+    async fn make_changeable(
+        &self,
+        range: ByteRange,
+        stream: &mut Stream,
+        key: &Key,
+    ) -> Result<()> {
+        let is_only_there = self.stage.account().punched.intersects(range);
+        if !is_only_there && stream.takes(range, &self.engine.0.limits) {
+            return Ok(());
+        }
+        if self.is_in_upload() {
+            return Err(Error::InUpload { key: key.clone() });
+        }
+        stream.abandon(&self.engine).await;
+        Ok(())
     }
 
     /// Notes that the file is to exist although no byte was written.
@@ -243,7 +326,50 @@ impl Staged {
     /// The store's and the staging folder's.
     pub async fn outlive_base(&self, key: &Key) -> Result<()> {
         let _nothing_changes = self.stream.lock().await;
-        commit::fill(self, key, ByteRange::new(0, self.size())).await
+        commit::fill(self, key, ByteRange::new(0, self.size()), Quota::Kept).await
+    }
+
+    /// Brings what was copied of the object `source` into the staging file: that object is about
+    /// to change.
+    ///
+    /// # Errors
+    /// The store's and the staging folder's.
+    pub async fn outlive(&self, source: &Key, key: &Key) -> Result<()> {
+        let _nothing_changes = self.stream.lock().await;
+        let runs: Vec<CopiedRun> = self.stage.account().copied.iter().cloned().collect();
+        for run in runs.iter().filter(|run| run.version.key == *source) {
+            commit::fill(self, key, run.range, Quota::Kept).await?;
+        }
+        self.stage.adopt_copied(source);
+        Ok(())
+    }
+
+    /// The objects that have bytes of this file until it is committed.
+    pub fn lenders(&self) -> Vec<Key> {
+        self.stage.account().copied.iter().map(|run| run.version.key.clone()).collect()
+    }
+
+    /// True where some of the file's bytes are another object's until it is committed.
+    pub fn borrows(&self) -> bool {
+        !self.stage.account().copied.is_empty()
+    }
+
+    /// True where only an unfinished upload has some of the file's bytes.
+    pub fn is_in_upload(&self) -> bool {
+        !self.stage.account().punched.is_empty()
+    }
+
+    /// The bytes that [`Staged::keep_for_recovery`] cannot keep, since they are in objects or were
+    /// in an upload.
+    pub fn missing(&self) -> Extents {
+        let whole = ByteRange::new(0, self.size());
+        let kept = |slice: &Slice| matches!(slice, Slice::Dirty(_) | Slice::Hole(_));
+        let missing = self.slices(whole).into_iter().filter(|slice| !kept(slice));
+        missing.map(|slice| slice.range()).collect()
+    }
+
+    fn is_local(&self) -> bool {
+        self.stays_local.load(Ordering::Relaxed)
     }
 
     /// This mount itself replaced the version underneath by `version`, a copy of it.
@@ -279,9 +405,9 @@ impl Staged {
     /// Reads a [`Slice::Dirty`] range.
     ///
     /// # Errors
-    /// The disk's; a truncate in between makes it an early end.
+    /// The disk's; an early end where the bytes are somewhere else, or gone, by now.
     pub fn read(&self, range: ByteRange) -> io::Result<Bytes> {
-        self.stage.read(range)
+        self.stage.read_present(range)
     }
 
     /// The version underneath.
@@ -318,6 +444,18 @@ impl Staged {
         self.resumable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a write that failed lacks; nothing that could be made where the disk is broken.
+    fn lack(&self, error: &StageError, len: u64) -> Lack {
+        let staging = &self.engine.0.staging;
+        match error {
+            StageError::Full { wanted } => Lack::of_quota(staging, *wanted),
+            StageError::Disk(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Lack::of_disk(staging, len)
+            }
+            StageError::Disk(_) => Lack::of_quota(staging, u64::MAX),
+        }
+    }
+
     fn check_size(&self, end: u64, key: &Key) -> Result<()> {
         if end > self.engine.0.limits.max_size() {
             return Err(Error::TooBig { key: key.clone() });
@@ -327,7 +465,7 @@ impl Staged {
 
     fn error(&self, key: &Key, error: StageError) -> Error {
         match error {
-            StageError::Full => Error::StagingFull { quota: self.engine.0.staging.quota() },
+            StageError::Full { .. } => Error::StagingFull { quota: self.engine.0.staging.quota() },
             StageError::Disk(source) => Error::Staging { key: key.clone(), source },
         }
     }

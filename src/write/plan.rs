@@ -8,8 +8,12 @@
 //! along (its *fill*), and a clean run below 5 MiB between two changes cannot be copied at all. The
 //! rule for a clean run: copy it where that saves more than the fill it forces on its neighbours.
 
+use std::sync::Arc;
+
+use crate::store::Version;
 use crate::units::{ByteRange, GIB, MIB};
 
+use super::copied::Copied;
 use super::extents::Extents;
 
 /// What the store takes, and what we like.
@@ -61,8 +65,10 @@ pub struct Edit<'a> {
     pub base_size: Option<u64>,
     /// Bytes that are staged.
     pub dirty: &'a Extents,
-    /// Bytes that are zero whatever the base says; where they meet `dirty`, the staged byte wins.
+    /// Bytes that are zero whatever the base says; where they meet `dirty` or `copied`, those win.
     pub holes: &'a Extents,
+    /// Bytes that other objects have; none of them is staged.
+    pub copied: &'a Copied,
     /// Size of the file. What lies behind the base and is not dirty is zero.
     pub size: u64,
 }
@@ -74,6 +80,8 @@ pub enum Origin {
     Dirty,
     /// The object beneath, at the same offset.
     Base,
+    /// Another object.
+    Copied,
     /// Nowhere: it is zero.
     Hole,
 }
@@ -87,38 +95,63 @@ impl Edit<'_> {
             Some((last, same)) if *same == origin => last.end = piece.end,
             _ => pieces.push((piece, origin)),
         };
-        let base = ByteRange::new(0, self.base_size.unwrap_or(0));
         for (slice, dirty) in self.dirty.slices(range.intersect(ByteRange::new(0, self.size))) {
             if dirty {
                 push(slice, Origin::Dirty);
                 continue;
             }
-            for (part, hole) in self.holes.slices(slice) {
-                let of_base =
-                    if hole { ByteRange::at(part.start, 0) } else { part.intersect(base) };
-                // An empty intersection may begin anywhere; the hole then begins with the part.
-                let split = if of_base.is_empty() { part.start } else { of_base.end };
-                push(of_base, Origin::Base);
-                push(ByteRange::new(split, part.end), Origin::Hole);
+            let mut from = slice.start;
+            for run in self.copied.within(slice) {
+                self.beneath(ByteRange::new(from, run.range.start), &mut push);
+                push(run.range, Origin::Copied);
+                from = run.range.end;
             }
+            self.beneath(ByteRange::new(from, slice.end), &mut push);
         }
         pieces
     }
 
-    /// The runs of the base that the file still has, in order.
-    fn clean(&self) -> Vec<ByteRange> {
-        let kept = ByteRange::new(0, self.base_size.unwrap_or(0).min(self.size));
-        let mut clean = Vec::new();
-        for gap in self.dirty.gaps(kept) {
-            clean.extend(self.holes.gaps(gap));
+    /// `range`, in which nothing is staged or copied: the base and holes.
+    fn beneath(&self, range: ByteRange, mut push: impl FnMut(ByteRange, Origin)) {
+        let base = ByteRange::new(0, self.base_size.unwrap_or(0));
+        for (part, hole) in self.holes.slices(range) {
+            let of_base = if hole { ByteRange::at(part.start, 0) } else { part.intersect(base) };
+            // An empty intersection may begin anywhere; the hole then begins with the part.
+            let split = if of_base.is_empty() { part.start } else { of_base.end };
+            push(of_base, Origin::Base);
+            push(ByteRange::new(split, part.end), Origin::Hole);
         }
+    }
+
+    /// The runs that objects have and the store may copy, in order: the base's, and those of other
+    /// objects. S3 copies a range only of an object of more than 5 MiB
+    /// (docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html).
+    fn clean(&self, min_part: u64) -> Vec<ByteRange> {
+        let kept = ByteRange::new(0, self.base_size.unwrap_or(0).min(self.size));
+        let mut others: Extents = self.dirty.clone();
+        self.holes.iter().for_each(|hole| others.insert(hole));
+        self.copied.iter().for_each(|run| others.insert(run.range));
+        let whole = ByteRange::new(0, self.size);
+        let large = self.copied.within(whole).filter(|run| run.version.size > min_part);
+        let mut clean: Vec<ByteRange> =
+            others.gaps(kept).chain(large.map(|run| run.range)).collect();
+        clean.sort_unstable();
         clean
     }
 
-    /// What of `range` must come from the base.
+    /// Where the bytes of a part that is copied, and so lies within one run, stand.
+    fn source_of(&self, range: ByteRange) -> PartSource {
+        match self.copied.within(range).next() {
+            Some(run) => PartSource::Other(Arc::clone(&run.version), run.source()),
+            None => PartSource::Base(range),
+        }
+    }
+
+    /// What of `range` must come from an object.
     fn fetches_within(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> {
-        let of_base = |(piece, origin)| (origin == Origin::Base).then_some(piece);
-        self.pieces(range).into_iter().filter_map(of_base)
+        let fetched =
+            |(piece, origin)| matches!(origin, Origin::Base | Origin::Copied).then_some(piece);
+        self.pieces(range).into_iter().filter_map(fetched)
     }
 }
 
@@ -129,20 +162,22 @@ pub enum Plan {
     Put {
         /// Size of the file.
         size: u64,
-        /// Ranges of the base that must be fetched first, in order.
+        /// Where in the file bytes of objects must be fetched first, in order.
         fetches: Vec<ByteRange>,
     },
+    /// The file is this object, byte for byte: one server-side copy of it.
+    Copy(Arc<Version>),
     /// A multipart upload.
     Multipart {
         /// In order of number, tiling the file.
         parts: Vec<PlannedPart>,
-        /// Ranges of the base that must be fetched for the parts that are sent, in order.
+        /// Where in the parts that are sent bytes of objects must be fetched first, in order.
         fetches: Vec<ByteRange>,
     },
 }
 
 /// One part of a multipart upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedPart {
     /// 1 to 10 000.
     pub number: u32,
@@ -153,10 +188,12 @@ pub struct PlannedPart {
 }
 
 /// Where the bytes of a part come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartSource {
     /// From this range of the base, server-side.
-    Copy(ByteRange),
+    Base(ByteRange),
+    /// From this range of another object, server-side.
+    Other(Arc<Version>, ByteRange),
     /// From us: [`Edit::pieces`] says from where.
     Upload,
 }
@@ -172,14 +209,15 @@ pub struct TooLarge {
 }
 
 impl Plan {
-    /// The ranges of the base that the client must read before it can send, in order.
+    /// What of the file the client must read from objects before it can send, in order.
     pub fn fetches(&self) -> &[ByteRange] {
         match self {
             Self::Put { fetches, .. } | Self::Multipart { fetches, .. } => fetches,
+            Self::Copy(_) => &[],
         }
     }
 
-    /// Bytes that the client reads of the base.
+    /// Bytes that the client reads from objects.
     pub fn bytes_down(&self) -> u64 {
         self.fetches().iter().map(ByteRange::len).sum()
     }
@@ -188,6 +226,7 @@ impl Plan {
     pub fn bytes_up(&self) -> u64 {
         match self {
             Self::Put { size, .. } => *size,
+            Self::Copy(_) => 0,
             Self::Multipart { parts, .. } => {
                 let sent = parts.iter().filter(|part| part.source == PartSource::Upload);
                 sent.map(|part| part.range.len()).sum()
@@ -199,7 +238,7 @@ impl Plan {
     /// are not among them, since the cache may have them.
     pub fn requests(&self) -> u64 {
         match self {
-            Self::Put { .. } => 1,
+            Self::Put { .. } | Self::Copy(_) => 1,
             Self::Multipart { parts, .. } => parts.len() as u64 + 2,
         }
     }
@@ -214,6 +253,11 @@ pub(super) fn plan(edit: &Edit<'_>, limits: &Limits) -> Result<Plan, TooLarge> {
     if size > max {
         return Err(TooLarge { size, max });
     }
+    if let Some(version) = edit.copied.whole(size)
+        && (1..=limits.max_part).contains(&size)
+    {
+        return Ok(Plan::Copy(Arc::clone(version)));
+    }
     let regions = fit(regions(&copies(edit, limits), size), limits);
     let copied: u64 = regions.iter().filter(|r| r.copied).map(|r| r.range.len()).sum();
     // Copying costs three requests more than a PUT: Create, another part, Complete.
@@ -223,7 +267,7 @@ pub(super) fn plan(edit: &Edit<'_>, limits: &Limits) -> Result<Plan, TooLarge> {
     }
     let sent = regions.iter().filter(|region| !region.copied);
     let fetches = sent.flat_map(|region| edit.fetches_within(region.range)).collect();
-    Ok(Plan::Multipart { parts: parts(&regions, limits), fetches })
+    Ok(Plan::Multipart { parts: parts(edit, &regions, limits), fetches })
 }
 
 /// A run of parts of one kind.
@@ -235,10 +279,10 @@ struct Region {
     last: bool,
 }
 
-/// Which runs of the base to copy. What is between them, before and behind has room for parts.
+/// Which runs to copy. What is between them, before and behind has room for parts.
 fn copies(edit: &Edit<'_>, limits: &Limits) -> Vec<ByteRange> {
     let (min, size) = (limits.min_part, edit.size);
-    let mut runs = edit.clean();
+    let mut runs = edit.clean(min);
     runs.retain(|run| run.len() >= min || run.end == size);
     let mut copies: Vec<ByteRange> = Vec::new();
     for (index, &run) in runs.iter().enumerate() {
@@ -325,7 +369,7 @@ fn part_size(regions: &[Region], from: u64, most: u64, limits: &Limits) -> u64 {
     part
 }
 
-fn parts(regions: &[Region], limits: &Limits) -> Vec<PlannedPart> {
+fn parts(edit: &Edit<'_>, regions: &[Region], limits: &Limits) -> Vec<PlannedPart> {
     let (copied, sent): (Vec<Region>, Vec<Region>) = regions.iter().partition(|r| r.copied);
     // What is sent needs its fewest parts in any case; `fit` has left room for them.
     let least: u64 = sent.iter().map(|region| part_count(region, limits.max_part, limits)).sum();
@@ -339,7 +383,7 @@ fn parts(regions: &[Region], limits: &Limits) -> Vec<PlannedPart> {
     for region in regions {
         let part = if region.copied { copy_part } else { upload_part };
         for range in split(region, part, limits) {
-            let source = if region.copied { PartSource::Copy(range) } else { PartSource::Upload };
+            let source = if region.copied { edit.source_of(range) } else { PartSource::Upload };
             parts.push(PlannedPart { number: parts.len() as u32 + 1, range, source });
         }
     }

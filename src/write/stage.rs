@@ -1,9 +1,10 @@
 //! The staging file of one inode: what is not in S3 yet.
 //!
 //! Owns a sparse local file and the account of which of its bytes count: `dirty` ones that S3
-//! does not have, `present` ones that equal the file's content (dirty, or brought from the base).
-//! Everything else is the base version's, up to where it was last truncated, or a hole. Must not
-//! know uploads, keys or the store.
+//! does not have as an object, `present` ones that equal the file's content (dirty, or brought
+//! from the store), `punched` ones that only an unfinished upload has, `copied` ones that are
+//! another object's. Everything else is the base version's, up to where it was last truncated, or
+//! a hole. Must not know uploads, keys or the store.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +14,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::copied::{Copied, CopiedRun};
 use super::extents::Extents;
+use super::plan::Edit;
+use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
 
@@ -81,8 +86,12 @@ impl Staging {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn charge(&self, bytes: u64) -> bool {
-        let within = |used: u64| used.checked_add(bytes).filter(|&total| total <= self.quota);
+    fn charge(&self, bytes: u64, quota: Quota) -> bool {
+        let limit = match quota {
+            Quota::Kept => self.quota,
+            Quota::MayBePassed => u64::MAX,
+        };
+        let within = |used: u64| used.checked_add(bytes).filter(|&total| total <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 
@@ -92,21 +101,48 @@ impl Staging {
 }
 
 /// Where a byte of a staged file is to be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slice {
     /// In the staging file.
     Dirty(ByteRange),
     /// In the base version, at the same offset.
     Base(ByteRange),
+    /// In another object.
+    Copied(CopiedRun),
+    /// Only in an unfinished upload, which must be completed before anybody can read them.
+    Sent(ByteRange),
     /// Nowhere: zeros.
     Hole(ByteRange),
+}
+
+impl Slice {
+    /// Where in the file.
+    pub const fn range(&self) -> ByteRange {
+        match self {
+            Self::Dirty(range) | Self::Base(range) | Self::Sent(range) | Self::Hole(range) => {
+                *range
+            }
+            Self::Copied(run) => run.range,
+        }
+    }
 }
 
 /// Why bytes were not staged.
 #[derive(Debug)]
 pub(super) enum StageError {
-    Full,
+    /// The quota has no room for so many bytes.
+    Full {
+        wanted: u64,
+    },
     Disk(io::Error),
+}
+
+/// Whether bytes are staged beyond the quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quota {
+    Kept,
+    /// For a commit, which gives more back than it takes: at most the parts it has on their way.
+    MayBePassed,
 }
 
 /// One inode's staging file; removed when dropped, unless it is kept.
@@ -129,10 +165,16 @@ pub(super) struct Account {
     pub(super) base: Option<Arc<Version>>,
     /// Bytes of the base that are still the file's: its size, or less after a truncate.
     pub(super) base_len: u64,
-    /// Bytes S3 does not have.
+    /// Bytes no object has.
     pub(super) dirty: Extents,
     /// Bytes of the staging file that equal the file's content.
     pub(super) present: Extents,
+    /// Dirty bytes that left the staging file: only the running upload has them.
+    pub(super) punched: Extents,
+    /// Bytes that are another object's; never dirty.
+    pub(super) copied: Copied,
+    /// Counts what left the staging file, so that a reader knows whether it read bytes or a hole.
+    pub(super) lets_go: u64,
     /// The number of the last change; grows with each.
     pub(super) epoch: u64,
     /// The epoch that S3 has.
@@ -142,14 +184,54 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Bytes that are neither dirty nor the base's: zeros that S3 does not have.
+    /// Bytes that are neither dirty nor any object's: zeros that S3 does not have.
     pub(super) fn holes(&self) -> Extents {
         let mut holes = Extents::default();
         holes.insert(ByteRange::new(self.base_len.min(self.size), self.size));
-        for range in self.dirty.iter() {
+        for range in self.dirty.iter().chain(self.copied.iter().map(|run| run.range)) {
             holes.remove(range);
         }
         holes
+    }
+
+    /// The file as a plan needs it; `holes` are its own.
+    pub(super) fn edit<'a>(&'a self, holes: &'a Extents) -> Edit<'a> {
+        Edit {
+            base_size: self.base.is_some().then_some(self.base_len),
+            dirty: &self.dirty,
+            holes,
+            copied: &self.copied,
+            size: self.size,
+        }
+    }
+
+    /// Where the bytes of `range`, none of which are present, are.
+    fn absent(&self, range: ByteRange, slices: &mut Vec<Slice>) {
+        for (part, punched) in self.punched.slices(range) {
+            if punched {
+                slices.push(Slice::Sent(part));
+                continue;
+            }
+            let mut from = part.start;
+            for run in self.copied.within(part) {
+                self.beneath(ByteRange::new(from, run.range.start), slices);
+                from = run.range.end;
+                slices.push(Slice::Copied(run));
+            }
+            self.beneath(ByteRange::new(from, part.end), slices);
+        }
+    }
+
+    /// The base, and behind its end a hole.
+    fn beneath(&self, range: ByteRange, slices: &mut Vec<Slice>) {
+        let base = range.intersect(ByteRange::new(0, self.base_len));
+        if !base.is_empty() {
+            slices.push(Slice::Base(base));
+        }
+        let hole = ByteRange::new(range.start.max(self.base_len), range.end);
+        if !hole.is_empty() {
+            slices.push(Slice::Hole(hole));
+        }
     }
 }
 
@@ -166,6 +248,9 @@ impl Stage {
             base_len: size,
             dirty: Extents::default(),
             present: Extents::default(),
+            punched: Extents::default(),
+            copied: Copied::default(),
+            lets_go: 0,
             epoch,
             committed: epoch,
             unknown: Vec::new(),
@@ -218,17 +303,47 @@ impl Stage {
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StageError> {
         let range = ByteRange::at(offset, bytes.len() as u64);
         let mut account = self.account();
-        self.store(&mut account, range, bytes)?;
+        self.store(&mut account, range, bytes, Quota::Kept)?;
         account.dirty.insert(range);
+        account.copied.remove(range);
         account.size = account.size.max(range.end);
         account.epoch = self.staging.next_epoch();
         Ok(())
     }
 
-    /// Brings bytes of the base into the file; they do not become dirty.
-    pub(super) fn fill(&self, offset: u64, bytes: &[u8]) -> Result<(), StageError> {
+    /// The bytes of `run.range` are another object's; the account alone changes.
+    pub(super) fn copy_in(&self, run: CopiedRun) -> Result<(), StageError> {
+        let mut account = self.account();
+        let range = run.range;
+        if range.end > account.size {
+            self.file.set_len(range.end).map_err(StageError::Disk)?;
+        }
+        self.let_go(&mut account, range).map_err(StageError::Disk)?;
+        account.dirty.remove(range);
+        account.size = account.size.max(range.end);
+        account.copied.insert(run);
+        account.epoch = self.staging.next_epoch();
+        Ok(())
+    }
+
+    /// Brings bytes of an object into the file; they do not become dirty.
+    pub(super) fn fill(&self, offset: u64, bytes: &[u8], quota: Quota) -> Result<(), StageError> {
         let range = ByteRange::at(offset, bytes.len() as u64);
-        self.store(&mut self.account(), range, bytes)
+        self.store(&mut self.account(), range, bytes, quota)
+    }
+
+    /// What was copied of the object `key` and is present is the file's own from now on.
+    pub(super) fn adopt_copied(&self, key: &Key) {
+        let mut account = self.account();
+        let runs: Vec<CopiedRun> =
+            account.copied.iter().filter(|run| run.version.key == *key).cloned().collect();
+        for run in runs {
+            let present: Vec<ByteRange> = account.present.within(run.range).collect();
+            for range in present {
+                account.copied.remove(range);
+                account.dirty.insert(range);
+            }
+        }
     }
 
     fn store(
@@ -236,6 +351,7 @@ impl Stage {
         account: &mut Account,
         range: ByteRange,
         bytes: &[u8],
+        quota: Quota,
     ) -> Result<(), StageError> {
         let covered: u64 = account
             .present
@@ -245,8 +361,8 @@ impl Stage {
             .map(|(slice, _)| slice.len())
             .sum();
         let fresh = range.len() - covered;
-        if !self.staging.charge(fresh) {
-            return Err(StageError::Full);
+        if !self.staging.charge(fresh, quota) {
+            return Err(StageError::Full { wanted: fresh });
         }
         if let Err(error) = self.file.write_all_at(bytes, range.start) {
             self.staging.refund(fresh);
@@ -264,6 +380,8 @@ impl Stage {
         account.present.truncate(size);
         self.staging.refund(before - account.present.total());
         account.dirty.truncate(size);
+        account.punched.truncate(size);
+        account.copied.truncate(size);
         account.base_len = account.base_len.min(size);
         account.size = size;
         account.epoch = self.staging.next_epoch();
@@ -285,30 +403,90 @@ impl Stage {
     pub(super) fn view(&self, range: ByteRange) -> (Option<Arc<Version>>, Vec<Slice>) {
         let account = self.account();
         let range = range.intersect(ByteRange::new(0, account.size));
-        let base = ByteRange::new(0, account.base_len);
         let mut slices = Vec::new();
-        for (part, covered) in account.present.slices(range) {
-            if covered {
+        for (part, present) in account.present.slices(range) {
+            if present {
                 slices.push(Slice::Dirty(part));
-                continue;
-            }
-            let split = part.intersect(base);
-            if !split.is_empty() {
-                slices.push(Slice::Base(split));
-            }
-            let hole = ByteRange::new(part.start.max(account.base_len), part.end);
-            if !hole.is_empty() {
-                slices.push(Slice::Hole(hole));
+            } else {
+                account.absent(part, &mut slices);
             }
         }
         (account.base.clone(), slices)
     }
 
-    /// Reads bytes that are present.
+    /// Reads bytes of the staging file. What is not present reads as zeros, so whoever calls
+    /// keeps the account from changing.
     pub(super) fn read(&self, range: ByteRange) -> io::Result<Bytes> {
         let mut bytes = vec![0; usize::try_from(range.len()).unwrap_or(usize::MAX)];
         self.file.read_exact_at(&mut bytes, range.start)?;
         Ok(bytes.into())
+    }
+
+    /// Reads bytes that are present; an early end where they are not any more.
+    pub(super) fn read_present(&self, range: ByteRange) -> io::Result<Bytes> {
+        loop {
+            let before = {
+                let account = self.account();
+                if !account.present.contains(range) {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                account.lets_go
+            };
+            let bytes = self.read(range)?;
+            // What left the file meanwhile may have been read as zeros.
+            if self.account().lets_go == before {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Lets bytes go from the staging file that the running upload has.
+    pub(super) fn punch(&self, range: ByteRange) -> io::Result<()> {
+        let mut account = self.account();
+        let only_here: Vec<ByteRange> = account
+            .present
+            .within(range)
+            .flat_map(|part| account.dirty.within(part).collect::<Vec<_>>())
+            .collect();
+        for &part in &only_here {
+            self.let_go(&mut account, part)?;
+            account.punched.insert(part);
+        }
+        Ok(())
+    }
+
+    /// Lets bytes go from the staging file that an object has, until `enough`.
+    pub(super) fn drop_clean(&self, enough: impl Fn() -> bool) -> io::Result<()> {
+        let mut account = self.account();
+        let clean: Vec<ByteRange> = account
+            .present
+            .iter()
+            .flat_map(|part| account.dirty.gaps(part).collect::<Vec<_>>())
+            .collect();
+        for part in clean {
+            if enough() {
+                return Ok(());
+            }
+            self.let_go(&mut account, part)?;
+        }
+        Ok(())
+    }
+
+    /// Takes bytes out of the staging file; what they are is the caller's business.
+    fn let_go(&self, account: &mut Account, range: ByteRange) -> io::Result<()> {
+        let parts: Vec<ByteRange> = account.present.within(range).collect();
+        for part in parts {
+            account.lets_go += 1;
+            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let (start, len) = (part.start.try_into(), part.len().try_into());
+            let (Ok(start), Ok(len)) = (start, len) else {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            };
+            fallocate(&*self.file, hole, start, len)?;
+            account.present.remove(part);
+            self.staging.refund(part.len());
+        }
+        Ok(())
     }
 
     /// S3 has everything up to `epoch` as `version`; nothing changed since.
@@ -316,7 +494,9 @@ impl Stage {
         let mut account = self.account();
         account.base_len = version.size;
         account.base = Some(version);
-        account.dirty = Extents::default();
+        account.dirty.clear();
+        account.punched.clear();
+        account.copied = Copied::default();
         account.committed = epoch;
         account.unknown.clear();
     }
@@ -325,7 +505,21 @@ impl Stage {
     pub(super) fn rebase(&self, version: Arc<Version>) {
         let mut account = self.account();
         account.base_len = account.base_len.min(version.size);
+        if let Some(old) = account.base.replace(Arc::clone(&version)) {
+            account.copied.rebase(&old, &version);
+        }
+    }
+
+    /// An upload that was given up has become `version` after all: it has what was punched, and
+    /// nothing else of it is sure to be the file's still.
+    pub(super) fn rebase_punched(&self, version: Arc<Version>) {
+        let mut account = self.account();
+        account.base_len = account.punched.end();
         account.base = Some(version);
+        let punched = std::mem::take(&mut account.punched);
+        for range in punched.iter() {
+            account.dirty.remove(range);
+        }
     }
 
     /// A commit was sent and not answered.
@@ -397,7 +591,7 @@ mod tests {
         let stage = Stage::create(&staging, None).unwrap();
         stage.write_at(0, &[1; 16]).unwrap();
         stage.write_at(8, &[2; 8]).unwrap();
-        assert!(matches!(stage.write_at(16, &[3]), Err(StageError::Full)));
+        assert!(matches!(stage.write_at(16, &[3]), Err(StageError::Full { .. })));
         assert_eq!(stage.account().size, 16);
         drop(stage);
         assert_eq!(staging.used(), 0);
@@ -411,6 +605,76 @@ mod tests {
         stage.write_at(3, b"abc").unwrap();
         assert_eq!(&stage.read(r(0, 6)).unwrap()[..], b"\0\0\0abc");
         assert!(stage.path().is_none());
+    }
+
+    #[test]
+    fn what_the_upload_has_can_be_punched_and_is_not_read_as_zeros() {
+        for folder in [Some(tempfile::tempdir().unwrap()), None] {
+            let staging = Staging::new(folder.as_ref().map(|f| f.path()), 1 << 20);
+            let stage = Stage::create(&staging, Some(version(100))).unwrap();
+            stage.write_at(100, &[7; 300]).unwrap();
+            stage.fill(90, &[1; 10], Quota::Kept).unwrap();
+            stage.punch(r(80, 200)).unwrap();
+            assert_eq!(
+                stage.slices(r(80, 400)),
+                [
+                    Slice::Base(r(80, 90)),
+                    Slice::Dirty(r(90, 100)),
+                    Slice::Sent(r(100, 200)),
+                    Slice::Dirty(r(200, 400))
+                ]
+            );
+            assert_eq!(staging.used(), 210);
+            let gone = stage.read_present(r(150, 250)).unwrap_err();
+            assert_eq!(gone.kind(), io::ErrorKind::UnexpectedEof);
+            assert_eq!(&stage.read_present(r(200, 202)).unwrap()[..], [7; 2]);
+            stage.drop_clean(|| false).unwrap();
+            assert_eq!(
+                (staging.used(), stage.slices(r(90, 100))),
+                (200, vec![Slice::Base(r(90, 100))])
+            );
+            // The upload that has them became an object that nobody waited for.
+            stage.rebase_punched(version(400));
+            assert_eq!(
+                stage.slices(r(0, 400)),
+                [Slice::Base(r(0, 200)), Slice::Dirty(r(200, 400))]
+            );
+            assert_eq!(stage.account().dirty.iter().collect::<Vec<_>>(), [r(200, 400)]);
+        }
+    }
+
+    #[test]
+    fn copied_bytes_are_anothers_until_they_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let staging = Staging::new(Some(folder.path()), 1 << 20);
+        let stage = Stage::create(&staging, Some(version(100))).unwrap();
+        stage.write_at(0, &[1; 30]).unwrap();
+        let source = Arc::new(Version { key: "other".into(), ..Version::clone(&version(50)) });
+        let run = |range, from| CopiedRun { range, version: Arc::clone(&source), from };
+        stage.copy_in(run(r(10, 20), 5)).unwrap();
+        stage.copy_in(run(r(110, 120), 0)).unwrap();
+        assert_eq!(staging.used(), 20);
+        assert_eq!(
+            stage.slices(r(0, 200)),
+            [
+                Slice::Dirty(r(0, 10)),
+                Slice::Copied(run(r(10, 20), 5)),
+                Slice::Dirty(r(20, 30)),
+                Slice::Base(r(30, 100)),
+                Slice::Hole(r(100, 110)),
+                Slice::Copied(run(r(110, 120), 0)),
+            ]
+        );
+        assert_eq!(stage.account().holes().iter().collect::<Vec<_>>(), [r(100, 110)]);
+        stage.write_at(12, b"ab").unwrap();
+        stage.fill(14, b"cd", Quota::Kept).unwrap();
+        stage.adopt_copied(&"other".into());
+        stage.truncate(115).unwrap();
+        assert_eq!(
+            stage.account().copied.iter().cloned().collect::<Vec<_>>(),
+            [run(r(10, 12), 5), run(r(16, 20), 11), run(r(110, 115), 0)]
+        );
+        assert_eq!(&stage.read_present(r(12, 16)).unwrap()[..], b"abcd");
     }
 
     #[test]

@@ -10,8 +10,10 @@
 mod bench;
 mod conflict;
 mod consistency;
+mod copy_range;
 mod create;
 mod deletes;
+mod disk;
 mod durability;
 mod fallocate;
 mod fsync;
@@ -32,6 +34,7 @@ mod setattr;
 mod stat;
 mod stat_ahead;
 mod statfs;
+mod streams;
 mod symlink;
 mod truncate;
 mod unlink;
@@ -59,6 +62,14 @@ macro_rules! cases {
 }
 
 cases! {
+    copy_range {
+        a_file_is_copied_whole,
+        ranges_are_copied_between_files,
+        a_range_is_copied_within_a_file,
+        what_is_not_in_s3_is_copied_too,
+        a_copy_outlives_its_source,
+        seeks_find_copied_bytes_as_data,
+    }
     create {
         a_new_file_is_one_object,
         a_new_file_is_there_before_it_is_closed,
@@ -91,6 +102,7 @@ cases! {
     mmap {
         a_private_map_reads_the_file,
         a_shared_map_writes_the_file,
+        a_map_outlives_the_last_close,
     }
     open {
         a_missing_file_is_enoent,
@@ -182,6 +194,7 @@ cases! {
         a_large_file_written_in_order_arrives_whole,
         a_large_file_written_backwards_arrives_whole,
         edits_of_a_large_file_keep_what_they_do_not_touch,
+        a_file_beyond_the_stores_limit_is_efbig,
         git_and_tar_work,
     }
     xattr {

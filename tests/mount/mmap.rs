@@ -14,6 +14,24 @@ with open(sys.argv[1], 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_R
     assert_eq!(python(script, &bench.path("f")), want);
 }
 
+pub(crate) fn a_map_outlives_the_last_close(bench: &Bench) {
+    write(&bench.path("f"), &[b'.'; 10_000]);
+    let script = "
+import mmap, os, sys
+f = os.open(sys.argv[1], os.O_RDWR)
+m = mmap.mmap(f, 0)
+m[0:5] = b'early'
+os.close(f)
+m[5000:5004] = b'late'
+m.close()";
+    python(script, &bench.path("f"));
+    let mut want = vec![b'.'; 10_000];
+    want[..5].copy_from_slice(b"early");
+    want[5000..5004].copy_from_slice(b"late");
+    assert!(read(&bench.path("f")) == want, "this mount reads what the map wrote");
+    eventually("the map's bytes are in S3", || bench.object("f").unwrap() == want);
+}
+
 pub(crate) fn a_shared_map_writes_the_file(bench: &Bench) {
     write(&bench.path("f"), &[b'.'; 10_000]);
     let script = "

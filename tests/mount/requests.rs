@@ -7,7 +7,7 @@ use std::process::Command;
 
 use s3pod_testkit::Op;
 
-use crate::bench::{close, errno, names, pattern, read, shell, write};
+use crate::bench::{close, errno, names, pattern, python, read, shell, write};
 use crate::lab::{Lab, PATIENCE};
 
 /// Long enough that no test outlives it.
@@ -78,6 +78,38 @@ fn a_descriptor_that_children_inherit_commits_only_what_is_dirty() {
     shell(&lab.path("d"), script);
     assert_eq!(lab.object("d/f"), b"one\n");
     lab.asserts_requests(&[(Op::Put, 1)]);
+}
+
+#[test]
+fn dups_and_forks_commit_what_was_written_and_no_more() {
+    let lab = Lab::empty(&LONG);
+    fs::create_dir(lab.path("d")).unwrap();
+    lab.log().clear();
+    let script = "
+import os, sys
+def child(work):
+    pid = os.fork()
+    if pid == 0:
+        work()
+        os._exit(0)
+    os.waitpid(pid, 0)
+f = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+os.write(f, b'one ')
+os.dup2(f, 50)
+os.close(50)
+child(lambda: None)
+child(lambda: os.write(f, b'two '))
+child(lambda: os.execv('/bin/true', ['true']))
+g = os.open(sys.argv[1], os.O_RDONLY)
+os.close(g)
+os.write(f, b'three')
+os.dup2(2, f)
+os.close(f)";
+    assert_eq!(python(script, &lab.path("d/f")), "");
+    assert_eq!(lab.object("d/f"), b"one two three");
+    // The close of the dup, the second child, and what dup2 closed.
+    let log = lab.count();
+    assert_eq!(log.counts(), [(Op::Put, 3)]);
 }
 
 #[test]

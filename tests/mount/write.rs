@@ -4,7 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
-use crate::bench::{Bench, close, pattern, read, shell, write};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::bench::{Bench, close, errno, pattern, read, shell, write};
 
 const MIB: usize = 1 << 20;
 
@@ -112,6 +115,19 @@ pub(crate) fn edits_of_a_large_file_keep_what_they_do_not_touch(bench: &Bench) {
     close(file).unwrap();
     assert!(bench.object("f").unwrap() == want, "the object's bytes differ");
     assert!(read(&bench.path("f")) == want, "the file's bytes differ");
+}
+
+pub(crate) fn a_file_beyond_the_stores_limit_is_efbig(bench: &Bench) {
+    // 10 000 parts of 5 GiB.
+    const LIMIT: u64 = 50_000 << 30;
+    let file = File::create(bench.path("f")).unwrap();
+    file.write_all_at(b"bytes", 0).unwrap();
+    assert_eq!(errno(file.write_all_at(b"x", LIMIT)), Errno::EFBIG);
+    assert_eq!(errno(file.set_len(LIMIT + 1)), Errno::EFBIG);
+    let plain = FallocateFlags::empty();
+    assert_eq!(fallocate(&file, plain, 0, LIMIT as i64 + 1), Err(Errno::EFBIG));
+    close(file).unwrap();
+    assert_eq!(bench.object("f").unwrap(), b"bytes");
 }
 
 pub(crate) fn git_and_tar_work(bench: &Bench) {

@@ -10,7 +10,12 @@ use crate::list::ODD_KEYS;
 use crate::put::{properties, tags};
 
 fn to(key: &str) -> CopyRequest {
-    CopyRequest { key: Key::from(key), properties: None, condition: Condition::None }
+    CopyRequest {
+        key: Key::from(key),
+        properties: None,
+        tags_follow: true,
+        condition: Condition::None,
+    }
 }
 
 async fn source(subject: &Subject, key: &str) -> Version {

@@ -74,7 +74,12 @@ async fn each_verb_is_one_request() {
     store.head(&first.key).await.unwrap();
     read(&*store, GetPin::Version(first.clone()), None).await.unwrap();
     store.list(&ListRequest::default()).await.unwrap();
-    let to = CopyRequest { key: Key::from("g"), properties: None, condition: Condition::None };
+    let to = CopyRequest {
+        key: Key::from("g"),
+        properties: None,
+        tags_follow: true,
+        condition: Condition::None,
+    };
     store.copy(&first, &to).await.unwrap();
     let (upload, parts) = upload(&*store, "h").await;
     store.complete_upload(&upload, &parts, &Condition::None).await.unwrap();
@@ -202,7 +207,12 @@ async fn a_success_with_an_error_inside_is_an_error() {
     let (subject, store) = subject("error-in-200").await;
     let faults = subject.server().faults();
     let source = put(&*store, "f", bytes(10), Condition::None).await.unwrap();
-    let to = CopyRequest { key: Key::from("g"), properties: None, condition: Condition::None };
+    let to = CopyRequest {
+        key: Key::from("g"),
+        properties: None,
+        tags_follow: true,
+        condition: Condition::None,
+    };
     faults.add(Fault::ErrorIn200.on(Op::Copy));
     let error = subject.store.copy(&source, &to).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Unavailable);

@@ -80,9 +80,12 @@ pub(super) async fn copy(
     let none = crate::store::Properties::default();
     let headers =
         properties::headers(request.properties.as_ref().unwrap_or(&none), &store.defaults);
-    // Tags are copied and cannot be given beside that.
-    let headers: Vec<_> = headers.into_iter().filter(|(name, _)| name != "x-amz-tagging").collect();
     let replaced = request.properties.is_some();
+    let (tags_follow, replace) = (request.tags_follow || !replaced, TaggingDirective::Replace);
+    let tagging = if tags_follow { TaggingDirective::Copy } else { replace };
+    // Tags that are copied cannot be given beside that.
+    let keep = |name: &str| !tags_follow || name != "x-amz-tagging";
+    let headers: Vec<_> = headers.into_iter().filter(|(name, _)| keep(name)).collect();
     let send = store
         .client
         .copy_object()
@@ -94,7 +97,7 @@ pub(super) async fn copy(
         .set_if_match(destination_is)
         .set_if_none_match(destination_is_not)
         .set_metadata_directive(replaced.then_some(MetadataDirective::Replace))
-        .set_tagging_directive(replaced.then_some(TaggingDirective::Copy))
+        .set_tagging_directive(replaced.then_some(tagging))
         .set_request_payer(store.payer.clone())
         .customize()
         .map_request(move |request| properties::apply(&headers, request))

@@ -1,8 +1,11 @@
 //! The examples of the contract, S3's limits at full size, and the best plan by trying all.
 
+use std::time::SystemTime;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::copied::CopiedRun;
 use super::*;
 use crate::units::{KIB, TIB};
 
@@ -10,9 +13,41 @@ fn set(ranges: &[ByteRange]) -> Extents {
     ranges.iter().copied().collect()
 }
 
+const NO_COPIES: &Copied = &Copied::new();
+
+/// Another object.
+fn version(name: u8, size: u64) -> Arc<Version> {
+    Arc::new(Version {
+        key: format!("v{name}").as_str().into(),
+        etag: Some("\"e\"".into()),
+        version_id: None,
+        size,
+        last_modified: SystemTime::UNIX_EPOCH,
+    })
+}
+
+fn copied(runs: &[(ByteRange, &Arc<Version>, u64)]) -> Copied {
+    let mut copied = Copied::new();
+    for &(range, version, from) in runs {
+        copied.insert(CopiedRun { range, version: Arc::clone(version), from });
+    }
+    copied
+}
+
+/// The plan of a file that is nothing but copies and what is staged between.
+fn planned_copies(runs: &[(ByteRange, &Arc<Version>, u64)], dirty: &[ByteRange]) -> Plan {
+    let (copied, dirty) = (copied(runs), set(dirty));
+    let size = copied.end().max(dirty.end());
+    let holes: Extents = [ByteRange::new(0, size)].into_iter().collect();
+    let edit = Edit { base_size: None, dirty: &dirty, holes: &holes, copied: &copied, size };
+    let plan = plan(&edit, &Limits::S3).unwrap();
+    check(&edit, &Limits::S3, &plan);
+    plan
+}
+
 fn planned(base: Option<u64>, dirty: &[ByteRange], size: u64) -> Plan {
     let (dirty, holes) = (set(dirty), Extents::new());
-    let edit = Edit { base_size: base, dirty: &dirty, holes: &holes, size };
+    let edit = Edit { base_size: base, dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
     let plan = plan(&edit, &Limits::S3).unwrap();
     check(&edit, &Limits::S3, &plan);
     plan
@@ -26,24 +61,29 @@ fn check(edit: &Edit<'_>, limits: &Limits, plan: &Plan) {
             assert!(*size <= limits.single_put_max);
             (&[], set(&[ByteRange::new(0, *size)]))
         }
+        Plan::Copy(version) => {
+            assert_eq!(edit.copied.whole(edit.size), Some(version));
+            assert!(edit.size <= limits.max_part);
+            (&[], Extents::new())
+        }
         Plan::Multipart { parts, .. } => {
             let sent = parts.iter().filter(|part| part.source == PartSource::Upload);
             check_parts(edit, limits, parts);
             (parts, sent.map(|part| part.range).collect())
         }
     };
-    // Exactly the base's bytes within what is sent are fetched.
+    // Exactly the objects' bytes within what is sent are fetched.
     let wanted: Extents =
-        edit.clean().into_iter().flat_map(|run| sent.within(run).collect::<Vec<_>>()).collect();
+        edit.clean(0).into_iter().flat_map(|run| sent.within(run).collect::<Vec<_>>()).collect();
     assert_eq!(plan.fetches().iter().copied().collect::<Extents>(), wanted);
     assert_eq!(plan.bytes_down(), wanted.total());
     assert_eq!(plan.bytes_up(), sent.total());
-    let requests = if let Plan::Put { .. } = plan { 1 } else { parts.len() as u64 + 2 };
+    let requests = if let Plan::Multipart { .. } = plan { parts.len() as u64 + 2 } else { 1 };
     assert_eq!(plan.requests(), requests);
 }
 
 fn check_parts(edit: &Edit<'_>, limits: &Limits, parts: &[PlannedPart]) {
-    let clean: Extents = edit.clean().into_iter().collect();
+    let clean = edit.clean(limits.min_part);
     assert!(!parts.is_empty() && parts.len() <= limits.max_parts as usize);
     let mut at = 0;
     for (index, part) in parts.iter().enumerate() {
@@ -53,10 +93,23 @@ fn check_parts(edit: &Edit<'_>, limits: &Limits, parts: &[PlannedPart]) {
         at = part.range.end;
         let least = if last { 1 } else { limits.min_part };
         assert!((least..=limits.max_part).contains(&part.range.len()), "{part:?}");
-        if let PartSource::Copy(source) = part.source {
-            assert_eq!(source, part.range);
-            assert!(source.end <= edit.base_size.unwrap_or(0));
-            assert!(clean.contains(source), "{part:?} copies a changed byte");
+        let is_clean = clean.iter().any(|run| run.contains(part.range));
+        assert!(
+            is_clean || part.source == PartSource::Upload,
+            "{part:?} copies a changed byte, or of two objects"
+        );
+        match &part.source {
+            PartSource::Base(source) => {
+                assert_eq!(*source, part.range);
+                assert!(source.end <= edit.base_size.unwrap_or(0));
+                assert_eq!(edit.copied.within(part.range).count(), 0);
+            }
+            PartSource::Other(version, source) => {
+                let run = edit.copied.within(part.range).next().unwrap();
+                assert_eq!((&run.version, run.source()), (version, *source));
+                assert!(source.end <= version.size && version.size > limits.min_part);
+            }
+            PartSource::Upload => {}
         }
     }
     assert_eq!(at, edit.size);
@@ -151,7 +204,7 @@ fn more_changes_than_parts_send_the_smallest_copies() {
 fn too_large_a_file_is_refused_and_the_largest_is_not() {
     let (dirty, holes) = (Extents::new(), Extents::new());
     let max = Limits::S3.max_size();
-    let edit = Edit { base_size: None, dirty: &dirty, holes: &holes, size: max };
+    let edit = Edit { base_size: None, dirty: &dirty, holes: &holes, copied: NO_COPIES, size: max };
     let Plan::Multipart { parts, .. } = plan(&edit, &Limits::S3).unwrap() else { panic!() };
     assert_eq!(parts.len(), 10_000);
     let edit = Edit { size: max + 1, ..edit };
@@ -159,9 +212,40 @@ fn too_large_a_file_is_refused_and_the_largest_is_not() {
 }
 
 #[test]
+fn a_copy_of_a_whole_object_is_one_request() {
+    for size in [1, 4 * KIB, 5 * MIB, GIB, 5 * GIB] {
+        let (source, whole) = (version(1, size), ByteRange::new(0, size));
+        assert_eq!(planned_copies(&[(whole, &source, 0)], &[]), Plan::Copy(Arc::clone(&source)));
+    }
+    let (source, whole) = (version(1, 10 * GIB), ByteRange::new(0, 10 * GIB));
+    let plan = planned_copies(&[(whole, &source, 0)], &[]);
+    assert_eq!((plan.bytes_up(), plan.bytes_down(), plan.requests()), (0, 0, 42));
+}
+
+#[test]
+fn objects_end_to_end_are_copied_and_small_ones_sent() {
+    let (one, two, small) = (version(1, GIB), version(2, 100 * MIB), version(3, 3 * MIB));
+    let runs = [
+        (ByteRange::at(0, GIB), &one, 0),
+        (ByteRange::at(GIB, 3 * MIB), &small, 0),
+        (ByteRange::at(GIB + 3 * MIB, 90 * MIB), &two, 10 * MIB),
+    ];
+    let plan = planned_copies(&runs, &[]);
+    // The small one is no part by itself, so 2 MiB of a neighbour travel with it.
+    assert_eq!((plan.bytes_up(), plan.bytes_down()), (5 * MIB, 5 * MIB));
+    assert_eq!(plan.requests(), 4 + 1 + 1 + 2);
+    // A little behind a large copy, and a large copy behind a little.
+    let plan = planned_copies(&[(ByteRange::at(0, GIB), &one, 0)], &[ByteRange::at(GIB, KIB)]);
+    assert_eq!((plan.bytes_up(), plan.bytes_down()), (KIB, 0));
+    let plan = planned_copies(&[(ByteRange::at(KIB, GIB), &one, 0)], &[ByteRange::at(0, KIB)]);
+    assert_eq!((plan.bytes_up(), plan.bytes_down()), (5 * MIB, 5 * MIB - KIB));
+}
+
+#[test]
 fn pieces_say_where_each_byte_comes_from() {
     let (dirty, holes) = (set(&[ByteRange::new(2, 4)]), set(&[ByteRange::new(3, 6)]));
-    let edit = Edit { base_size: Some(8), dirty: &dirty, holes: &holes, size: 10 };
+    let edit =
+        Edit { base_size: Some(8), dirty: &dirty, holes: &holes, copied: NO_COPIES, size: 10 };
     let expected = [
         (ByteRange::new(1, 2), Origin::Base),
         (ByteRange::new(2, 4), Origin::Dirty),
@@ -206,7 +290,7 @@ fn ranges(len: u64, most: usize) -> impl Strategy<Value = Extents> {
 
 /// The fewest bytes any plan could send, by trying every boundary.
 fn fewest_sent(edit: &Edit<'_>, min: u64) -> u64 {
-    let clean: Extents = edit.clean().into_iter().collect();
+    let clean = edit.clean(min);
     let mut best = vec![u64::MAX; edit.size as usize + 1];
     best[0] = 0;
     for end in 1..=edit.size {
@@ -215,7 +299,8 @@ fn fewest_sent(edit: &Edit<'_>, min: u64) -> u64 {
             if before == u64::MAX || (range.len() < min && end != edit.size) {
                 continue;
             }
-            let sent = if clean.contains(range) { 0 } else { range.len() };
+            let is_clean = clean.iter().any(|run| run.contains(range));
+            let sent = if is_clean { 0 } else { range.len() };
             best[end as usize] = best[end as usize].min(before + sent);
         }
     }
@@ -232,7 +317,38 @@ proptest! {
     ) {
         dirty.truncate(size);
         holes.truncate(size);
-        let edit = Edit { base_size: base, dirty: &dirty, holes: &holes, size };
+        let edit = Edit { base_size: base, dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
+        let plan = plan(&edit, &SMALL).unwrap();
+        check(&edit, &SMALL, &plan);
+        if let Plan::Multipart { .. } = plan {
+            let fewest = fewest_sent(&edit, SMALL.min_part);
+            prop_assert!(plan.bytes_up() <= fewest + fewest / 2, "{} > {fewest}", plan.bytes_up());
+        }
+    }
+
+    #[test]
+    fn every_plan_of_copies_holds_in_small(
+        base in proptest::option::of(0..300_u64),
+        size in 1..300_u64,
+        mut dirty in ranges(300, 8),
+        mut holes in ranges(300, 3),
+        runs in vec((0..300_u64, 1..80_u64, 0..3_u8, 0..20_u64), 0..6),
+    ) {
+        // One of the objects is so small that nothing can be copied of it but the whole.
+        let objects = [version(0, 4), version(1, 100), version(2, 300)];
+        let mut copied = Copied::new();
+        for (start, len, object, from) in runs {
+            let object = &objects[usize::from(object)];
+            let from = from.min(object.size - 1);
+            let range = ByteRange::at(start, len.min(object.size - from));
+            dirty.remove(range);
+            holes.remove(range);
+            copied.insert(CopiedRun { range, version: Arc::clone(object), from });
+        }
+        dirty.truncate(size);
+        holes.truncate(size);
+        copied.truncate(size);
+        let edit = Edit { base_size: base, dirty: &dirty, holes: &holes, copied: &copied, size };
         let plan = plan(&edit, &SMALL).unwrap();
         check(&edit, &SMALL, &plan);
         if let Plan::Multipart { .. } = plan {
@@ -250,7 +366,8 @@ proptest! {
         let limits = Limits { max_parts: 20, max_object: 1_200, ..SMALL };
         dirty.truncate(size);
         let holes = Extents::new();
-        let edit = Edit { base_size: Some(base), dirty: &dirty, holes: &holes, size };
+        let base_size = Some(base);
+        let edit = Edit { base_size, dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
         check(&edit, &limits, &plan(&edit, &limits).unwrap());
     }
 
@@ -268,7 +385,8 @@ proptest! {
             set
         };
         let (dirty, holes) = (set(&dirty), set(&holes));
-        let edit = Edit { base_size: Some(base), dirty: &dirty, holes: &holes, size };
+        let base_size = Some(base);
+        let edit = Edit { base_size, dirty: &dirty, holes: &holes, copied: NO_COPIES, size };
         check(&edit, &Limits::S3, &plan(&edit, &Limits::S3).unwrap());
     }
 }
