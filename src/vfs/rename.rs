@@ -15,7 +15,7 @@ use super::attr::{FileKind, Ino, RenameMode};
 use super::inode::Inode;
 use super::{Error, Result, Vfs};
 use crate::naming::{Key, MAX_KEY_BYTES, Name, NameError, Prefix};
-use crate::store::{Condition, ListLine, ListRequest, Payload, PutRequest, Version};
+use crate::store::{Condition, ListLine, ListRequest, Payload, Properties, PutRequest, Version};
 use crate::write;
 
 /// Keys copied at once when a directory moves.
@@ -121,20 +121,26 @@ impl Vfs {
         let source = &rename.source;
         let Some(version) = Self::version_of(source) else { return Ok(()) };
         let waiting = source.state().attributes_dirty;
+        self.learn_head(source).await?;
         if waiting {
             self.learn_properties(source).await?;
         }
-        let (properties, epoch) = {
+        let (properties, placement, epoch) = {
             let state = source.state();
             let own = || state.properties_for(source.kind, key, self.settings(), Some(state.mtime));
-            (waiting.then(own), state.attributes_epoch)
+            let placement = state.properties.as_ref().map(Properties::placement);
+            (waiting.then(own), placement.unwrap_or_default(), state.attributes_epoch)
         };
         let condition = match rename.mode {
             RenameMode::NoReplace if !stands_there => Condition::Absent,
             _ => Condition::None,
         };
         self.keep_directory(rename.from.0).await;
-        let copied = self.0.engine.copy(&version, key, properties.clone(), &condition).await;
+        let engine = &self.0.engine;
+        let copied = match properties.clone() {
+            None => engine.copy_placed(&version, key, placement, &condition).await,
+            given => engine.copy(&version, key, given, &condition).await,
+        };
         let copied = copied.map_err(|error| copy_failed(error, rename.mode))?;
         if let Err(error) = self.delete_object(&version.key).await {
             if !stands_there && let Err(error) = self.delete_object(key).await {

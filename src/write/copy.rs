@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::{Engine, Result};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, CopyRequest, PartTag, PartTarget, Properties, Upload, Version,
+    self, Condition, CopyRequest, PartTag, PartTarget, Placement, Properties, Upload, Version,
 };
 use crate::units::{ByteRange, GIB, MIB};
 
@@ -24,11 +24,12 @@ pub(super) async fn copy(
     source: &Version,
     key: &Key,
     properties: Option<Properties>,
+    placement: Placement,
     condition: &Condition,
 ) -> Result<Version> {
     if source.size <= COPY_SIZE_MAX {
         let (key, condition) = (key.clone(), condition.clone());
-        let request = CopyRequest { key, properties, tags_follow: true, condition };
+        let request = CopyRequest { key, properties, placement, tags_follow: true, condition };
         return Ok(engine.0.store.copy(source, &request).await?);
     }
     let properties = match properties {
@@ -49,7 +50,7 @@ pub(super) async fn copy(
     }
 }
 
-/// What CopyObject would take over by itself.
+/// What CopyObject would take over by itself, and the placement that it would not.
 async fn carried_over(engine: &Engine, source: &Version) -> Result<Properties> {
     let head = engine.0.store.head(&source.key).await?;
     let mut properties = head.properties;
