@@ -201,7 +201,7 @@ const fn name(op: Op) -> &'static str {
         Op::AbortUpload => "Abort",
         Op::Copy => "COPY",
         Op::Delete | Op::DeleteMany => "DELETE",
-        Op::Other => "other",
+        Op::Probe | Op::Other => "other",
     }
 }
 

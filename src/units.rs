@@ -20,11 +20,25 @@ pub const TIB: u64 = 1024 * GIB;
 
 /// A half-open range of bytes, `start <= end`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "Ends")]
 pub struct ByteRange {
     /// First byte.
     pub start: u64,
     /// One past the last byte.
     pub end: u64,
+}
+
+/// A range as it is read from a file, which may say anything.
+#[derive(Deserialize)]
+struct Ends {
+    start: u64,
+    end: u64,
+}
+
+impl From<Ends> for ByteRange {
+    fn from(ends: Ends) -> Self {
+        Self::new(ends.start, ends.end)
+    }
 }
 
 impl ByteRange {

@@ -11,6 +11,7 @@ use lru::LruCache;
 
 use super::{BLOCK_SIZE, BlockKey};
 use crate::budget::Grant;
+use crate::clock::Clock;
 use crate::units::ByteRange;
 
 /// One block's bytes and the memory they are counted under.
@@ -59,7 +60,11 @@ impl Memory {
         self.lock().contains(key)
     }
 
+    /// Keeps a block, unless other bytes may come to be known under its key.
     pub(super) fn insert(&self, key: BlockKey, block: Arc<Block>) {
+        if !key.version.is_certain(Clock::system().wall()) {
+            return;
+        }
         self.lock().put(key, block);
     }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::budget::Budget;
+use crate::clock::Clock;
 use crate::store::{ObjectStore, Result, Version};
 use crate::tasks::Tasks;
 use crate::units::{ByteRange, KIB, MIB};
@@ -105,10 +106,21 @@ impl Cache {
         Ok(joined.freeze())
     }
 
+    /// What of `range` is in memory, in order; nothing is fetched.
+    pub fn at_hand(&self, version: &Arc<Version>, range: ByteRange) -> Vec<(u64, Bytes)> {
+        let range = range.intersect(ByteRange::new(0, version.size));
+        let found = blocks_of(version, range).filter_map(|key| {
+            let block = self.0.memory.get(&key)?;
+            Some((key.range().intersect(range).start, block.slice(range)))
+        });
+        found.collect()
+    }
+
     /// Begins to fetch what is missing of `range`, and does not wait.
     pub fn prefetch(&self, version: &Arc<Version>, range: ByteRange) {
         let range = range.intersect(ByteRange::new(0, version.size));
-        if !range.is_empty() {
+        // What would not be kept is not worth fetching ahead.
+        if !range.is_empty() && version.is_certain(Clock::system().wall()) {
             drop(self.request(version, range));
         }
     }

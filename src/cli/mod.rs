@@ -5,6 +5,7 @@
 //! stderr. Must not know how a command does its work.
 
 mod mount;
+mod recover;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -17,6 +18,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match command().try_get_matches_from(mount::from_mount_8(arguments)) {
         Ok(matches) => match matches.subcommand() {
             Some((mount::NAME, matches)) => mount::run(matches),
+            Some((recover::NAME, matches)) => recover::run(matches),
             _ => ExitCode::from(2),
         },
         // Help and version are "errors" with code 0 that go to stdout.
@@ -36,6 +38,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(100)
         .subcommand(mount::command())
+        .subcommand(recover::command())
 }
 
 /// Prints one line for the person at the terminal.
@@ -69,6 +72,10 @@ mod tests {
             &["mount", "bucket", "/mnt", "-o", "endpont-url=x"],
             &["mount", "bucket/prefix", "/mnt"],
             &["mount", "s3://bucket/a", "/mnt", "--prefix", "b"],
+            &["recover", "save", "1"],
+            &["recover", "discard"],
+            &["recover", "discard", "1", "--all"],
+            &["recover", "list", "--cache-dir", "none"],
         ] {
             assert_eq!(exit_code(arguments), usage, "{arguments:?}");
         }

@@ -28,7 +28,7 @@ pub use docs::render as render_docs;
 pub use error::Error;
 pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
 pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};
-pub use resolve::Host;
+pub use resolve::{Host, cache_folder};
 pub use values::{
     CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
     ProxyUrl, Sse,

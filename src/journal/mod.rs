@@ -4,14 +4,16 @@
 //! Owns `<cache-dir>/journal/<volume>/<slot>`: every live mount of a volume holds the lock on one
 //! slot, so that several mounts can share a cache folder, and a mount that died leaves slots that
 //! the next one takes over. In each slot lies a log of *intents*: what is to be done in S3 and
-//! must be finished, or given up, by whoever finds it. Promises: two live mounts never share a
-//! slot; an intent is in the log before [`Journal::begin`] returns, and on disk when
+//! must be finished, or given up, by whoever finds it. Beside them, in
+//! `<cache-dir>/recover/<volume>`, waits what can never be sent. Promises: two live mounts never
+//! share a slot; an intent is in the log before [`Journal::begin`] returns, and on disk when
 //! [`Journal::sync`] does; it is found again until [`Record::end`]; a torn or damaged end of a
 //! log hides nothing before it. Must not know what an intent means: the floors above give each
 //! [`Kind`] its words.
 
 mod line;
 mod log;
+mod recovered;
 mod slot;
 
 use std::fs;
@@ -27,6 +29,7 @@ use line::Line;
 use log::Log;
 
 pub use line::Kind;
+pub use recovered::{Base, Found, Item, Lost, Reason, Recovered, Recovery, find_recovered};
 pub use slot::{Leftover, Slot};
 
 /// The suffix of a staging file: whatever has it and belongs to no pending intent was never

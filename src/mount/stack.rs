@@ -13,9 +13,9 @@ use crate::budget::Budget;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{self, Config, MetadataMode};
-use crate::journal::{Journal, Leftover, Pending, Slot};
+use crate::journal::{Journal, Leftover, Pending, Recovery, Slot};
 use crate::store::s3::{Checksums, S3Settings, S3Store};
-use crate::store::{Limit, Metered, ObjectStore, Retry, RetryPolicy};
+use crate::store::{Conditional, Limit, Metered, ObjectStore, Retry, RetryPolicy};
 use crate::units::{KIB, MIB};
 use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
@@ -53,8 +53,6 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     let budget = Budget::new(budget_bytes);
     let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
     let staging = Staging::new(journal.folder(), config.staging_size);
-    let recover =
-        config.cache_dir.as_ref().map(|folder| folder.join("recover").join(volume(config)));
     let engine = Engine::new(
         Arc::clone(&store),
         cache.clone(),
@@ -62,7 +60,7 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         staging,
         journal.clone(),
         limits(config),
-        recover,
+        recovery(config),
     );
     let window_max = WINDOW_MAX.min(budget_bytes / 4);
     let settings = Settings {
@@ -82,12 +80,13 @@ fn requests_max(config: &Config) -> u32 {
     config.s3.max_requests.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(1)
 }
 
-/// Each attempt is counted, the number of attempts at once is bounded, and what failed in passing
-/// is tried again.
+/// Each attempt is counted, the number of attempts at once is bounded, what failed in passing is
+/// tried again, and conditions go only where the store keeps them.
 fn decorate(base: S3Store, requests: u32, config: &Config, clock: &Clock) -> Arc<dyn ObjectStore> {
     let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
     let limited = Limit::new(Metered::new(base), requests as usize);
-    Arc::new(Retry::new(limited, policy, clock.clone()))
+    let patient = Retry::new(limited, policy, clock.clone());
+    Arc::new(Conditional::new(patient, config.prefix.clone()))
 }
 
 fn s3_settings(config: &Config) -> S3Settings {
@@ -181,6 +180,26 @@ fn say(leftover: Leftover) {
              had returned, and their staged bytes are removed"
         );
     }
+}
+
+/// Where bytes go that can never be sent; says how many wait there from before.
+fn recovery(config: &Config) -> Option<Recovery> {
+    let endpoint = config.s3.endpoint_url.as_ref().map(|url| url.as_str());
+    let folder = config.cache_dir.as_ref()?;
+    let recovery = Recovery::new(folder, &volume(config), &config.bucket, endpoint);
+    match recovery.waiting() {
+        Ok(found) if found.items.is_empty() => {}
+        Ok(found) => {
+            let bytes: u64 = found.items.iter().map(|item| item.recovered.size).sum();
+            tracing::warn!(
+                files = found.items.len(),
+                bytes,
+                "files that another writer won wait for a decision: `s3pod recover list`"
+            );
+        }
+        Err(error) => tracing::warn!(%error, "what waits for `s3pod recover` cannot be read"),
+    }
+    Some(recovery)
 }
 
 fn unusable(folder: &Path, error: &io::Error) -> Failure {

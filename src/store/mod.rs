@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::naming::Key;
 use crate::units::ByteRange;
 
+mod conditional;
 mod error;
 mod limit;
 mod metered;
@@ -26,6 +27,7 @@ mod retry;
 pub mod s3;
 mod text;
 
+pub use conditional::Conditional;
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use limit::Limit;
 pub use metered::{Counters, Metered};
@@ -183,7 +185,19 @@ impl Version {
         };
         self.key == other.key && self.size == other.size && same_tag
     }
+
+    /// True where no other bytes can be told as this version. Without an entity tag those of the
+    /// same second and size look the same, so there a version is certain only when it is `now` so
+    /// old that its second is over, by however far the two clocks are apart.
+    pub fn is_certain(&self, now: SystemTime) -> bool {
+        let age = now.duration_since(self.last_modified).unwrap_or_default();
+        self.etag.is_some() || self.version_id.is_some() || age > CLOCKS_APART_MAX
+    }
 }
+
+/// Clocks that are further apart make S3 refuse signatures only at 15 minutes, but then most else
+/// fails too.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 
 /// What a store keeps with an object besides its bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

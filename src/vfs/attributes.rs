@@ -16,6 +16,7 @@ use super::{Error, Metadata, Result, Vfs};
 use crate::naming::Key;
 use crate::posix_metadata::{self, PosixMetadata};
 use crate::store::{Condition, Payload, PutRequest, Version};
+use crate::write;
 
 /// `XATTR_CREATE` of setxattr(2).
 const XATTR_CREATE: i32 = 1;
@@ -167,7 +168,8 @@ impl Vfs {
         };
         self.learn_properties(inode).await?;
         self.repay(&key).await?;
-        let (properties, epoch) = self.properties_now(inode, &key);
+        let (mut properties, epoch) = self.properties_now(inode, &key);
+        properties.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
         let unchanged = Condition::Unchanged(Version::clone(&version));
         let copied =
             self.0.engine.copy(&version, &key, Some(properties.clone()), &unchanged).await?;

@@ -35,7 +35,10 @@ impl Vfs {
             match self.read_once(&handle, range).await {
                 Err(Moved::On) => {}
                 Err(Moved::IntoUpload) => self.checkpoint(&handle.inode).await?,
-                Err(Moved::Failed(Error::Store(error))) if error.is_changed() => {
+                // A version that was deleted is as gone as one that was replaced.
+                Err(Moved::Failed(Error::Store(error)))
+                    if error.is_changed() || error.is_not_found() =>
+                {
                     // A commit of this mount moved the inode on: its new version has the bytes.
                     if handle.inode.state().version == before {
                         return Err(Error::Stale);
@@ -198,7 +201,8 @@ impl Vfs {
         let Some(key) = self.table().key(inode.ino) else {
             // The name stands for another object by now, so there is nowhere to send this.
             let key = self.key_or_last(inode);
-            return Err(self.commit_failed(inode, &staged, write::Error::Conflict { key }));
+            let conflict = write::Error::Conflict { key };
+            return Err(self.commit_failed(inode, &staged, conflict).await);
         };
         self.repay(&key).await?;
         let target = inode.target(&key, self.settings(), background);
@@ -206,7 +210,7 @@ impl Vfs {
         let committed = match staged.commit(&target).await {
             Ok(Some(committed)) => committed,
             Ok(None) => return Ok(()),
-            Err(error) => return Err(self.commit_failed(inode, &staged, error)),
+            Err(error) => return Err(self.commit_failed(inode, &staged, error).await),
         };
         let mut state = inode.state();
         if !committed.carries_mtime && !state.mtime_is_explicit {
@@ -247,18 +251,25 @@ impl Vfs {
         }
     }
 
-    fn commit_failed(&self, inode: &Arc<Inode>, staged: &Staged, error: write::Error) -> Error {
+    async fn commit_failed(
+        &self,
+        inode: &Arc<Inode>,
+        staged: &Staged,
+        error: write::Error,
+    ) -> Error {
         use write::Error::{Conflict, Exists, Lost};
         if matches!(error, Conflict { .. } | Exists { .. } | Lost { .. }) {
             let key = self.key_or_last(inode);
-            match staged.keep_for_recovery(&key) {
-                Ok(path) => {
-                    let (path, missing) = (path.display(), staged.missing());
-                    tracing::error!(%key, %path, ?missing, %error, "the local bytes are kept");
-                }
+            // Before the bytes are moved, so that no write is acknowledged behind them.
+            inode.state().detached = true;
+            match staged.keep_for_recovery(&key, &error).await {
+                Ok(Some(kept)) => tracing::error!(
+                    %key, id = kept.id, missing = kept.missing_bytes(), %error,
+                    "`s3pod recover` has the local bytes"
+                ),
+                Ok(None) => {}
                 Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
             }
-            inode.state().detached = true;
             self.table().lose(inode.ino);
         }
         error.into()

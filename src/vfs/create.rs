@@ -218,18 +218,27 @@ impl Vfs {
         if kind == FileKind::Directory {
             properties.content_type = Some(DIRECTORY_CONTENT_TYPE.to_owned());
         }
+        let id = write::new_commit_id();
+        properties.user_metadata.insert(write::COMMIT_ID.to_owned(), id.clone());
         let request = PutRequest { key: key.clone(), properties, condition: Condition::Absent };
-        match self.0.store.put(&request, &Payload::Bytes(body)).await {
-            Ok(version) => {
-                let now = self.0.clock.now();
-                state.committed(Arc::new(version), request.properties, now);
-                Ok(())
+        let version = match self.0.store.put(&request, &Payload::Bytes(body)).await {
+            Ok(version) => version,
+            Err(error) if error.is_changed() && error.is_ambiguous() => {
+                self.own_version(key, &id).await.ok_or(Error::Exists)?
             }
-            // An echo of our own success cannot be told from another's here, and both mean that
-            // the name is there.
-            Err(error) if error.is_changed() => Err(Error::Exists),
-            Err(error) => Err(error.into()),
-        }
+            Err(error) if error.is_changed() => return Err(Error::Exists),
+            Err(error) => return Err(error.into()),
+        };
+        state.committed(Arc::new(version), request.properties, self.0.clock.now());
+        Ok(())
+    }
+
+    /// The object under a key where it is the one that was stored with this id: an earlier attempt
+    /// was done, only its answer got lost.
+    async fn own_version(&self, key: &Key, id: &str) -> Option<Version> {
+        let head = self.0.store.head(key).await.ok()?;
+        let found = head.properties.user_metadata.get(write::COMMIT_ID);
+        found.is_some_and(|found| found == id).then_some(head.version)
     }
 
     /// Makes sure that a directory outlives its last name: it gets a marker before the first name

@@ -243,6 +243,16 @@ impl State {
         state
     }
 
+    /// The attributes of a directory are those of its marker, which another client has written.
+    pub(super) fn renew_directory(&mut self, marker: &ObjectHead, settings: &Settings) {
+        let fresh = Self::of_head(marker, settings, self.seen);
+        (self.perm, self.uid, self.gid) = (fresh.perm, fresh.uid, fresh.gid);
+        (self.mtime, self.mtime_is_explicit) = (fresh.mtime, fresh.mtime_is_explicit);
+        (self.xattrs, self.version) = (fresh.xattrs, fresh.version);
+        self.properties = fresh.properties;
+        self.knowledge.has_marker = true;
+    }
+
     fn apply(&mut self, metadata: &PosixMetadata) {
         self.perm = metadata.perm.unwrap_or(self.perm);
         self.uid = metadata.uid.unwrap_or(self.uid);

@@ -68,6 +68,8 @@ impl Vfs {
             // GETATTR or OPEN that follows asks the store.
             return Ok(known);
         }
+        // It must not leave the table meanwhile: what it knows is newer than what may be answered.
+        let _pin = known.as_ref().map(|inode| self.pin(inode));
         let (now, ttl) = (self.0.clock.now(), self.settings().metadata_ttl);
         let hint = {
             let mut state = directory.state();
@@ -334,8 +336,16 @@ fn has_local(table: &Table, inode: &Inode) -> bool {
 /// True where `found` is what the inode already is; then it is as fresh as the question.
 fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
     let mut state = inode.state();
+    // What is asked before the last word on an inode says nothing of its attributes.
+    let may_renew = !state.attributes_dirty && asked > state.seen;
     let is_same = match (found, inode.kind) {
-        (Found::Directory(_), FileKind::Directory) => true,
+        (Found::Directory(Some(marker)), FileKind::Directory) => {
+            if may_renew && state.properties.as_ref() != Some(&marker.properties) {
+                state.renew_directory(marker, vfs.settings());
+            }
+            true
+        }
+        (Found::Directory(None), FileKind::Directory) => true,
         (Found::Object(head), kind) if kind != FileKind::Directory => {
             let is_same = state.version.as_ref().is_some_and(|own| own.is_same(&head.version));
             let is_listing = vfs.settings().metadata == Metadata::List;
@@ -345,7 +355,7 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
             }
             // A self-copy elsewhere changes the metadata and not the ETag.
             let metadata_moved = state.properties.as_ref() != Some(&head.properties);
-            if is_same && metadata_moved && !state.attributes_dirty {
+            if is_same && metadata_moved && may_renew {
                 *state = renewed(&mut state, head, vfs, asked);
             }
             is_same

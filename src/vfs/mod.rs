@@ -102,6 +102,21 @@ struct Core {
     tasks: Tasks,
 }
 
+/// A verb under way that needs an inode.
+#[derive(Debug)]
+struct Pin {
+    vfs: Vfs,
+    ino: Ino,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut table = self.vfs.table();
+        table.closed(self.ino);
+        table.collect(self.ino);
+    }
+}
+
 impl Vfs {
     /// A file system over `store`, reading through `cache` and writing through `engine`.
     pub fn new(
@@ -186,6 +201,12 @@ impl Vfs {
         let ttl = self.settings().metadata_ttl;
         self.is_fresh(inode)
             || walked.is_some_and(|at| self.0.clock.now().saturating_duration_since(at) < ttl)
+    }
+
+    /// Keeps an inode in the table as long as the pin lives.
+    fn pin(&self, inode: &Inode) -> Pin {
+        self.table().opened(inode.ino);
+        Pin { vfs: self.clone(), ino: inode.ino }
     }
 
     /// The entry that the kernel is told of an inode, counted as a lookup.

@@ -127,7 +127,12 @@ impl Vfs {
         }
         let (properties, placement, epoch) = {
             let state = source.state();
-            let own = || state.properties_for(source.kind, key, self.settings(), Some(state.mtime));
+            let own = || {
+                let mtime = Some(state.mtime);
+                let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
+                own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
+                own
+            };
             let placement = state.properties.as_ref().map(Properties::placement);
             (waiting.then(own), placement.unwrap_or_default(), state.attributes_epoch)
         };

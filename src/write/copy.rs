@@ -1,12 +1,15 @@
 //! Server-side copies of whole objects.
 //!
-//! Owns the choice between one CopyObject and parallel part copies above S3's 5 GiB. Must not
-//! know why something is copied.
+//! Owns the choice between one CopyObject and parallel part copies above S3's 5 GiB, and what a
+//! refusal means that may be the echo of a success: a copy onto itself has then replaced its own
+//! source. Must not know why something is copied.
+
+use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::{Engine, Result};
+use super::{COMMIT_ID, Engine, Error, Result};
 use crate::naming::Key;
 use crate::store::{
     self, Condition, CopyRequest, PartTag, PartTarget, Placement, Properties, Upload, Version,
@@ -19,12 +22,53 @@ const COPY_SIZE_MAX: u64 = 5 * GIB;
 /// Parts copied at once.
 const COPIES_IN_FLIGHT_MAX: usize = 16;
 
+/// Copies `source` to `key`. Given properties are not those of the source.
 pub(super) async fn copy(
     engine: &Engine,
     source: &Version,
     key: &Key,
     properties: Option<Properties>,
     placement: Placement,
+    condition: &Condition,
+) -> Result<Version> {
+    let given = properties.as_ref().map(|own| own.user_metadata.clone());
+    match send(engine, source, key, properties, condition).await {
+        Err(Error::Store(error)) if error.is_ambiguous() && !error.kind().is_unanswered() => {
+            let echo = match given {
+                Some(given) => own_copy(engine, key, &given).await,
+                None => same_copy(engine, source, key).await,
+            };
+            echo.ok_or(Error::Store(error))
+        }
+        copied => copied,
+    }
+}
+
+/// The object under `key` where it carries what this copy was given, a commit id among it.
+async fn own_copy(engine: &Engine, key: &Key, given: &BTreeMap<String, String>) -> Option<Version> {
+    let head = engine.0.store.head(key).await.ok()?;
+    let is_ours = given.contains_key(COMMIT_ID) && head.properties.user_metadata == *given;
+    is_ours.then_some(head.version)
+}
+
+/// The object under `key` where it has all that `source` has, which still stands elsewhere.
+async fn same_copy(engine: &Engine, source: &Version, key: &Key) -> Option<Version> {
+    if source.key == *key {
+        return None;
+    }
+    let store = &engine.0.store;
+    let (original, copy) = futures::try_join!(store.head(&source.key), store.head(key)).ok()?;
+    let is_same = original.version.is_same(source)
+        && original.version.size == copy.version.size
+        && original.properties.user_metadata == copy.properties.user_metadata;
+    is_same.then_some(copy.version)
+}
+
+async fn send(
+    engine: &Engine,
+    source: &Version,
+    key: &Key,
+    properties: Option<Properties>,
     condition: &Condition,
 ) -> Result<Version> {
     if source.size <= COPY_SIZE_MAX {

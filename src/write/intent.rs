@@ -261,6 +261,7 @@ fn take_up(
         stage,
         stream: Mutex::new(stream),
         stays_local: AtomicBool::new(false),
+        lost: AtomicBool::new(false),
         promised: std::sync::Mutex::new(Some(promise)),
         resumable: std::sync::Mutex::new(resumable),
     };

@@ -14,13 +14,13 @@ mod error;
 mod extents;
 mod intent;
 mod plan;
+mod rescue;
 mod room;
 mod stage;
 mod stream;
 mod upload;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
@@ -30,7 +30,7 @@ use tokio::sync::Mutex;
 
 use crate::budget::Budget;
 use crate::cache::Cache;
-use crate::journal::{Journal, Pending};
+use crate::journal::{Journal, Pending, Recovered, Recovery};
 use crate::naming::Key;
 use crate::store::{Condition, ObjectStore, Placement, Properties, Version};
 use crate::tasks::Tasks;
@@ -56,6 +56,11 @@ pub const COMMIT_ID: &str = "s3pod-commit";
 /// What the id takes of an object's user metadata: its name with `x-amz-meta-`, and 32 digits.
 pub const COMMIT_ID_BYTES: usize = "x-amz-meta-".len() + COMMIT_ID.len() + 32;
 
+/// An id that no other commit has.
+pub fn new_commit_id() -> String {
+    commit::new_id()
+}
+
 /// What every staged file of a mount shares; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);
@@ -69,7 +74,7 @@ struct Inner {
     journal: Journal,
     limits: Limits,
     /// None where there is no local folder.
-    recover: Option<PathBuf>,
+    recovery: Option<Recovery>,
     tasks: Tasks,
     /// Every staged file of the mount, oldest first; as many as there are dirty or open ones.
     files: std::sync::Mutex<Vec<Weak<Staged>>>,
@@ -110,7 +115,7 @@ pub struct Committed {
 
 impl Engine {
     /// An engine that stages in `staging`, notes in `journal` and sends through `store`; what a
-    /// conflict leaves is moved to the folder `recover`.
+    /// conflict leaves goes to `recovery`.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         cache: Cache,
@@ -118,7 +123,7 @@ impl Engine {
         staging: Arc<Staging>,
         journal: Journal,
         limits: Limits,
-        recover: Option<PathBuf>,
+        recovery: Option<Recovery>,
     ) -> Self {
         let (tasks, files, traffic) = (Tasks::new(), std::sync::Mutex::default(), Arc::default());
         Self(Arc::new(Inner {
@@ -128,7 +133,7 @@ impl Engine {
             staging,
             journal,
             limits,
-            recover,
+            recovery,
             tasks,
             files,
             traffic,
@@ -148,10 +153,11 @@ impl Engine {
     pub fn stage(&self, key: &Key, base: Option<Arc<Version>>) -> Result<Arc<Staged>> {
         let stage = Stage::create(&self.0.staging, base)
             .map_err(|source| Error::Staging { key: key.clone(), source })?;
-        let (stream, stays_local) = (Mutex::new(Stream::default()), AtomicBool::new(false));
+        let stream = Mutex::new(Stream::default());
+        let (stays_local, lost) = (AtomicBool::new(false), AtomicBool::new(false));
         let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
         let engine = self.clone();
-        Ok(self.register(Staged { engine, stage, stream, stays_local, promised, resumable }))
+        Ok(self.register(Staged { engine, stage, stream, stays_local, lost, promised, resumable }))
     }
 
     fn register(&self, staged: Staged) -> Arc<Staged> {
@@ -208,6 +214,8 @@ pub struct Staged {
     stream: Mutex<Stream>,
     /// The file was unlinked: nothing of it is sent any more.
     stays_local: AtomicBool,
+    /// The bytes were kept for recovery: none is taken any more.
+    lost: AtomicBool,
     /// The commit that stands in the journal.
     promised: std::sync::Mutex<Option<Promise>>,
     /// An upload of an earlier process that this commit may go on with.
@@ -232,6 +240,7 @@ impl Staged {
         let range = ByteRange::at(offset, bytes.len() as u64);
         self.check_size(range.end, key)?;
         let mut stream = self.stream.lock().await;
+        self.check_not_lost(key)?;
         self.make_changeable(range, &mut stream, key).await?;
         self.change_promise();
         while let Err(error) = self.stage.write_at(offset, bytes) {
@@ -256,6 +265,7 @@ impl Staged {
     pub async fn copy_in(&self, run: CopiedRun, key: &Key) -> Result<u64> {
         self.check_size(run.range.end, key)?;
         let mut stream = self.stream.lock().await;
+        self.check_not_lost(key)?;
         if self.is_in_upload() {
             return Err(Error::InUpload { key: key.clone() });
         }
@@ -272,6 +282,7 @@ impl Staged {
     pub async fn truncate(&self, size: u64, key: &Key) -> Result<u64> {
         self.check_size(size, key)?;
         let mut stream = self.stream.lock().await;
+        self.check_not_lost(key)?;
         if self.is_in_upload() && size > 0 && !stream.can_be_cut(size, &self.stage.account()) {
             return Err(Error::InUpload { key: key.clone() });
         }
@@ -391,19 +402,22 @@ impl Staged {
         self.stage.rebase(version);
     }
 
-    /// Moves the staged bytes to the recovery folder and returns where they are.
+    /// Keeps what can never be sent for `s3pod recover`; from now on the file takes no change.
+    /// None where there are no bytes to keep.
     ///
     /// # Errors
-    /// The disk's.
-    pub fn keep_for_recovery(&self, key: &Key) -> io::Result<PathBuf> {
-        let (Some(folder), Some(staged)) = (&self.engine.0.recover, self.stage.path()) else {
-            return Err(io::Error::other("staged in memory, since there is no --cache-dir"));
-        };
-        std::fs::create_dir_all(folder)?;
-        let path = folder.join(recovered_name(key));
-        std::fs::rename(staged, &path)?;
+    /// The disk's; without a cache folder there is nowhere to keep anything.
+    pub async fn keep_for_recovery(
+        &self,
+        key: &Key,
+        refusal: &Error,
+    ) -> io::Result<Option<Recovered>> {
+        let mut stream = self.stream.lock().await;
+        self.lost.store(true, Ordering::Relaxed);
+        stream.abandon(&self.engine).await;
+        let kept = rescue::keep(self, key, refusal).await?;
         self.end_promise();
-        Ok(path)
+        Ok(kept)
     }
 
     /// Where the bytes of `range`, cut to the size, are.
@@ -450,6 +464,13 @@ impl Staged {
         account.epoch > account.committed
     }
 
+    fn check_not_lost(&self, key: &Key) -> Result<()> {
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(Error::Conflict { key: key.clone() });
+        }
+        Ok(())
+    }
+
     fn promised(&self) -> MutexGuard<'_, Option<Promise>> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -490,12 +511,4 @@ fn with_id(properties: &Properties, id: &str) -> Properties {
     let mut properties = properties.clone();
     properties.user_metadata.insert(COMMIT_ID.into(), id.into());
     properties
-}
-
-/// A file name that is unique and tells of the key: its last component, at most 50 characters of
-/// four bytes, which leaves room below the 255 bytes of a name.
-fn recovered_name(key: &Key) -> String {
-    let last = key.as_str().rsplit('/').next().unwrap_or_default();
-    let tail: String = last.chars().take(50).collect();
-    format!("{:016x}-{tail}", fastrand::u64(..))
 }

@@ -83,6 +83,19 @@ fn an_edit_of_what_was_deleted_does_not_bring_it_back() {
 }
 
 #[test]
+fn a_large_edit_of_what_was_deleted_meanwhile_does_not_bring_it_back() {
+    let lab = Lab::new(&LONG, |bucket| drop(bucket.put("f", pattern(20 * MIB))));
+    let file = edited(&lab, 1);
+    let hold = lab.server().faults().hold(Op::CompleteUpload, "f");
+    let closer = thread::spawn(move || close(file));
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    lab.bucket().delete("f");
+    hold.release();
+    assert_eq!(closer.join().unwrap(), Err(Errno::ESTALE));
+    assert!(!lab.bucket().contains("f"));
+}
+
+#[test]
 fn attributes_of_what_was_replaced_are_not_sent() {
     let lab = Lab::new(&LONG, |bucket| drop(bucket.put("f", "0123456789")));
     read(&lab.path("f"));

@@ -19,7 +19,9 @@ fn recovered(mount: &Mount) -> Vec<Vec<u8>> {
     let folder = mount.cache_folder().unwrap().join("recover");
     let Ok(volumes) = fs::read_dir(folder) else { return Vec::new() };
     let files = volumes.flat_map(|volume| fs::read_dir(volume.unwrap().path()).unwrap());
-    files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
+    let paths = files.map(|file| file.unwrap().path());
+    let bytes = paths.filter(|path| path.extension().is_some_and(|kind| kind == "data"));
+    bytes.map(|path| fs::read(path).unwrap()).collect()
 }
 
 fn open_both(lab: &Lab, name: &str) -> File {

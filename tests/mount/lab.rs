@@ -26,7 +26,16 @@ impl Lab {
     /// A mount with these arguments of a bucket that `prepare` has filled. The log begins after
     /// what the mount itself has asked.
     pub(crate) fn new(arguments: &[&str], prepare: impl FnOnce(&Bucket)) -> Self {
-        let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
+        Self::on(ServerOptions::default(), arguments, prepare)
+    }
+
+    /// The same on a server that is made so.
+    pub(crate) fn on(
+        made: ServerOptions,
+        arguments: &[&str],
+        prepare: impl FnOnce(&Bucket),
+    ) -> Self {
+        let server = TestServer::spawn(made);
         prepare(&server.bucket(BUCKET));
         let mount = options(&server, arguments).start().unwrap();
         server.log().clear();

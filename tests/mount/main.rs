@@ -27,6 +27,7 @@ mod races;
 mod raw;
 mod read;
 mod readdir;
+mod recover;
 mod rename;
 mod requests;
 mod rmdir;
@@ -38,6 +39,7 @@ mod streams;
 mod symlink;
 mod truncate;
 mod unlink;
+mod weak;
 mod write;
 mod xattr;
 

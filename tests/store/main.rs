@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a case that fails is a failed test")]
 
+mod conditional;
 mod copy;
 mod decorators;
 mod delete;
@@ -45,6 +46,9 @@ macro_rules! on_every_server {
 }
 
 on_every_server! {
+    conditional {
+        where_conditions_are_kept_they_are_sent,
+    }
     endpoint {
         a_missing_bucket_is_named,
         wrong_credentials_are_named,

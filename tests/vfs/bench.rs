@@ -59,7 +59,7 @@ impl Bench {
     pub(crate) async fn with(op_timeout: Duration, metadata_ttl: Duration) -> Self {
         let server = TestServer::start(ServerOptions::with_bucket(BUCKET)).await.unwrap();
         let clock = Clock::system();
-        let base = S3Store::connect(s3_settings(&server, op_timeout)).await.unwrap();
+        let base = S3Store::connect(s3_settings(&server, BUCKET, op_timeout)).await.unwrap();
         let policy = RetryPolicy { op_timeout, ..RetryPolicy::default() };
         let store: Arc<dyn ObjectStore> = Arc::new(Retry::new(base, policy, clock.clone()));
         let budget = Budget::new(256 * MIB);
@@ -121,8 +121,9 @@ impl Bench {
     }
 }
 
-fn s3_settings(server: &TestServer, op_timeout: Duration) -> S3Settings {
-    let defaults = S3Settings::new(BUCKET);
+/// How `bucket` of `server` is reached.
+pub(crate) fn s3_settings(server: &TestServer, bucket: &str, op_timeout: Duration) -> S3Settings {
+    let defaults = S3Settings::new(bucket);
     S3Settings {
         endpoint_url: Some(server.endpoint()),
         region: Some(server.region().to_owned()),
@@ -136,7 +137,8 @@ fn s3_settings(server: &TestServer, op_timeout: Duration) -> S3Settings {
     }
 }
 
-fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
+/// A mount that believes the store for `metadata_ttl`.
+pub(crate) fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
     Settings {
         prefix: Prefix::root(),
         read_only: false,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that fails is a failed test")]
 
 mod bench;
+mod model;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -208,4 +209,34 @@ async fn another_handles_bytes_are_not_committed_by_a_clean_close() {
     assert_eq!(bench.bucket().get("f").unwrap(), "ONE");
     bench.close(second).await.unwrap();
     assert_eq!(bench.bucket().get("f").unwrap(), "two");
+}
+
+#[tokio::test]
+async fn an_unsent_file_in_a_directory_that_moves_is_not_what_another_client_stored() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("d/b", "b");
+    let d = bench.vfs.lookup(Ino::ROOT, OsStr::new("d")).await.unwrap().attr.ino;
+    let (name, flags) = (OsStr::new("a"), bench::READ_WRITE);
+    let (entry, opened) = bench.vfs.create(d, name, 0o644, flags, CALLER).await.unwrap();
+    let change = SetAttr { size: Some(1), ..SetAttr::default() };
+    bench.vfs.setattr(entry.attr.ino, Some(opened.fh), change).await.unwrap();
+    bench.bucket().put("d/a", "t");
+    bench.rename("d", "e").await.unwrap();
+    bench.close(opened.fh).await.unwrap();
+    assert_eq!(bench.bucket().get("e/a").unwrap(), "\0");
+    assert_eq!(bench.bucket().keys(), ["e/a", "e/b"]);
+    let e = bench.vfs.lookup(Ino::ROOT, OsStr::new("e")).await.unwrap().attr.ino;
+    let again = bench.vfs.lookup(e, name).await.unwrap().attr.ino;
+    let opened = bench.vfs.open(again, flags).await.unwrap();
+    assert_eq!(bench.vfs.read(opened.fh, 0, 10).await.unwrap(), "\0");
+}
+
+#[tokio::test]
+async fn another_clients_chmod_of_a_directory_is_seen() {
+    let bench = Bench::new(PATIENT).await;
+    let name = OsStr::new("d");
+    let made = bench.vfs.mkdir(Ino::ROOT, name, 0o755, CALLER).await.unwrap().attr;
+    bench.bucket().set_metadata("d/", [("mode", "040700")]);
+    let seen = bench.vfs.lookup(Ino::ROOT, name).await.unwrap().attr;
+    assert_eq!((seen.ino, seen.perm), (made.ino, 0o700));
 }

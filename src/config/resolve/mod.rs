@@ -254,6 +254,24 @@ fn cache_dir(asked: &Options, host: &Host) -> Result<Option<PathBuf>, Error> {
     }
 }
 
+/// The cache folder that a mount would have, for commands that look into it: it is neither made
+/// nor tried.
+///
+/// # Errors
+/// Where the folder is `none`, or no default can be derived.
+pub fn cache_folder(typed: Option<&str>, host: &Host) -> Result<PathBuf, Error> {
+    let (text, argument) = match (typed, host.variable("S3POD_CACHE_DIR")) {
+        (Some(text), _) => (text, "--cache-dir"),
+        (None, Some(text)) => (text, "S3POD_CACHE_DIR"),
+        (None, None) => return default_cache_dir(host),
+    };
+    let wrong = |reason| Error::Argument { argument: argument.to_owned(), reason };
+    match text.parse().map_err(wrong)? {
+        CacheDir::At(path) => Ok(path),
+        CacheDir::None => Err(wrong("`none` is no folder; name that of a mount".to_owned())),
+    }
+}
+
 fn default_cache_dir(host: &Host) -> Result<PathBuf, Error> {
     if host.uid == 0 {
         return Ok(PathBuf::from("/var/cache/s3pod"));

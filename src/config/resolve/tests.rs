@@ -232,3 +232,16 @@ fn a_bundle_that_cannot_be_read_names_who_asked_for_it() {
     let list = format!("ca-bundle={}", bundle.path().display());
     assert_eq!(resolved(&list, &host).unwrap().s3.ca_bundle.unwrap(), bundle.path());
 }
+
+#[test]
+fn a_command_looks_where_a_mount_would_keep_things() {
+    let host = Host { uid: 1000, ..Host::with_environment([("HOME", "/home/me")]) };
+    let default = PathBuf::from("/home/me/.cache/s3pod");
+    assert_eq!(cache_folder(None, &host).unwrap(), default);
+    assert_eq!(cache_folder(Some("/a"), &host).unwrap(), PathBuf::from("/a"));
+    let told = Host::with_environment([("S3POD_CACHE_DIR", "/b")]);
+    assert_eq!(cache_folder(None, &told).unwrap(), PathBuf::from("/b"));
+    assert_eq!(cache_folder(Some("/a"), &told).unwrap(), PathBuf::from("/a"));
+    assert_eq!(cache_folder(None, &Host::default()).unwrap(), PathBuf::from("/var/cache/s3pod"));
+    assert_eq!(cache_folder(Some("none"), &host).unwrap_err().exit_code(), 2);
+}

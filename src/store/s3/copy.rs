@@ -64,7 +64,7 @@ pub(super) async fn copy_part(
     let copied = answer
         .copy_part_result
         .unwrap_or_else(|| aws_sdk_s3::types::CopyPartResult::builder().build());
-    let etag = version::etag(copied.e_tag.as_deref())
+    let etag = version::part_etag(copied.e_tag.as_deref())
         .ok_or_else(|| incomplete(operation, key, "an ETag"))?;
     let crc32 = copied.checksum_crc32.map(Into::into);
     Ok(PartTag { number: part.number, size: range.len(), etag, crc32 })

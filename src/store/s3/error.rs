@@ -125,6 +125,8 @@ impl<'a> Answer<'a> {
     fn by_code(&self, code: &str) -> ErrorKind {
         match code {
             "NoSuchBucket" | "InvalidBucketName" => ErrorKind::NoSuchBucket,
+            // To a Complete with If-Match: the object is missing, not the upload.
+            "NoSuchKey" if self.operation == Operation::CompleteUpload => ErrorKind::NotFound,
             "NoSuchKey" | "NotFound" => self.missing(),
             "NoSuchVersion" => ErrorKind::Changed,
             "NoSuchUpload" => ErrorKind::NoSuchUpload,

@@ -135,7 +135,7 @@ async fn upload_once(
         .send();
     let answer = store.watched(operation, key, &progress, send).await?;
     let etag =
-        version::etag(answer.e_tag()).ok_or_else(|| incomplete(operation, key, "an ETag"))?;
+        version::part_etag(answer.e_tag()).ok_or_else(|| incomplete(operation, key, "an ETag"))?;
     let size = payload.len();
     Ok(PartTag { number: part.number, size, etag, crc32: crc32.map(Into::into) })
 }
@@ -172,8 +172,9 @@ pub(super) async fn complete_upload(
         .send();
     let answer = store.within(operation, key, store.attempt_timeout, send).await;
     let answer = answer.map_err(|error| unmet(error, condition))?;
-    if answer.e_tag().is_none() {
-        return Err(incomplete(operation, key, "an ETag"));
+    // An answer without any of them broke off: S3 begins it before it knows how it ends.
+    if answer.e_tag().or(answer.location()).or(answer.key()).is_none() {
+        return Err(incomplete(operation, key, "the object's name"));
     }
     let told = version::Told {
         etag: answer.e_tag(),

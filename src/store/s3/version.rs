@@ -22,6 +22,12 @@ pub(super) fn etag(text: Option<&str>) -> Option<Arc<str>> {
     (!bare.is_empty()).then(|| format!("\"{bare}\"").into())
 }
 
+/// The entity tag of a part, which pins nothing and is only named in the Complete; a proxy may have
+/// made it weak.
+pub(super) fn part_etag(text: Option<&str>) -> Option<Arc<str>> {
+    etag(text.map(|text| text.trim().trim_start_matches("W/")))
+}
+
 /// The id of a version; `null` names whatever was written while versioning was off, which can be
 /// replaced, and so pins nothing.
 pub(super) fn version_id(text: Option<&str>) -> Option<Arc<str>> {
@@ -71,6 +77,8 @@ mod tests {
         assert_eq!(etag(Some("W/\"abc\"")), None);
         assert_eq!(etag(Some("\"\"")), None);
         assert_eq!(etag(None), None);
+        assert_eq!(part_etag(Some("W/\"abc\"")).as_deref(), Some("\"abc\""));
+        assert_eq!(part_etag(Some("")), None);
         assert_eq!(version_id(Some("null")), None);
         assert_eq!(version_id(Some("v1")).as_deref(), Some("v1"));
     }

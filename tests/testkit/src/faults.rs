@@ -81,7 +81,7 @@ impl Fault {
         Rule { op: Some(op), key: None, skip: 0, times: 1, fault: self }
     }
 
-    /// A rule for the next request of any operation.
+    /// A rule for the next request of any operation but [`Op::Probe`].
     #[must_use]
     pub fn on_any(self) -> Rule {
         Rule { op: None, key: None, skip: 0, times: 1, fault: self }
@@ -124,7 +124,7 @@ impl Rule {
     }
 
     fn matches(&self, call: &Call) -> bool {
-        self.op.is_none_or(|op| op == call.op)
+        self.op.map_or(call.op != Op::Probe, |op| op == call.op)
             && self.key.as_ref().is_none_or(|part| call.key.contains(part.as_str()))
     }
 }

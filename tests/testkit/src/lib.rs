@@ -20,6 +20,8 @@ mod server;
 mod tools;
 mod wire;
 
+pub use backend::Etags;
+pub use backend::conditions::Keeps;
 pub use backend::content::synthetic_bytes;
 pub use bucket::{Attributes, Bucket, ObjectInfo, UploadInfo};
 pub use endpoint::{S3Endpoint, Server};

@@ -80,7 +80,14 @@ impl Live {
         let before = self.received.fetch_add(bytes, SeqCst);
         let limit = self.decoded.unwrap_or(u64::MAX);
         let counted = (before + bytes).min(limit) - before.min(limit);
-        self.totals.bytes_in.fetch_add(counted, SeqCst);
+        if self.is_counted() {
+            self.totals.bytes_in.fetch_add(counted, SeqCst);
+        }
+    }
+
+    /// Finding out what a store can do is no part of what something costs.
+    fn is_counted(&self) -> bool {
+        self.head.op != Op::Probe
     }
 
     fn snapshot(&self) -> RequestRecord {
@@ -162,16 +169,17 @@ impl RequestLog {
         self.totals.of(op).started.load(SeqCst)
     }
 
-    /// Requests of any kind.
+    /// Requests of any kind but [`Op::Probe`].
     #[must_use]
     pub fn total(&self) -> usize {
         self.totals.all.started.load(SeqCst)
     }
 
-    /// Requests by operation, without those that did not happen: for messages of assertions.
+    /// Requests by operation, without those that did not happen and [`Op::Probe`].
     #[must_use]
     pub fn counts(&self) -> Vec<(Op, usize)> {
-        let counts = Op::ALL.iter().map(|op| (*op, self.count(*op)));
+        let counted = Op::ALL.iter().filter(|op| **op != Op::Probe);
+        let counts = counted.map(|op| (*op, self.count(*op)));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
@@ -273,7 +281,9 @@ impl RequestLog {
         }
         records.push_back(Arc::clone(&live));
         self.totals.of(call.op).enter();
-        self.totals.all.enter();
+        if live.is_counted() {
+            self.totals.all.enter();
+        }
         Flight { live }
     }
 }
@@ -304,7 +314,9 @@ impl Flight {
 
     pub(crate) fn sent(&self, bytes: usize) {
         self.live.sent.fetch_add(bytes as u64, SeqCst);
-        self.live.totals.bytes_out.fetch_add(bytes as u64, SeqCst);
+        if self.live.is_counted() {
+            self.live.totals.bytes_out.fetch_add(bytes as u64, SeqCst);
+        }
     }
 
     /// The id a client reports: the record's order in hex.
@@ -319,6 +331,8 @@ impl Drop for Flight {
         let totals = &self.live.totals;
         let _ = self.live.finished.set(totals.began.elapsed());
         totals.of(self.live.head.op).under_way.fetch_sub(1, SeqCst);
-        totals.all.under_way.fetch_sub(1, SeqCst);
+        if self.live.is_counted() {
+            totals.all.under_way.fetch_sub(1, SeqCst);
+        }
     }
 }

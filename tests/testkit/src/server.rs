@@ -21,10 +21,12 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::backend::Backend;
 use crate::backend::checksum::EtagKind;
+use crate::backend::conditions::Keeps;
+use crate::backend::multipart::MIN_PART;
 use crate::backend::service::Service;
 use crate::backend::spill::Spill;
+use crate::backend::{Abilities, Backend, Etags};
 use crate::bucket::Bucket;
 use crate::endpoint::S3Endpoint;
 use crate::faults::Faults;
@@ -54,6 +56,17 @@ pub struct ServerOptions {
     pub spill: Option<PathBuf>,
     /// ETags that are no MD5, for benchmarks: MD5 takes 2 CPU-seconds a GiB.
     pub quick_etags: bool,
+    /// What it makes of conditions on PutObject and on a copy's destination.
+    pub put_keeps: Keeps,
+    /// What it makes of conditions on CompleteMultipartUpload.
+    pub complete_keeps: Keeps,
+    /// What it makes of conditions on DeleteObject.
+    pub delete_keeps: Keeps,
+    /// Which entity tags answers carry.
+    pub etags: Etags,
+    /// The smallest part of an upload that is not the last; S3's 5 MiB unless a test wants many
+    /// parts of few bytes.
+    pub min_part: u64,
 }
 
 impl Default for ServerOptions {
@@ -69,6 +82,11 @@ impl Default for ServerOptions {
             enforce_region: false,
             spill: Some(std::env::temp_dir()),
             quick_etags: false,
+            put_keeps: Keeps::Always,
+            complete_keeps: Keeps::Always,
+            delete_keeps: Keeps::Always,
+            etags: Etags::Strong,
+            min_part: MIN_PART,
         }
     }
 }
@@ -149,7 +167,14 @@ impl TestServer {
             None => Spill::in_memory(),
         };
         let etags = if options.quick_etags { EtagKind::Quick } else { EtagKind::Md5 };
-        let backend = Backend::new(spill, options.region.clone(), etags);
+        let abilities = Abilities {
+            put: options.put_keeps,
+            complete: options.complete_keeps,
+            delete: options.delete_keeps,
+            etags: options.etags,
+            min_part: options.min_part,
+        };
+        let backend = Backend::new(spill, options.region.clone(), etags, abilities);
         for bucket in &options.buckets {
             backend.ensure_bucket(bucket);
         }

@@ -11,6 +11,18 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 use super::object::Object;
 
+/// What a server makes of conditions on a kind of write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeps {
+    /// It decides them together with the write.
+    #[default]
+    Always,
+    /// It does not look at them.
+    Never,
+    /// It answers 501 NotImplemented to them.
+    Refuses,
+}
+
 /// Conditions of a GET or HEAD, or on a copy's source.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Read {
@@ -74,6 +86,16 @@ pub(crate) struct Write {
 }
 
 impl Write {
+    /// What is left of the conditions on a server that `keeps` them so.
+    pub(crate) fn kept(self, keeps: Keeps) -> S3Result<Self> {
+        let has_any = self.if_match.is_some() || self.if_none_match.is_some();
+        match keeps {
+            Keeps::Refuses if has_any => Err(s3_error!(NotImplemented, "conditions on writes")),
+            Keeps::Never => Ok(Self::default()),
+            _ => Ok(self),
+        }
+    }
+
     /// Reads them from the request itself: s3s does not parse them for CopyObject.
     pub(crate) fn from_headers(headers: &HeaderMap) -> S3Result<Self> {
         let read = |name: HeaderName| {

@@ -84,7 +84,7 @@ pub(super) fn copy_object(
     backend: &Backend,
     mut req: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
-    let destination = conditions::Write::from_headers(&req.headers)?;
+    let destination = conditions::Write::from_headers(&req.headers)?.kept(backend.abilities.put)?;
     let input = &mut req.input;
     let source_conditions = conditions::Read {
         if_match: input.copy_source_if_match.take(),
@@ -102,7 +102,7 @@ pub(super) fn copy_object(
         checksum_crc32: copy.sums.checksum_crc32.clone(),
         checksum_crc32c: copy.sums.checksum_crc32c.clone(),
         checksum_crc64nvme: copy.sums.checksum_crc64nvme.clone(),
-        e_tag: Some(copy.etag()),
+        e_tag: backend.told(copy.etag()),
         last_modified: Some(copy.modified()),
         ..CopyObjectResult::default()
     };

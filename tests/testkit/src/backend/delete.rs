@@ -19,6 +19,7 @@ pub(super) fn delete_object(
     let input = &req.input;
     let conditions =
         conditions::Write { if_match: input.if_match.clone(), ..conditions::Write::default() };
+    let conditions = conditions.kept(backend.abilities.delete)?;
     let deleted = backend.in_bucket(&input.bucket, |bucket| {
         conditional_delete(bucket, &input.key, input.version_id.as_deref(), &conditions)
     })?;

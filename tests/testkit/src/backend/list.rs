@@ -180,11 +180,11 @@ pub(super) fn page_size(asked: Option<i32>) -> S3Result<i32> {
     }
 }
 
-fn listed(page: &Page, encoding: Encoding, owner: bool) -> Vec<ListedObject> {
+fn listed(backend: &Backend, page: &Page, encoding: Encoding, owner: bool) -> Vec<ListedObject> {
     let owner = owner
         .then(|| Owner { display_name: Some("s3pod".to_owned()), id: Some("s3pod".to_owned()) });
     let row = |(key, object): &(String, Arc<Object>)| ListedObject {
-        e_tag: Some(object.etag()),
+        e_tag: backend.told(object.etag()),
         key: Some(encoding.apply(key)),
         last_modified: Some(object.modified()),
         owner: owner.clone(),
@@ -218,7 +218,7 @@ pub(super) fn list_objects_v2(
         max_keys: usize::try_from(max_keys).expect("page_size is never negative"),
     };
     let page = backend.in_bucket(&input.bucket, |bucket| Ok(walk(bucket, &query)))?;
-    let contents = listed(&page, encoding, input.fetch_owner == Some(true));
+    let contents = listed(backend, &page, encoding, input.fetch_owner == Some(true));
     let prefixes = common_prefixes(&page, encoding);
     Ok(S3Response::new(ListObjectsV2Output {
         key_count: i32::try_from(contents.len() + prefixes.len()).ok(),
@@ -263,7 +263,7 @@ pub(super) fn list_objects(
         After::Key(name) | After::Prefix(name) => encoding.apply(&name),
     });
     Ok(S3Response::new(ListObjectsOutput {
-        contents: Some(listed(&page, encoding, true)),
+        contents: Some(listed(backend, &page, encoding, true)),
         common_prefixes: Some(common_prefixes(&page, encoding)),
         delimiter: input.delimiter.as_deref().map(|text| encoding.apply(text)),
         encoding_type: input.encoding_type,

@@ -7,7 +7,7 @@
 mod buckets;
 pub(crate) mod checksum;
 mod combine;
-mod conditions;
+pub(crate) mod conditions;
 pub(crate) mod content;
 mod copy;
 mod delete;
@@ -30,6 +30,8 @@ use http::StatusCode;
 use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 
 use checksum::EtagKind;
+use conditions::Keeps;
+use s3s::dto::ETag;
 use spill::Spill;
 use state::BucketState;
 
@@ -45,11 +47,49 @@ pub(crate) struct Backend {
     pub(crate) spill: Spill,
     pub(crate) region: String,
     pub(crate) etags: EtagKind,
+    pub(crate) abilities: Abilities,
+}
+
+/// What a server can do that others cannot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    pub(crate) put: Keeps,
+    pub(crate) complete: Keeps,
+    pub(crate) delete: Keeps,
+    pub(crate) etags: Etags,
+    /// The smallest part that is not the last.
+    pub(crate) min_part: u64,
+}
+
+/// Which entity tags answers carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Etags {
+    /// Strong ones.
+    #[default]
+    Strong,
+    /// `W/"..."`, as a proxy that compresses makes of them.
+    Weak,
+    /// None, but for parts, which nothing else names.
+    None,
 }
 
 impl Backend {
-    pub(crate) fn new(spill: Spill, region: String, etags: EtagKind) -> Arc<Self> {
-        Arc::new(Self { buckets: Mutex::default(), spill, region, etags })
+    pub(crate) fn new(
+        spill: Spill,
+        region: String,
+        etags: EtagKind,
+        abilities: Abilities,
+    ) -> Arc<Self> {
+        Arc::new(Self { buckets: Mutex::default(), spill, region, etags, abilities })
+    }
+
+    /// An object's entity tag as this server tells it.
+    pub(crate) fn told(&self, etag: ETag) -> Option<ETag> {
+        match self.abilities.etags {
+            Etags::Strong => Some(etag),
+            Etags::Weak => Some(ETag::Weak(etag.into_value())),
+            Etags::None => None,
+        }
     }
 
     /// The one lock. A test that panicked while holding it must not fail the others.

@@ -27,7 +27,7 @@ use super::{Backend, MAX_SINGLE, combine, conditions, tags};
 /// "Part numbers can be any number from 1 to 10,000, inclusive."
 const MAX_PART_NUMBER: i32 = 10_000;
 /// "5 MiB to 5 GiB. There is no minimum size limit on the last part."
-const MIN_PART: u64 = 5 * 1024 * 1024;
+pub(crate) const MIN_PART: u64 = 5 * 1024 * 1024;
 
 /// One part that arrived.
 #[derive(Clone, Debug)]
@@ -225,13 +225,14 @@ pub(super) fn complete(
     mut req: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let conditions = conditions::Write::from_headers(&req.headers)?;
+    let conditions = conditions.kept(backend.abilities.complete)?;
     let input = &mut req.input;
     let listed = input.multipart_upload.take().and_then(|upload| upload.parts).unwrap_or_default();
     let said = checksum_of!(input);
     let size = input.mpu_object_size;
     let (etag, version_id, sums) = backend.in_bucket(&input.bucket, |bucket| {
         let upload = find(bucket, &input.key, &input.upload_id)?;
-        let object = assemble(upload, &listed, &said)?;
+        let object = assemble(upload, &listed, &said, backend.abilities.min_part)?;
         if size.is_some_and(|size| size != object.size()) {
             return Err(s3_error!(InvalidRequest, "x-amz-mp-object-size does not match"));
         }
@@ -243,7 +244,7 @@ pub(super) fn complete(
     Ok(S3Response::new(CompleteMultipartUploadOutput {
         bucket: Some(input.bucket.clone()),
         key: Some(input.key.clone()),
-        e_tag: Some(etag),
+        e_tag: backend.told(etag),
         version_id,
         checksum_crc32: sums.checksum_crc32,
         checksum_crc32c: sums.checksum_crc32c,
@@ -255,8 +256,13 @@ pub(super) fn complete(
     }))
 }
 
-fn assemble(upload: &Upload, listed: &[CompletedPart], said: &Checksum) -> S3Result<Object> {
-    let parts = chosen(upload, listed)?;
+fn assemble(
+    upload: &Upload,
+    listed: &[CompletedPart],
+    said: &Checksum,
+    min_part: u64,
+) -> S3Result<Object> {
+    let parts = chosen(upload, listed, min_part)?;
     let mut content = Content::default();
     let mut md5s = Vec::with_capacity(parts.len() * 16);
     for part in &parts {
@@ -278,7 +284,11 @@ fn assemble(upload: &Upload, listed: &[CompletedPart], said: &Checksum) -> S3Res
 }
 
 /// The parts a Complete names, after every check that S3 makes on the list.
-fn chosen<'a>(upload: &'a Upload, listed: &[CompletedPart]) -> S3Result<Vec<&'a Part>> {
+fn chosen<'a>(
+    upload: &'a Upload,
+    listed: &[CompletedPart],
+    min_part: u64,
+) -> S3Result<Vec<&'a Part>> {
     if listed.is_empty() {
         return Err(s3_error!(MalformedXML, "You must specify at least one part"));
     }
@@ -303,7 +313,7 @@ fn chosen<'a>(upload: &'a Upload, listed: &[CompletedPart]) -> S3Result<Vec<&'a 
         })?);
     }
     let (_, all_but_last) = parts.split_last().expect("the list is not empty");
-    if all_but_last.iter().any(|part| part.content.len() < MIN_PART) {
+    if all_but_last.iter().any(|part| part.content.len() < min_part) {
         return Err(s3_error!(
             EntityTooSmall,
             "Your proposed upload is smaller than the minimum allowed size"

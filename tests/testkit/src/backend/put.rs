@@ -1,6 +1,6 @@
 //! PutObject.
 
-use s3s::dto::{Checksum, ETag, PutObjectInput, PutObjectOutput};
+use s3s::dto::{Checksum, PutObjectInput, PutObjectOutput};
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::checksum::{Announced, hex, receive};
@@ -41,7 +41,7 @@ pub(super) async fn put_object(
     backend: &Backend,
     mut req: S3Request<PutObjectInput>,
 ) -> S3Result<S3Response<PutObjectOutput>> {
-    let conditions = conditions::Write::from_headers(&req.headers)?;
+    let conditions = conditions::Write::from_headers(&req.headers)?.kept(backend.abilities.put)?;
     let input = &mut req.input;
     backend.in_bucket(&input.bucket, |_| Ok(()))?;
     check_length(input.content_length)?;
@@ -65,7 +65,7 @@ pub(super) async fn put_object(
         properties,
         tags,
     };
-    let answer = answer(&object);
+    let answer = answer(backend, &object);
     let version_id = backend.in_bucket(&input.bucket, |bucket| {
         conditions.check(bucket.current(&input.key).map(AsRef::as_ref))?;
         Ok(bucket.install(&input.key, object))
@@ -73,7 +73,7 @@ pub(super) async fn put_object(
     Ok(S3Response::new(PutObjectOutput { version_id, ..answer }))
 }
 
-fn answer(object: &Object) -> PutObjectOutput {
+fn answer(backend: &Backend, object: &Object) -> PutObjectOutput {
     let Checksum {
         checksum_crc32,
         checksum_crc32c,
@@ -89,7 +89,7 @@ fn answer(object: &Object) -> PutObjectOutput {
         checksum_sha1,
         checksum_sha256,
         checksum_type,
-        e_tag: Some(ETag::Strong(object.etag.clone())),
+        e_tag: backend.told(object.etag()),
         server_side_encryption: object.properties.encryption.clone(),
         ssekms_key_id: object.properties.kms_key_id.clone(),
         bucket_key_enabled: object.properties.bucket_key_enabled,

@@ -110,7 +110,7 @@ fn told_sums(selected: &Selected, asked: bool) -> Checksum {
 
 /// Fills an answer of either shape: the field names are the same.
 macro_rules! answer {
-    ($kind:ident, $selected:expr, $checksums_asked:expr) => {{
+    ($backend:expr, $kind:ident, $selected:expr, $checksums_asked:expr) => {{
         let selected = &$selected;
         let object = &selected.object;
         let properties = object.properties.clone();
@@ -135,7 +135,7 @@ macro_rules! answer {
             content_range: content_range(selected),
             // S3's default for an object stored without a type.
             content_type: properties.content_type.or(Some("binary/octet-stream".to_owned())),
-            e_tag: Some(object.etag()),
+            e_tag: $backend.told(object.etag()),
             expires: properties.expires,
             last_modified: Some(object.modified()),
             metadata: Some(properties.metadata.into_iter().collect()),
@@ -186,7 +186,7 @@ pub(super) fn get_object(
             },
         },
     )?;
-    let mut output = answer!(GetObjectOutput, selected, input.checksum_mode.is_some());
+    let mut output = answer!(backend, GetObjectOutput, selected, input.checksum_mode.is_some());
     output.tag_count = tag_count(&selected.object);
     let frames = selected.object.content.slice(selected.span.clone()).frames();
     output.body = Some(StreamingBlob::new(frames));
@@ -214,7 +214,7 @@ pub(super) fn head_object(
             },
         },
     )?;
-    let output = answer!(HeadObjectOutput, selected, input.checksum_mode.is_some());
+    let output = answer!(backend, HeadObjectOutput, selected, input.checksum_mode.is_some());
     let partial = output.content_range.is_some();
     let mut response = S3Response::new(output);
     if partial {

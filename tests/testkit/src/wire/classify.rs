@@ -33,13 +33,19 @@ pub enum Op {
     Delete,
     /// DeleteObjects.
     DeleteMany,
+    /// Any request by which s3pod finds out once what a store can do. Counted apart: no total has
+    /// it, and no fault meets it that does not name it.
+    Probe,
     /// Any other request.
     Other,
 }
 
+/// What the last component of a probe's key begins with.
+const PROBE: &str = ".s3pod-probe-";
+
 impl Op {
     /// Every operation, in the order of the enum.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Head,
         Self::Get,
         Self::List,
@@ -52,6 +58,7 @@ impl Op {
         Self::Copy,
         Self::Delete,
         Self::DeleteMany,
+        Self::Probe,
         Self::Other,
     ];
 }
@@ -77,6 +84,8 @@ impl Call {
             on_object(method, query, copies)
         };
         let key = if op == Op::List { query.value("prefix") } else { decode(key) };
+        let is_probe = key.rsplit('/').next().is_some_and(|name| name.starts_with(PROBE));
+        let op = if is_probe { Op::Probe } else { op };
         Self { op, bucket: decode(bucket), key }
     }
 }
@@ -176,5 +185,7 @@ mod tests {
         assert_eq!(Call::of(&Method::GET, &uri, &HeaderMap::new()).key, "a b/");
         let uri = "/b/d/%C3%A4+".parse().unwrap();
         assert_eq!(Call::of(&Method::GET, &uri, &HeaderMap::new()).key, "d/ä+");
+        let uri = "/b/d/.s3pod-probe-1?uploads".parse().unwrap();
+        assert_eq!(Call::of(&Method::POST, &uri, &HeaderMap::new()).op, Op::Probe);
     }
 }

@@ -1,0 +1,300 @@
+//! Conditions for stores that may not know them.
+//!
+//! Owns what is known of a store's conditional requests: PUT, Complete and DELETE are asked each
+//! for itself, before the first request that needs the answer, with an `If-Match` that cannot
+//! hold. Promises: where the store keeps a kind of condition it is sent; where it ignores or
+//! refuses it the request goes without, so that the last writer wins, and that is said once.
+//! Must not know what a condition is for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::{
+    Condition, CopyRequest, Error, ErrorKind, GetRequest, GetResponse, ListPage, ListRequest,
+    ObjectHead, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
+    UploadId, Version,
+};
+use crate::naming::{Key, Prefix};
+use crate::units::ByteRange;
+
+/// What the keys that are asked with begin with. A store that keeps conditions never holds one.
+const PROBE: &str = ".s3pod-probe-";
+
+/// An entity tag that no object has: an MD5 of nothing but zeros, in one part of none.
+const NO_TAG: &str = "\"00000000000000000000000000000000-0\"";
+
+/// Sends conditions only where the store keeps them.
+#[derive(Debug)]
+pub struct Conditional<S> {
+    inner: S,
+    /// Where probe keys stand: what is known of one place of a bucket need not hold elsewhere,
+    /// and a policy may allow no other.
+    prefix: Prefix,
+    put: OnceCell<bool>,
+    complete: OnceCell<bool>,
+    delete: OnceCell<bool>,
+    /// The store refuses a condition on a copy's destination.
+    copy_refuses: AtomicBool,
+    /// A version without an entity tag was seen.
+    tagless: AtomicBool,
+}
+
+impl<S: ObjectStore> Conditional<S> {
+    /// Asks below `prefix` what `inner` can do.
+    pub fn new(inner: S, prefix: Prefix) -> Self {
+        let unknown = OnceCell::new;
+        Self {
+            inner,
+            prefix,
+            put: unknown(),
+            complete: unknown(),
+            delete: unknown(),
+            copy_refuses: AtomicBool::new(false),
+            tagless: AtomicBool::new(false),
+        }
+    }
+
+    fn probe_key(&self) -> Key {
+        Key::new(format!("{}{PROBE}{:016x}", self.prefix, fastrand::u64(..)))
+    }
+
+    async fn put_keeps(&self) -> Result<bool> {
+        self.put.get_or_try_init(|| self.probe_put()).await.copied()
+    }
+
+    async fn complete_keeps(&self) -> Result<bool> {
+        self.complete.get_or_try_init(|| self.probe_complete()).await.copied()
+    }
+
+    async fn delete_keeps(&self) -> Result<bool> {
+        self.delete.get_or_try_init(|| self.probe_delete()).await.copied()
+    }
+
+    async fn probe_put(&self) -> Result<bool> {
+        let key = self.probe_key();
+        let condition = Condition::Unchanged(no_version(&key));
+        let request = PutRequest { key: key.clone(), properties: Properties::default(), condition };
+        let answer = self.inner.put(&request, &Payload::Bytes(Bytes::new())).await;
+        if answer.is_ok() {
+            self.remove(&key).await;
+        }
+        judge("PUT", answer.map(drop))
+    }
+
+    async fn probe_complete(&self) -> Result<bool> {
+        let key = self.probe_key();
+        let id = self.inner.create_upload(&key, &Properties::default()).await?;
+        let upload = Upload { key: key.clone(), id };
+        let answer = self.complete_in_vain(&upload).await;
+        if answer.is_ok() {
+            self.remove(&key).await;
+        } else if let Err(error) = self.inner.abort_upload(&upload).await {
+            tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
+        }
+        judge("Complete", answer)
+    }
+
+    async fn complete_in_vain(&self, upload: &Upload) -> Result<()> {
+        let target = PartTarget { upload: upload.clone(), number: 1 };
+        let byte = Payload::Bytes(Bytes::from_static(b"?"));
+        let part = self.inner.upload_part(&target, &byte).await?;
+        let condition = Condition::Unchanged(no_version(&upload.key));
+        self.inner.complete_upload(upload, &[part], &condition).await.map(drop)
+    }
+
+    /// An object that is there tells more than one that is not: to delete what is gone is no error.
+    async fn probe_delete(&self) -> Result<bool> {
+        let key = self.probe_key();
+        let (properties, condition) = (Properties::default(), Condition::None);
+        let request = PutRequest { key: key.clone(), properties, condition };
+        self.inner.put(&request, &Payload::Bytes(Bytes::new())).await?;
+        let answer = self.inner.delete(&key, &Condition::Unchanged(no_version(&key))).await;
+        if answer.is_err() {
+            self.remove(&key).await;
+        }
+        judge("DELETE", answer)
+    }
+
+    async fn remove(&self, key: &Key) {
+        if let Err(error) = self.inner.delete(key, &Condition::None).await {
+            tracing::warn!(%key, %error, "an empty object of ours stays in the bucket");
+        }
+    }
+
+    /// Says once that versions are told apart by size and time alone.
+    fn look_at(&self, version: &Version) {
+        if version.etag.is_none() && !self.tagless.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the store gives no strong ETags: versions are told apart by size and time, and \
+                 an edit does not see another writer's: the last one wins"
+            );
+        }
+    }
+
+    /// The version as the store will tell it from now on. Where it has no entity tag its time is
+    /// all there is, and that of an answer may be later than that of the object.
+    async fn settled(&self, version: Version, written: Option<&Properties>) -> Version {
+        self.look_at(&version);
+        // A proxy weakens the tags in headers, and leaves alone those in the body of an answer.
+        if version.etag.is_some() && !self.tagless.load(Ordering::Relaxed) {
+            return version;
+        }
+        let is_ours = |head: &ObjectHead| {
+            let metadata = &head.properties.user_metadata;
+            head.version.size == version.size
+                && written.is_none_or(|written| written.user_metadata == *metadata)
+        };
+        match self.inner.head(&version.key).await {
+            Ok(head) if is_ours(&head) => head.version,
+            _ => version,
+        }
+    }
+}
+
+/// No version of `key`.
+fn no_version(key: &Key) -> Version {
+    Version {
+        key: key.clone(),
+        etag: Some(NO_TAG.into()),
+        version_id: None,
+        size: 0,
+        last_modified: UNIX_EPOCH,
+    }
+}
+
+/// What the answer to a request that must fail says of the store; an error where it says nothing.
+fn judge(operation: &'static str, answer: Result<()>) -> Result<bool> {
+    let (keeps, how) = match answer {
+        Ok(()) => (false, "ignores"),
+        Err(error) => match error.kind() {
+            ErrorKind::Changed | ErrorKind::NotFound => (true, "keeps"),
+            ErrorKind::Unsupported | ErrorKind::Other(_) => (false, "refuses"),
+            // Who may not ask here is told by the request itself.
+            ErrorKind::Denied => (true, "may keep"),
+            _ => return Err(error),
+        },
+    };
+    if keeps {
+        tracing::debug!(operation, "the store {how} conditions");
+    } else {
+        tracing::warn!(
+            operation,
+            "the store {how} conditions: where two writers change one object the last one wins"
+        );
+    }
+    Ok(keeps)
+}
+
+/// True where the store may not be asked to keep it: there is nothing to send.
+fn is_empty(condition: &Condition) -> bool {
+    match condition {
+        Condition::None => true,
+        Condition::Absent => false,
+        Condition::Unchanged(version) => version.etag.is_none(),
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<S: ObjectStore> ObjectStore for Conditional<S> {
+    async fn head(&self, key: &Key) -> Result<ObjectHead> {
+        let head = self.inner.head(key).await?;
+        self.look_at(&head.version);
+        Ok(head)
+    }
+
+    async fn tags(&self, version: &Version) -> Result<Vec<(String, String)>> {
+        self.inner.tags(version).await
+    }
+
+    async fn get(&self, request: &GetRequest) -> Result<GetResponse> {
+        self.inner.get(request).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        self.inner.list(request).await
+    }
+
+    async fn put(&self, request: &PutRequest, payload: &Payload) -> Result<Version> {
+        let version = if is_empty(&request.condition) || self.put_keeps().await? {
+            self.inner.put(request, payload).await?
+        } else {
+            let plain = PutRequest { condition: Condition::None, ..request.clone() };
+            self.inner.put(&plain, payload).await?
+        };
+        Ok(self.settled(version, Some(&request.properties)).await)
+    }
+
+    async fn create_upload(&self, key: &Key, properties: &Properties) -> Result<UploadId> {
+        self.inner.create_upload(key, properties).await
+    }
+
+    async fn upload_part(&self, part: &PartTarget, payload: &Payload) -> Result<PartTag> {
+        self.inner.upload_part(part, payload).await
+    }
+
+    async fn copy_part(
+        &self,
+        part: &PartTarget,
+        source: &Version,
+        range: ByteRange,
+    ) -> Result<PartTag> {
+        self.inner.copy_part(part, source, range).await
+    }
+
+    async fn complete_upload(
+        &self,
+        upload: &Upload,
+        parts: &[PartTag],
+        condition: &Condition,
+    ) -> Result<Version> {
+        let keeps = is_empty(condition) || self.complete_keeps().await?;
+        let condition = if keeps { condition } else { &Condition::None };
+        let version = self.inner.complete_upload(upload, parts, condition).await?;
+        Ok(self.settled(version, None).await)
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<()> {
+        self.inner.abort_upload(upload).await
+    }
+
+    /// A copy is pinned to its source, so that no other version is ever taken; only where the
+    /// store refuses the condition on the destination does the copy go without.
+    async fn copy(&self, source: &Version, request: &CopyRequest) -> Result<Version> {
+        let plain = || CopyRequest { condition: Condition::None, ..request.clone() };
+        if is_empty(&request.condition) {
+            return self.inner.copy(source, request).await;
+        }
+        if self.copy_refuses.load(Ordering::Relaxed) {
+            return self.inner.copy(source, &plain()).await;
+        }
+        match self.inner.copy(source, request).await {
+            Err(error) if *error.kind() == ErrorKind::Unsupported => {
+                let copied = self.inner.copy(source, &plain()).await?;
+                if !self.copy_refuses.swap(true, Ordering::Relaxed) {
+                    drop(judge("COPY", Err(error)));
+                }
+                Ok(copied)
+            }
+            copied => copied,
+        }
+    }
+
+    async fn delete(&self, key: &Key, condition: &Condition) -> Result<()> {
+        match condition {
+            Condition::Unchanged(_) if is_empty(condition) || self.delete_keeps().await? => {
+                self.inner.delete(key, condition).await
+            }
+            Condition::Unchanged(_) => self.inner.delete(key, &Condition::None).await,
+            Condition::None | Condition::Absent => self.inner.delete(key, condition).await,
+        }
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+        self.inner.delete_many(keys).await
+    }
+}

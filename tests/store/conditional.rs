@@ -1,0 +1,185 @@
+//! Stores that keep conditions, ignore them, refuse them, or have no entity tags to name.
+
+use bytes::Bytes;
+use s3pod::naming::{Key, Prefix};
+use s3pod::store::s3::S3Store;
+use s3pod::store::{
+    Condition, Conditional, CopyRequest, ErrorKind, ObjectStore, PartTarget, Payload, Properties,
+    PutRequest, Result, Upload, Version,
+};
+use s3pod_testkit::{Etags, Fault, Keeps, Op, ServerOptions, TestServer};
+
+use crate::Subject;
+use crate::server::testkit_settings;
+
+const BUCKET: &str = "conditions";
+
+/// A store over a server that is made so.
+async fn made(options: ServerOptions) -> (TestServer, Conditional<S3Store>) {
+    let server = TestServer::start(options).await.unwrap();
+    let store = S3Store::connect(testkit_settings(&server, BUCKET)).await.unwrap();
+    (server, Conditional::new(store, Prefix::from_user("deep/down")))
+}
+
+fn request(condition: Condition) -> PutRequest {
+    PutRequest { key: Key::from("f"), properties: Properties::default(), condition }
+}
+
+async fn put(
+    store: &impl ObjectStore,
+    bytes: &'static str,
+    condition: Condition,
+) -> Result<Version> {
+    store.put(&request(condition), &Payload::Bytes(Bytes::from_static(bytes.as_bytes()))).await
+}
+
+async fn upload(
+    store: &impl ObjectStore,
+    bytes: &'static str,
+    condition: Condition,
+) -> Result<Version> {
+    let key = Key::from("f");
+    let id = store.create_upload(&key, &Properties::default()).await?;
+    let upload = Upload { key, id };
+    let target = PartTarget { upload: upload.clone(), number: 1 };
+    let part = store.upload_part(&target, &Payload::Bytes(bytes.into())).await?;
+    let done = store.complete_upload(&upload, &[part], &condition).await;
+    if done.is_err() {
+        store.abort_upload(&upload).await?;
+    }
+    done
+}
+
+/// A condition that does not hold, since the version it names was replaced.
+async fn stale(store: &impl ObjectStore) -> Condition {
+    let old = put(store, "old", Condition::None).await.unwrap();
+    put(store, "theirs", Condition::None).await.unwrap();
+    Condition::Unchanged(old)
+}
+
+fn is_changed(result: Result<Version>) -> bool {
+    result.is_err_and(|error| *error.kind() == ErrorKind::Changed)
+}
+
+pub(crate) async fn where_conditions_are_kept_they_are_sent(subject: &Subject) {
+    let plain = S3Store::connect(subject.settings()).await.unwrap();
+    let store = Conditional::new(plain, Prefix::root());
+    let stale = stale(&store).await;
+    assert!(is_changed(put(&store, "mine", stale.clone()).await));
+    assert!(is_changed(put(&store, "mine", Condition::Absent).await));
+    assert!(is_changed(upload(&store, "mine", stale.clone()).await));
+    let deleted = store.delete(&Key::from("f"), &stale).await;
+    assert_eq!(*deleted.unwrap_err().kind(), ErrorKind::Changed);
+    assert_eq!(subject.read("f").await.unwrap(), "theirs");
+    let left = subject.store.list(&Default::default()).await.unwrap().lines;
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[tokio::test]
+async fn a_store_is_asked_once_and_only_what_matters() {
+    let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
+    put(&store, "plain", Condition::None).await.unwrap();
+    upload(&store, "plain", Condition::None).await.unwrap();
+    assert_eq!(server.log().count(Op::Probe), 0);
+    let stale = stale(&store).await;
+    for _ in 0..3 {
+        assert!(is_changed(put(&store, "mine", stale.clone()).await));
+    }
+    assert_eq!(server.log().count(Op::Probe), 1);
+    let probe = &server.log().requests_of(Op::Probe)[0];
+    assert!(probe.key.starts_with("deep/down/.s3pod-probe-"), "{}", probe.key);
+    for _ in 0..3 {
+        assert!(is_changed(upload(&store, "mine", stale.clone()).await));
+    }
+    // Create, one part, the Complete that fails, and the abort.
+    assert_eq!(server.log().count(Op::Probe), 1 + 4);
+    assert_eq!(server.bucket(BUCKET).keys(), ["f"]);
+    assert!(server.bucket(BUCKET).uploads().is_empty());
+}
+
+#[tokio::test]
+async fn each_kind_of_condition_that_is_not_kept_is_left_out() {
+    for keeps in [Keeps::Never, Keeps::Refuses] {
+        let options = ServerOptions { put_keeps: keeps, ..ServerOptions::with_bucket(BUCKET) };
+        let (server, store) = made(options).await;
+        let stale = stale(&store).await;
+        assert!(is_changed(upload(&store, "mine", stale.clone()).await));
+        put(&store, "mine", stale.clone()).await.unwrap();
+        assert_eq!(server.bucket(BUCKET).get("f").unwrap(), "mine");
+        put(&store, "again", Condition::Absent).await.unwrap();
+
+        let options = ServerOptions { complete_keeps: keeps, ..ServerOptions::with_bucket(BUCKET) };
+        let (server, store) = made(options).await;
+        let stale = self::stale(&store).await;
+        assert!(is_changed(put(&store, "mine", stale.clone()).await));
+        upload(&store, "mine", stale.clone()).await.unwrap();
+        assert_eq!(server.bucket(BUCKET).get("f").unwrap(), "mine");
+
+        let options = ServerOptions { delete_keeps: keeps, ..ServerOptions::with_bucket(BUCKET) };
+        let (server, store) = made(options).await;
+        let stale = self::stale(&store).await;
+        assert!(is_changed(put(&store, "mine", stale.clone()).await));
+        store.delete(&Key::from("f"), &stale).await.unwrap();
+        assert!(server.bucket(BUCKET).keys().is_empty(), "{keeps:?}");
+        assert!(server.bucket(BUCKET).uploads().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_copy_whose_condition_is_refused_goes_without() {
+    let options = ServerOptions { put_keeps: Keeps::Refuses, ..ServerOptions::with_bucket(BUCKET) };
+    let (server, store) = made(options).await;
+    let source = put(&store, "bytes", Condition::None).await.unwrap();
+    let copy = |key: &str| CopyRequest {
+        key: Key::from(key),
+        properties: None,
+        tags_follow: true,
+        condition: Condition::Absent,
+    };
+    store.copy(&source, &copy("g")).await.unwrap();
+    store.copy(&source, &copy("h")).await.unwrap();
+    assert_eq!(server.bucket(BUCKET).keys(), ["f", "g", "h"]);
+    // The first one twice: with its condition, and without.
+    assert_eq!(server.log().count(Op::Copy), 3);
+}
+
+#[tokio::test]
+async fn an_answer_that_says_nothing_is_not_kept() {
+    let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
+    let stale = stale(&store).await;
+    server.faults().add(Fault::SlowDown.on(Op::Probe));
+    let error = put(&store, "mine", stale.clone()).await.unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Throttled);
+    assert!(is_changed(put(&store, "mine", stale.clone()).await));
+    assert_eq!(server.log().count(Op::Probe), 2);
+}
+
+#[tokio::test]
+async fn who_may_not_ask_sends_the_condition() {
+    let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
+    let stale = stale(&store).await;
+    server.faults().add(Fault::status(403, "AccessDenied").on(Op::Probe).always());
+    assert!(is_changed(put(&store, "mine", stale).await));
+    assert_eq!(server.bucket(BUCKET).get("f").unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn without_entity_tags_a_version_is_its_size_and_time() {
+    for etags in [Etags::Weak, Etags::None] {
+        let options = ServerOptions { etags, ..ServerOptions::with_bucket(BUCKET) };
+        let (server, store) = made(options).await;
+        let key = Key::from("f");
+        for is_upload in [false, true] {
+            let version = if is_upload {
+                upload(&store, "by an upload", Condition::None).await.unwrap()
+            } else {
+                put(&store, "by one PUT", Condition::None).await.unwrap()
+            };
+            assert_eq!(version.etag, None);
+            assert!(store.head(&key).await.unwrap().version.is_same(&version), "{etags:?}");
+            // A condition that no tag can carry holds.
+            put(&store, "edited", Condition::Unchanged(version)).await.unwrap();
+        }
+        assert_eq!(server.log().count(Op::Probe), 0);
+    }
+}
