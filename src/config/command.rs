@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::asked::Options;
 use super::definition::{Category, Definition, Kind};
-use super::options::{self, OPTIONS, Options};
+use super::options::{self, OPTIONS};
 use super::{Error, mount_options, values};
 
 /// What somebody typed behind `s3pod mount`.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::options::Options;
+use super::asked::Options;
 
 /// One option: everything that the command line, the environment, `-o`, `--help` and
 /// `docs/configuration.md` know of it.

@@ -5,6 +5,7 @@
 //! [`Config::resolve`] looks at environment, cgroup and disk once, and nobody else does. Must not
 //! know how a mount works.
 
+mod asked;
 mod command;
 mod definition;
 mod docs;
@@ -22,12 +23,13 @@ use std::time::Duration;
 use crate::naming::Prefix;
 use crate::telemetry::LogSettings;
 
+pub use asked::{LocalOptions, OperatorOptions, Options, TuningOptions};
 pub use command::{MountArguments, mount_command};
 pub use definition::{Authority, Category, Definition, Kind};
 pub use docs::render as render_docs;
 pub use error::Error;
 pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
-pub use options::{LocalOptions, OPTIONS, OperatorOptions, Options, TuningOptions, find};
+pub use options::{OPTIONS, find};
 pub use resolve::{Host, cache_folder};
 pub use values::{
     CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
@@ -61,6 +63,10 @@ pub struct Config {
     pub exclusive_create: ExclusiveCreate,
     /// When the object of an unlinked file goes.
     pub delete: DeleteMode,
+    /// A close answers when bytes and intent are on local disk.
+    pub write_back: bool,
+    /// Even where that disk goes with the pod.
+    pub write_back_ephemeral: bool,
     /// Owner of files that name none.
     pub uid: u32,
     /// Group of files that name none.

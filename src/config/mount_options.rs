@@ -6,8 +6,9 @@
 //! text came from.
 
 use super::Error;
+use super::asked::Options;
 use super::definition::{Definition, Kind};
-use super::options::{self, Options};
+use super::options;
 
 /// Words that mount(8) hands down and that say nothing to a mount of S3: those it acts on by
 /// itself, and those that name what holds here anyhow.

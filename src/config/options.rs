@@ -1,120 +1,17 @@
 //! THE table of options: every one exists here and nowhere else.
 //!
-//! Owns [`OPTIONS`] and the typed [`Options`] it fills. The command line, the environment, `-o`,
+//! Owns [`OPTIONS`], which fills the typed options. The command line, the environment, `-o`,
 //! `--help` and `docs/configuration.md` are projections of it. Promises: reading options touches
 //! nothing, neither environment nor disk. Must not know what is done with a value.
 //!
 //! What is said nearer wins: a flag or `-o`, then `S3POD_<FLAG>`, then the default.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::naming::Prefix;
-use crate::telemetry::{LogFormat, LogLevel, Secret};
 use crate::units::{GIB, MIB, TIB};
 
 use super::definition::{Authority, Category, Definition, Kind};
-use super::values::{
-    self, CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, MetadataMode, ProxyUrl,
-    Sse,
-};
-
-/// What somebody asked for; none where they said nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Who runs the process said so.
-    pub local: LocalOptions,
-    /// Who owns the volume said so.
-    pub operator: OperatorOptions,
-    /// Anybody may say so.
-    pub tuning: TuningOptions,
-    // A proxy's URL may have a password in it, and this struct is logged.
-    given: BTreeMap<&'static str, Secret>,
-}
-
-/// Options of [`Authority::Local`]; each field is the flag of the same name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the table documents the flag of the same name")]
-pub struct LocalOptions {
-    pub allow_other: Option<bool>,
-    pub ca_bundle: Option<PathBuf>,
-    pub cache_dir: Option<CacheDir>,
-    pub foreground: Option<bool>,
-    pub log_file: Option<PathBuf>,
-    pub log_format: Option<LogFormat>,
-    pub log_level: Option<LogLevel>,
-    pub memory_limit: Option<u64>,
-    pub nonempty: Option<bool>,
-    pub profile: Option<String>,
-    pub replace_stale: Option<bool>,
-    pub staging_size: Option<u64>,
-}
-
-/// Options of [`Authority::Operator`]; each field is the flag of the same name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the table documents the flag of the same name")]
-pub struct OperatorOptions {
-    pub checksums: Option<Checksums>,
-    pub endpoint_url: Option<EndpointUrl>,
-    pub force_path_style: Option<bool>,
-    pub max_requests: Option<u32>,
-    pub no_proxy: Option<String>,
-    pub no_sign_request: Option<bool>,
-    pub prefix: Option<Prefix>,
-    pub proxy: Option<ProxyUrl>,
-    pub region: Option<String>,
-    pub requester_pays: Option<bool>,
-    pub sse: Option<Sse>,
-    pub sse_kms_key_id: Option<String>,
-    pub storage_class: Option<String>,
-}
-
-/// Options of [`Authority::Tuning`]; each field is the flag of the same name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the table documents the flag of the same name")]
-pub struct TuningOptions {
-    pub attr_delay: Option<Duration>,
-    pub delete: Option<DeleteMode>,
-    pub dir_mode: Option<u16>,
-    pub exclusive_create: Option<ExclusiveCreate>,
-    pub file_mode: Option<u16>,
-    pub gid: Option<u32>,
-    pub metadata: Option<MetadataMode>,
-    pub metadata_ttl: Option<Duration>,
-    pub op_timeout: Option<Duration>,
-    pub part_size: Option<u64>,
-    pub read_only: Option<bool>,
-    pub uid: Option<u32>,
-}
-
-impl Options {
-    /// Sets one option to the value that `text` spells.
-    ///
-    /// # Errors
-    /// A sentence that says what the option takes.
-    pub fn set(&mut self, option: &'static Definition, text: &str) -> Result<(), String> {
-        (option.set)(self, text)?;
-        self.given.insert(option.flag, Secret::new(text.to_owned()));
-        Ok(())
-    }
-
-    /// Every option that was set, as it was spelled.
-    pub fn given(&self) -> impl Iterator<Item = (&'static Definition, &str)> {
-        let spelled = |option: &'static Definition| Some((option, self.text_of(option)?));
-        OPTIONS.iter().filter_map(spelled)
-    }
-
-    /// True where both mean the same, however it was spelled.
-    pub fn agrees(&self, other: &Self) -> bool {
-        self.local == other.local && self.operator == other.operator && self.tuning == other.tuning
-    }
-
-    /// How `option` was spelled, where it was set.
-    pub fn text_of(&self, option: &Definition) -> Option<&str> {
-        self.given.get(option.flag).map(Secret::expose)
-    }
-}
+use super::values;
 
 /// The option behind a flag.
 pub fn find(flag: &str) -> Option<&'static Definition> {
@@ -413,6 +310,31 @@ pub static OPTIONS: &[Definition] = &[
         set: |o, text| parse(text).map(|mode| o.tuning.delete = mode),
     },
     Definition {
+        flag: "write-back",
+        kind: Kind::Switch,
+        default: "",
+        help: "Let close() return once the bytes are on local disk, and upload after that",
+        details: "Bytes and intent are synced to --cache-dir before close() returns; a mount that \
+                  is started again with the same folder finishes the uploads. Files appear in the \
+                  bucket in the order in which they were closed. fsync() still waits for S3.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.write_back = Some(on)),
+    },
+    Definition {
+        flag: "write-back-ephemeral",
+        kind: Kind::Switch,
+        default: "",
+        help: "Accept --write-back on a folder that goes with the pod",
+        details: "On an emptyDir or in memory, what was closed and not uploaded is lost when the \
+                  pod goes, so --write-back is refused there without this.",
+        category: Category::Writing,
+        authority: Authority::Operator,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.operator.write_back_ephemeral = Some(on)),
+    },
+    Definition {
         flag: "part-size",
         kind: Kind::Value("SIZE"),
         default: "8MiB",
@@ -583,6 +505,7 @@ pub static OPTIONS: &[Definition] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{LocalOptions, OperatorOptions, Options, TuningOptions};
     use std::collections::BTreeSet;
 
     #[test]

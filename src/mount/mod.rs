@@ -5,6 +5,7 @@
 //! start, and nothing dirty stays behind unsaid where it ends. Must not know how files are served.
 
 pub mod daemon;
+mod ephemeral;
 mod failure;
 mod kernel;
 mod limits;
@@ -58,6 +59,7 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
     let allowed = Allowed { nonempty: config.nonempty, stale: config.replace_stale };
     let point = point::check(&config.directory, allowed)?;
+    ephemeral::check(config)?;
     let stack = tokio::select! {
         stack = stack::build(config) => stack?,
         name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),

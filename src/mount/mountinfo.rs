@@ -30,6 +30,8 @@ pub(super) struct MountInfo {
     pub(super) parent: u64,
     /// The file system's device.
     pub(super) device: Device,
+    /// Which folder of the file system is its root.
+    pub(super) root: PathBuf,
     /// Where it stands, below the process's root.
     pub(super) point: PathBuf,
     /// The type, like `ext4` or `fuse.s3pod`.
@@ -49,7 +51,12 @@ impl MountInfo {
 pub(super) fn read() -> io::Result<Vec<MountInfo>> {
     // Bytes, not text: a mount point may have any name.
     let table = std::fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
+    Ok(read_table(&table))
+}
+
+/// Every mount of such a table.
+pub(super) fn read_table(table: &[u8]) -> Vec<MountInfo> {
+    table.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
 /// The mount that a look at `point` meets, if one stands exactly there: of several, the one that
@@ -65,12 +72,13 @@ fn parse(line: &[u8]) -> Option<MountInfo> {
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
     let device = device(fields.next()?)?;
-    let point = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
+    let mut path = || Some(PathBuf::from(OsString::from_vec(unescape(fields.next()?))));
+    let (root, point) = (path()?, path()?);
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     let kind = text(rest.next()?);
     let source = text(rest.next()?);
-    Some(MountInfo { id, parent, device, point, kind, source })
+    Some(MountInfo { id, parent, device, root, point, kind, source })
 }
 
 fn number(field: &[u8]) -> Option<u64> {

@@ -133,6 +133,7 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
         },
         metadata_ttl: config.metadata_ttl,
         attr_delay: config.attr_delay,
+        write_back: config.write_back,
         exclusive_create: match config.exclusive_create {
             config::ExclusiveCreate::Commit => ExclusiveCreate::Commit,
             config::ExclusiveCreate::Open => ExclusiveCreate::Open,

@@ -11,6 +11,7 @@ use super::attr::{Fh, FileKind, Seek};
 use super::handle::Handle;
 use super::inode::Inode;
 use super::{Error, Result, Vfs};
+use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
 use crate::write::{self, Slice, Staged};
@@ -146,7 +147,7 @@ impl Vfs {
     pub async fn flush(&self, fh: Fh) -> Result<()> {
         let handle = self.handle(fh)?;
         if handle.flags.write && handle.is_dirty() {
-            self.commit(&handle.inode).await
+            self.close(&handle.inode).await
         } else {
             Ok(())
         }
@@ -158,6 +159,9 @@ impl Vfs {
     /// The commit's.
     pub async fn fsync(&self, fh: Fh) -> Result<()> {
         let handle = self.handle(fh)?;
+        if self.settings().write_back {
+            self.settle_backlog().await?;
+        }
         self.commit(&handle.inode).await?;
         self.send_attributes(&handle.inode).await
     }
@@ -175,6 +179,9 @@ impl Vfs {
     /// Commits with nobody waiting: only over the version that the file was opened on. What
     /// fails is tried again.
     pub(super) async fn commit_in_background(&self, inode: &Arc<Inode>) {
+        if self.settings().write_back && self.close_soon(inode).await.is_ok() {
+            return;
+        }
         if self.try_in_background(inode).await.is_err() {
             self.retry_later(inode);
         }
@@ -257,22 +264,25 @@ impl Vfs {
         staged: &Staged,
         error: write::Error,
     ) -> Error {
-        use write::Error::{Conflict, Exists, Lost};
-        if matches!(error, Conflict { .. } | Exists { .. } | Lost { .. }) {
-            let key = self.key_or_last(inode);
+        if error.is_lost() {
             // Before the bytes are moved, so that no write is acknowledged behind them.
             inode.state().detached = true;
-            match staged.keep_for_recovery(&key, &error).await {
-                Ok(Some(kept)) => tracing::error!(
-                    %key, id = kept.id, missing = kept.missing_bytes(), %error,
-                    "`s3pod recover` has the local bytes"
-                ),
-                Ok(None) => {}
-                Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
-            }
+            self.keep_aside(staged, &self.key_or_last(inode), &error).await;
             self.table().lose(inode.ino);
         }
         error.into()
+    }
+
+    /// Keeps the bytes of a commit that can never succeed.
+    pub(super) async fn keep_aside(&self, staged: &Staged, key: &Key, refusal: &write::Error) {
+        match staged.keep_for_recovery(key, refusal).await {
+            Ok(Some(kept)) => tracing::error!(
+                %key, id = kept.id, missing = kept.missing_bytes(), error = %refusal,
+                "`s3pod recover` has the local bytes"
+            ),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%key, %error, "the local bytes could not be kept"),
+        }
     }
 
     /// Makes room for `len` bytes at `offset`, which costs nothing in S3; only the plain mode.
@@ -302,6 +312,7 @@ impl Vfs {
         handle: Option<&Handle>,
     ) -> Result<()> {
         let key = self.key_or_last(inode);
+        self.leave_promised(inode, size).await?;
         let epoch = loop {
             let staged = self.stage(inode)?;
             let epoch = match staged.truncate(size, &key).await {
@@ -319,6 +330,22 @@ impl Vfs {
             handle.changed(epoch);
         }
         self.touch_times(inode);
+        Ok(())
+    }
+
+    /// Bytes that were promised are not cut away before they are in S3: a file that is emptied is
+    /// written into another stage, any other cut waits.
+    async fn leave_promised(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        let is_promised = |staged: Arc<Staged>| {
+            staged.promised_epoch() > staged.committed_epoch() && size < staged.size()
+        };
+        if !inode.staged().is_some_and(is_promised) {
+            return Ok(());
+        }
+        if size > 0 {
+            return self.settle_backlog().await;
+        }
+        inode.state().staged = None;
         Ok(())
     }
 

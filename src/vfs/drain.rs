@@ -31,6 +31,9 @@ pub struct Drained {
 impl Vfs {
     /// Sends everything that is not in S3. What cannot be sent is logged, counted and left.
     pub async fn drain(&self) -> Drained {
+        if let Err(error) = self.settle_backlog().await {
+            tracing::warn!(%error, "closed files are not in S3 yet; trying each once more");
+        }
         self.delete_doomed(None).await;
         let waiting: Vec<Arc<Inode>> = {
             let all = self.table().all();
@@ -49,6 +52,7 @@ impl Vfs {
                 drained.failed += 1;
             }
         }
+        drained.failed += self.count_earlier_stages();
         drained
     }
 

@@ -14,6 +14,7 @@ use super::readdir::Listing;
 use super::{Error, Result, Vfs};
 use crate::read::Reader;
 use crate::store::ErrorKind;
+use crate::write::Staged;
 
 /// A file created or truncated and not written yet becomes an empty object after this, so that
 /// other clients see it; a shell's `> file` has long written by then.
@@ -35,9 +36,10 @@ impl Handle {
         self.last_change.fetch_max(epoch, Ordering::Relaxed);
     }
 
-    /// True where a change made through this handle is not in S3.
+    /// True where a change made through this handle is neither in S3 nor promised.
     pub(super) fn is_dirty(&self) -> bool {
-        let committed = self.inode.staged().map(|staged| staged.committed_epoch());
+        let kept = |staged: Arc<Staged>| staged.committed_epoch().max(staged.promised_epoch());
+        let committed = self.inode.staged().map(kept);
         committed.is_some_and(|epoch| self.last_change.load(Ordering::Relaxed) > epoch)
     }
 }

@@ -116,6 +116,15 @@ impl Inode {
         !state.unlinked && !state.detached && state.staged.as_ref().is_some_and(|s| s.is_dirty())
     }
 
+    /// Where bytes go that were closed before the present ones were begun: over what is current.
+    pub(super) fn over_current(&self, target: &Target) -> Target {
+        let condition = match &self.state().version {
+            Some(version) => Condition::Unchanged(Version::clone(version)),
+            None => target.later.clone(),
+        };
+        Target { condition, ..target.clone() }
+    }
+
     /// Where a commit of this inode under `key` goes. A background commit replaces only the
     /// version that the file was opened over; one that a caller waits for may replace anything.
     pub(super) fn target(&self, key: &Key, settings: &Settings, is_background: bool) -> Target {
@@ -403,6 +412,7 @@ mod tests {
             attr_delay: Duration::ZERO,
             exclusive_create: ExclusiveCreate::Commit,
             delete: DeleteMode::Sync,
+            write_back: false,
             uid: 7,
             gid: 8,
             file_mode: 0o640,

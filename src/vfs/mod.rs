@@ -20,6 +20,7 @@
 mod ahead;
 mod attr;
 mod attributes;
+mod backlog;
 mod content;
 mod copy_range;
 mod create;
@@ -53,6 +54,7 @@ use crate::tasks::Tasks;
 use crate::telemetry::Once;
 use crate::write::Engine;
 
+use backlog::Backlog;
 use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
@@ -90,6 +92,7 @@ struct Core {
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
+    backlog: Arc<Backlog>,
     /// Who has bytes that only the object of another file has.
     loans: Loans,
     deletes: Arc<Deletes>,
@@ -141,6 +144,7 @@ impl Vfs {
             namespace,
             table,
             handles,
+            backlog: Arc::default(),
             loans: Loans::default(),
             deletes: Arc::default(),
             ahead,

@@ -28,6 +28,10 @@ impl Vfs {
         if inode.kind == FileKind::Directory {
             return Err(Error::IsDirectory);
         }
+        if Self::version_of(&inode).is_some() {
+            // What was closed before this name went is seen before it goes.
+            self.settle_backlog().await?;
+        }
         let _places_stand = self.0.namespace.read().await;
         let _one_at_a_time = inode.commit.lock().await;
         self.before_it_goes(&inode).await?;
@@ -146,6 +150,7 @@ impl Vfs {
         if let Some(staged) = inode.staged() {
             staged.abandon().await;
         }
+        self.leave_backlog(inode).await;
         self.let_go(inode);
     }
 

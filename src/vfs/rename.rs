@@ -60,6 +60,10 @@ impl Vfs {
         }
         let (from, to) = ((parent, name), (new_parent, new_name));
         let rename = Move { source, replaced, from, to, mode };
+        if self.shows_in_the_store(&rename.source) {
+            // What was closed before this name moved is seen before it moves.
+            self.settle_backlog().await?;
+        }
         if rename.source.kind == FileKind::Directory {
             let _nothing_else_moves = self.0.namespace.write().await;
             self.rename_directory(&rename).await
@@ -98,10 +102,28 @@ impl Vfs {
             self.take_name_now(*parent, name, replaced);
         }
         self.relink(rename);
+        let promised = self.promise_anew(source, replaced.is_some()).await;
         if let Some(replaced) = replaced {
             self.abandon(replaced).await;
         }
-        Ok(())
+        promised
+    }
+
+    /// True where the rename is one that other clients see happen.
+    fn shows_in_the_store(&self, source: &Arc<Inode>) -> bool {
+        source.kind == FileKind::Directory
+            || Self::version_of(source).is_some()
+            || self.has_earlier_stage(source)
+    }
+
+    /// What was promised under the old name is promised under the new one, and in any case before
+    /// the promise of what it replaces ends.
+    async fn promise_anew(&self, source: &Arc<Inode>, replaces: bool) -> Result<()> {
+        let is_promised = |staged: Arc<write::Staged>| staged.promised_epoch() > 0;
+        if !self.settings().write_back || !(replaces || source.staged().is_some_and(is_promised)) {
+            return Ok(());
+        }
+        self.promise_locked(source).await
     }
 
     /// A file that is not in S3 yet just follows its name; what it hides does not.

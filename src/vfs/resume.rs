@@ -22,36 +22,19 @@ impl Vfs {
             return;
         }
         let files = self.0.engine.resume(&pending);
-        let mut inodes = Vec::with_capacity(files.len());
+        if !files.is_empty() {
+            let files = files.len();
+            tracing::info!(files, "an earlier mount ended before these were in S3; sending them");
+        }
         for Resumed { staged, target } in files {
-            let key = target.key.clone();
-            match self.put_back(Arc::clone(&staged), target).await {
-                Ok(inode) => inodes.push(inode),
+            let key = &target.key;
+            match self.put_back(Arc::clone(&staged), target.clone()).await {
+                Ok(inode) => self.enqueue(&inode, staged, target),
                 Err(error) => {
                     tracing::error!(%key, %error, "an unfinished commit waits for another mount");
                 }
             }
         }
-        self.finish(inodes);
-    }
-
-    fn finish(&self, inodes: Vec<Arc<Inode>>) {
-        if inodes.is_empty() {
-            return;
-        }
-        let files = inodes.len();
-        tracing::info!(files, "an earlier mount ended before these files were in S3; sending them");
-        let core = Arc::downgrade(&self.0);
-        self.0.tasks.spawn(async move {
-            for (index, inode) in inodes.iter().enumerate() {
-                let Some(core) = core.upgrade() else { return };
-                let vfs = Self(core);
-                vfs.commit_in_background(inode).await;
-                vfs.let_go(inode);
-                vfs.table().collect(inode.ino);
-                tracing::info!(done = index + 1, files, "files of an earlier mount");
-            }
-        });
     }
 
     /// Puts a file back under its name.

@@ -50,6 +50,8 @@ pub struct Settings {
     pub exclusive_create: ExclusiveCreate,
     /// When the object of an unlinked file goes.
     pub delete: DeleteMode,
+    /// A close answers when bytes and intent are on local disk.
+    pub write_back: bool,
     /// Owner of what says none.
     pub uid: u32,
     /// Group of what says none.

@@ -75,3 +75,10 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
 }
+
+impl Error {
+    /// True where no further try can succeed: another writer won, or bytes are gone.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Exists { .. } | Self::Lost { .. })
+    }
+}

@@ -100,16 +100,28 @@ impl Staged {
         account: &Account,
         id: Option<&str>,
     ) -> std::io::Result<String> {
+        self.write_down(target, account, id, false)
+    }
+
+    fn write_down(
+        &self,
+        target: &Target,
+        account: &Account,
+        id: Option<&str>,
+        is_acknowledged: bool,
+    ) -> std::io::Result<String> {
         let mut promised = self.promised();
+        let was_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
         if let Some(promise) = &*promised
             && promise.epoch == account.epoch
             && promise.key == target.key
             && id.is_none_or(|id| id == promise.id)
+            && (was_acknowledged || !is_acknowledged)
         {
             return Ok(promise.id.clone());
         }
         let id = id.map_or_else(super::commit::new_id, str::to_owned);
-        let is_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
+        let is_acknowledged = is_acknowledged || was_acknowledged;
         let record = self.begin(target, account, &id, is_acknowledged)?;
         let (key, epoch) = (target.key.clone(), account.epoch);
         let is_taken_up = false;
@@ -155,6 +167,37 @@ impl Staged {
         let promised = self.promised();
         let promise = promised.as_ref().filter(|promise| promise.is_taken_up)?;
         (promise.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
+    }
+
+    /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
+    /// then the names of both. When this answers, whoever wrote them may be told that they are
+    /// kept.
+    ///
+    /// # Errors
+    /// The disk's; nothing is promised then.
+    pub async fn promise_durably(&self, target: &Target) -> Result<()> {
+        let _nothing_changes = self.stream.lock().await;
+        let account = self.stage.account().clone();
+        if account.epoch <= account.committed.max(self.promised_epoch()) && self.is_for(target) {
+            return Ok(());
+        }
+        let file = self.stage.file();
+        let syncing = tokio::task::spawn_blocking(move || file.sync_data());
+        let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
+        synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
+        self.write_down(target, &account, None, true).map_err(Error::Journal)?;
+        self.engine.0.journal.sync().await.map_err(Error::Journal)
+    }
+
+    /// True where the promise that stands is one for this key.
+    fn is_for(&self, target: &Target) -> bool {
+        self.promised().as_ref().is_none_or(|promise| promise.key == target.key)
+    }
+
+    /// The last epoch that was acknowledged without being in S3; 0 for none.
+    pub fn promised_epoch(&self) -> u64 {
+        let promised = self.promised();
+        promised.as_ref().filter(|promise| promise.is_acknowledged).map_or(0, |p| p.epoch)
     }
 
     /// The bytes are in S3, or go nowhere: nobody will find them again.

@@ -11,6 +11,7 @@ mod bench;
 mod conflict;
 mod consistency;
 mod copy_range;
+mod crash;
 mod create;
 mod deletes;
 mod disk;

@@ -145,6 +145,7 @@ pub(crate) fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         metadata: Metadata::Posix,
         metadata_ttl,
         attr_delay: Duration::ZERO,
+        write_back: false,
         exclusive_create: ExclusiveCreate::Commit,
         delete: DeleteMode::Queue,
         uid: 7,

@@ -14,7 +14,8 @@ use crate::naming::Prefix;
 use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
-use super::options::{OPTIONS, Options};
+use super::asked::Options;
+use super::options::OPTIONS;
 use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
 use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
 
@@ -69,6 +70,8 @@ impl Config {
                 DeleteMode::Queue
             }),
             exclusive_create: tuning.exclusive_create.unwrap_or(ExclusiveCreate::Commit),
+            write_back: asked.operator.write_back.unwrap_or(false),
+            write_back_ephemeral: asked.operator.write_back_ephemeral.unwrap_or(false),
             uid: tuning.uid.unwrap_or(host.uid),
             gid: tuning.gid.unwrap_or(host.gid),
             dir_mode: tuning.dir_mode.unwrap_or(0o755),
@@ -141,6 +144,14 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
         (
             in_memory && tuning.delete == Some(DeleteMode::Queue),
             ("--cache-dir none", "--delete queue", "deletes that wait need a folder"),
+        ),
+        (
+            in_memory && operator.write_back == Some(true),
+            ("--cache-dir none", "--write-back", "what close() promises needs a folder"),
+        ),
+        (
+            operator.write_back_ephemeral == Some(true) && operator.write_back != Some(true),
+            ("--write-back-ephemeral", "no --write-back", "write --write-back too"),
         ),
     ];
     match rules.into_iter().find(|(is_broken, _)| *is_broken) {

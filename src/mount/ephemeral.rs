@@ -1,0 +1,61 @@
+//! Whether the cache folder outlives the pod.
+//!
+//! Owns the refusal of `--write-back` where the journal would go with the pod: on an emptyDir, or
+//! in memory. Must not know what the journal holds.
+
+use std::path::Path;
+
+use super::failure::Failure;
+use super::mountinfo::{self, MountInfo};
+use crate::config::Config;
+
+/// The folder under which kubelet keeps emptyDir volumes; it shows in the root of their mounts.
+const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
+
+/// Refuses a journal that could not keep what it promises, unless that was accepted by name.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    let Some(folder) = config.cache_dir.as_ref().filter(|_| config.write_back) else {
+        return Ok(());
+    };
+    let mounts = mountinfo::read().map_err(|error| Failure::passing(error.to_string()))?;
+    match why_ephemeral(&mounts, folder) {
+        Some(why) if !config.write_back_ephemeral => Err(Failure::configuration(format!(
+            "--write-back: {} is {why}, so what close() promised would go with the pod; put \
+             --cache-dir on a volume that outlives it (a PVC, a hostPath), or accept the loss \
+             with --write-back-ephemeral",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn why_ephemeral(mounts: &[MountInfo], folder: &Path) -> Option<&'static str> {
+    let around = mounts.iter().filter(|mount| folder.starts_with(&mount.point));
+    let deepest = around.map(|mount| &mount.point).max_by_key(|point| point.as_os_str().len())?;
+    let mount = mountinfo::topmost(mounts, deepest)?;
+    if mount.root.components().any(|part| part.as_os_str() == EMPTY_DIR) {
+        return Some("an emptyDir");
+    }
+    matches!(mount.kind.as_str(), "tmpfs" | "ramfs").then_some("in memory (tmpfs)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+30 22 254:0 /pods/u/volumes/kubernetes.io~empty-dir/c /cache rw - ext4 /dev/vda rw\n\
+31 22 0:40 / /memory rw - tmpfs tmpfs rw\n\
+32 31 254:1 / /memory/disk rw - ext4 /dev/vdb rw\n";
+
+    #[test]
+    fn a_folder_that_goes_with_the_pod_is_known_by_its_mount() {
+        let mounts = mountinfo::read_table(TABLE);
+        let why = |folder: &str| why_ephemeral(&mounts, Path::new(folder));
+        assert_eq!(why("/cache/s3pod"), Some("an emptyDir"));
+        assert_eq!(why("/memory/s3pod"), Some("in memory (tmpfs)"));
+        assert_eq!(why("/memory/disk/s3pod"), None);
+        assert_eq!(why("/cachelike"), None);
+    }
+}

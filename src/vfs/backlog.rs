@@ -1,0 +1,283 @@
+//! Closed files that are not in S3 yet, in the order in which they were closed (`--write-back`).
+//!
+//! Owns the queue between a close(2) that has returned and the commit that carries it out, and
+//! what waits for it: fsync, and whatever would show another change before an earlier close.
+//! Promises: commits become visible in the order of their closes; one that the store does not
+//! take for now holds up those behind it, one that it will not take is tried after them. Must not
+//! know how a file is committed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::inode::Inode;
+use super::{Core, Error, Result, Vfs};
+use crate::store;
+use crate::write::{self, Staged, Target};
+
+/// Files acknowledged and not in S3; a further close waits for room. Each is a staging file and
+/// 2 KiB of journal and memory.
+const FILES_MAX: usize = 10_000;
+
+/// After a commit failed: the store's own retries have just spent the operation timeout on it.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    queue: Mutex<Queue>,
+    /// A file has left the queue, or a commit has failed.
+    moved: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    files: VecDeque<File>,
+    last: u64,
+    /// Commits that failed for now, each time.
+    failures: u64,
+    failure: Option<store::Error>,
+    /// A task sends what comes.
+    is_served: bool,
+}
+
+/// A closed file.
+#[derive(Clone, Debug)]
+struct File {
+    /// Which close it was.
+    ticket: u64,
+    inode: Arc<Inode>,
+    staged: Arc<Staged>,
+    target: Target,
+    /// The store said that it will not take it: nothing else waits for it.
+    is_refused: bool,
+}
+
+impl Backlog {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next file to commit; none where nothing is left, and then nobody serves the queue.
+    fn first(&self) -> Option<File> {
+        let mut queue = self.queue();
+        let first = queue.files.front().cloned();
+        queue.is_served = first.is_some();
+        first
+    }
+
+    /// The file of this ticket is in S3, or goes nowhere.
+    fn settle(&self, ticket: u64) {
+        self.queue().files.retain(|file| file.ticket != ticket);
+        self.moved.notify_waiters();
+    }
+
+    /// The store did not take it: for now, or not at all.
+    fn fail(&self, ticket: u64, error: Option<store::Error>) {
+        let mut queue = self.queue();
+        let is_passing = error.as_ref().is_none_or(|error| error.kind().is_transient());
+        if !is_passing
+            && let Some(at) = queue.files.iter().position(|file| file.ticket == ticket)
+            && let Some(file) = queue.files.remove(at)
+        {
+            queue.files.push_back(File { is_refused: true, ..file });
+        } else {
+            queue.failures += 1;
+            queue.failure = error;
+        }
+        drop(queue);
+        self.moved.notify_waiters();
+    }
+}
+
+impl Vfs {
+    /// What a close(2) waits for: with `--write-back` that bytes and intent are on local disk,
+    /// otherwise that they are in S3.
+    ///
+    /// # Errors
+    /// The commit's.
+    pub(super) async fn close(&self, inode: &Arc<Inode>) -> Result<()> {
+        if !self.settings().write_back {
+            return self.commit(inode).await;
+        }
+        match self.close_soon(inode).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // What cannot be promised is done.
+                tracing::warn!(%error, "the journal takes nothing: this close waits for S3");
+                self.commit(inode).await
+            }
+        }
+    }
+
+    /// Puts the file's bytes and the intent to commit them on local disk, and queues the commit.
+    ///
+    /// # Errors
+    /// The disk's; nothing is promised then.
+    pub(super) async fn close_soon(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.room_in_backlog().await;
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = inode.commit.lock().await;
+        self.promise_locked(inode).await
+    }
+
+    /// The same; the caller holds the inode's commit lock and the namespace.
+    pub(super) async fn promise_locked(&self, inode: &Arc<Inode>) -> Result<()> {
+        let Some(staged) = inode.staged().filter(|_| inode.is_dirty()) else { return Ok(()) };
+        let Some(key) = self.table().key(inode.ino) else { return Err(Error::Stale) };
+        let target = inode.target(&key, self.settings(), true);
+        staged.promise_durably(&target).await?;
+        self.enqueue(inode, staged, target);
+        Ok(())
+    }
+
+    /// Queues a file whose intent is on disk; its place is that of its last close.
+    pub(super) fn enqueue(&self, inode: &Arc<Inode>, staged: Arc<Staged>, target: Target) {
+        let backlog = &self.0.backlog;
+        let was_served = {
+            let mut queue = backlog.queue();
+            queue.files.retain(|file| !Arc::ptr_eq(&file.staged, &staged));
+            queue.last += 1;
+            let (ticket, inode) = (queue.last, Arc::clone(inode));
+            queue.files.push_back(File { ticket, inode, staged, target, is_refused: false });
+            std::mem::replace(&mut queue.is_served, true)
+        };
+        if !was_served {
+            self.0.tasks.spawn(serve(Arc::clone(backlog), Arc::downgrade(&self.0)));
+        }
+    }
+
+    /// True where some of the inode's bytes wait under an earlier stage than its present one.
+    pub(super) fn has_earlier_stage(&self, inode: &Arc<Inode>) -> bool {
+        let current = inode.staged();
+        let queue = self.0.backlog.queue();
+        let own = queue.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
+        own.into_iter().any(|file| !current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &file.staged)))
+    }
+
+    /// The inode's bytes go nowhere any more: earlier stages of it are given up.
+    pub(super) async fn leave_backlog(&self, inode: &Arc<Inode>) {
+        let mut left = Vec::new();
+        self.0.backlog.queue().files.retain(|file| {
+            let is_own = Arc::ptr_eq(&file.inode, inode);
+            if is_own {
+                left.push(Arc::clone(&file.staged));
+            }
+            !is_own
+        });
+        self.0.backlog.moved.notify_waiters();
+        for staged in left {
+            staged.abandon().await;
+        }
+    }
+
+    /// Waits until everything that was closed before is in S3.
+    ///
+    /// # Errors
+    /// What the store said, where it does not take it.
+    pub(super) async fn settle_backlog(&self) -> Result<()> {
+        let backlog = &self.0.backlog;
+        let (last, failures) = {
+            let queue = backlog.queue();
+            (queue.last, queue.failures)
+        };
+        loop {
+            let moved = backlog.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            {
+                let queue = backlog.queue();
+                if queue.files.iter().all(|file| file.ticket > last || file.is_refused) {
+                    return Ok(());
+                }
+                if queue.failures > failures {
+                    return Err(queue.failure.clone().map_or(Error::TimedOut, Error::Store));
+                }
+            }
+            moved.await;
+        }
+    }
+
+    /// Files that are closed and not in S3 although their inode has nothing to commit.
+    pub(super) fn count_earlier_stages(&self) -> u64 {
+        let files = self.0.backlog.queue().files.clone();
+        let is_earlier = |file: &&File| {
+            !file.inode.staged().is_some_and(|staged| Arc::ptr_eq(&staged, &file.staged))
+        };
+        files.iter().filter(is_earlier).count() as u64
+    }
+
+    async fn room_in_backlog(&self) {
+        let backlog = &self.0.backlog;
+        loop {
+            let moved = backlog.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if backlog.queue().files.len() < FILES_MAX {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Commits one file of the queue.
+    async fn commit_closed(&self, file: &File) -> Result<()> {
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = file.inode.commit.lock().await;
+        if file.inode.state().unlinked {
+            return Ok(());
+        }
+        let is_current =
+            file.inode.staged().is_some_and(|staged| Arc::ptr_eq(&staged, &file.staged));
+        if is_current {
+            return self.commit_locked(&file.inode, true).await;
+        }
+        // The file was emptied since and is being written anew: these bytes come before.
+        let target = file.inode.over_current(&file.target);
+        let committed = match file.staged.commit(&target).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(committed)) => committed,
+            Err(error) => {
+                if error.is_lost() {
+                    self.keep_aside(&file.staged, &file.target.key, &error).await;
+                }
+                return Err(error.into());
+            }
+        };
+        let now = self.0.clock.now();
+        let mut state = file.inode.state();
+        state.committed(committed.version, committed.properties, now);
+        Ok(())
+    }
+}
+
+/// Commits what is queued until nothing is.
+async fn serve(backlog: Arc<Backlog>, core: Weak<Core>) {
+    while let Some(file) = backlog.first() {
+        let Some(core) = core.upgrade() else { return };
+        let vfs = Vfs(core);
+        match vfs.commit_closed(&file).await {
+            Ok(()) => settled(&vfs, &file),
+            Err(Error::Write(error)) if error.is_lost() => settled(&vfs, &file),
+            Err(error) => {
+                let key = &file.target.key;
+                tracing::error!(%key, %error, "closed and not in S3 yet; it stays in the journal");
+                let cause = match error {
+                    Error::Write(write::Error::Store(error)) | Error::Store(error) => Some(error),
+                    _ => None,
+                };
+                backlog.fail(file.ticket, cause);
+                drop(vfs);
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
+        }
+    }
+}
+
+fn settled(vfs: &Vfs, file: &File) {
+    vfs.0.backlog.settle(file.ticket);
+    vfs.let_go(&file.inode);
+    vfs.table().collect(file.inode.ino);
+}
