@@ -32,7 +32,7 @@ pub(super) async fn copy(
     condition: &Condition,
 ) -> Result<Version> {
     let given = properties.as_ref().map(|own| own.user_metadata.clone());
-    match send(engine, source, key, properties, condition).await {
+    match send(engine, source, key, (properties, placement), condition).await {
         Err(Error::Store(error)) if error.is_ambiguous() && !error.kind().is_unanswered() => {
             let echo = match given {
                 Some(given) => own_copy(engine, key, &given).await,
@@ -68,7 +68,7 @@ async fn send(
     engine: &Engine,
     source: &Version,
     key: &Key,
-    properties: Option<Properties>,
+    (properties, placement): (Option<Properties>, Placement),
     condition: &Condition,
 ) -> Result<Version> {
     if source.size <= COPY_SIZE_MAX {
