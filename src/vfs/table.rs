@@ -131,7 +131,8 @@ impl Table {
         Some(inode)
     }
 
-    fn free_number(&self, hash: u64) -> Ino {
+    /// The number that an inode with this hash gets.
+    pub(super) fn free_number(&self, hash: u64) -> Ino {
         let mut number = hash;
         while number < 2 || self.nodes.contains_key(&Ino(number)) {
             number = number.wrapping_add(1);
@@ -194,11 +195,12 @@ impl Table {
         self.nodes.values().map(|node| Arc::clone(&node.inode)).collect()
     }
 
-    /// The kernel was told of the inode once more.
-    pub(super) fn remember(&mut self, ino: Ino) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.lookups += 1;
-        }
+    /// The kernel is told of the inode once more; false where the table has let go of it meanwhile,
+    /// and nobody may be told.
+    pub(super) fn remember(&mut self, inode: &Inode) -> bool {
+        let node = self.nodes.get_mut(&inode.ino);
+        let known = node.filter(|node| node.inode.generation == inode.generation);
+        known.map(|node| node.lookups += 1).is_some()
     }
 
     /// The kernel gives `count` lookups back.
