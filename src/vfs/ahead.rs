@@ -79,6 +79,14 @@ impl Vfs {
         }
     }
 
+    /// Somebody opens the file: bodies of its neighbours may be worth fetching.
+    pub(super) fn note_open(&self, inode: &Inode) {
+        let table = self.table();
+        if let Some(directory) = table.place(inode.ino).and_then(|place| table.get(place.parent)) {
+            directory.state().knowledge.listing.is_opened();
+        }
+    }
+
     /// True where the bytes of a version are few, and not here.
     pub(super) fn is_wanted(&self, version: &Arc<Version>) -> bool {
         let whole = ByteRange::new(0, version.size);
@@ -103,7 +111,9 @@ impl Vfs {
         {
             return Ok(answer);
         }
-        let found = self.ask(key, wants_body && !demand.is_walk).await;
+        let wants_body =
+            wants_body && !demand.is_walk && directory.state().knowledge.listing.may_take_body();
+        let found = self.ask(key, wants_body).await;
         let answer = Answer { found, asked };
         if let Some(asking) = demand.asking {
             asking.answer(answer.clone());

@@ -100,6 +100,7 @@ impl Vfs {
             return Err(Error::Executed);
         }
         let is_read = flags.read && !flags.truncate;
+        self.note_open(&inode);
         self.revalidate_for(&inode, is_read).await?;
         if flags.write || flags.truncate {
             self.learn_properties(&inode).await?;

@@ -17,9 +17,12 @@ use crate::store::{self, ObjectHead, Version};
 /// What a readdir brought stays valid while the walk goes on, and at most so long.
 pub(super) const WALK_MAX: Duration = Duration::from_secs(60);
 
-/// Names remembered per directory: `fts`, and with it `find` and `du`, reads 10 000 before it looks
-/// at the first. At about 1 KiB each with its answer: 10 MB.
-const NAMES_MAX: usize = 10_000;
+/// Names remembered per directory: `fts`, and with it `find`, `du` and `rm`, reads 10 000 before it
+/// looks at the first, and a page brings 1 000. At about 1 KiB each with its answer: 12 MB.
+const NAMES_MAX: usize = 12_000;
+
+/// A full table is searched for names whose walk is over at most so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How many names that nobody asked about may lie between two that are asked about in order.
 const GAP_MAX: usize = 2;
@@ -29,6 +32,10 @@ const STRIDE_MAX: u64 = 1000;
 
 /// The first names asked about ahead of a walk; each further one doubles them.
 const AHEAD_START: u64 = 4;
+
+/// Bodies fetched in a row that nobody opened. Then it is somebody who only looks, in an order that
+/// is no walk: `fts` sorts directories of over 10 000 names by inode number.
+const BODIES_MAX: u32 = 4;
 
 /// What a listing said of a name.
 #[derive(Debug, Clone)]
@@ -90,6 +97,10 @@ pub(super) struct Listing {
     names: HashMap<Name, Entry>,
     files: Order,
     directories: Order,
+    /// Bodies fetched since the last one was opened.
+    bodies: u32,
+    /// When names whose walk is over were last looked for.
+    swept: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -150,10 +161,7 @@ impl Listing {
         answer: Option<Coming>,
         now: Instant,
     ) {
-        if self.names.len() >= NAMES_MAX {
-            self.names.retain(|_, entry| now.duration_since(entry.at) < WALK_MAX / 4);
-        }
-        if self.names.len() >= NAMES_MAX {
+        if self.names.len() >= NAMES_MAX && !self.sweep(now) {
             return;
         }
         let order = match &listed {
@@ -165,10 +173,32 @@ impl Listing {
         self.names.insert(name.clone(), Entry { hint, at: now, position });
     }
 
+    /// Forgets names whose walk is over; true where that made room.
+    fn sweep(&mut self, now: Instant) -> bool {
+        if self.swept.is_some_and(|at| now.duration_since(at) < SWEEP_EVERY) {
+            return false;
+        }
+        self.swept = Some(now);
+        self.names.retain(|_, entry| now.duration_since(entry.at) < WALK_MAX);
+        self.names.len() < NAMES_MAX
+    }
+
     /// What a listing said of the name, while its walk goes on.
     pub(super) fn get(&self, name: &Name, now: Instant) -> Option<Hint> {
         let entry = self.names.get(name)?;
         (now.duration_since(entry.at) < WALK_MAX).then(|| entry.hint.clone())
+    }
+
+    /// True where the body of a small file may be fetched with its attributes, as one more.
+    pub(super) fn may_take_body(&mut self) -> bool {
+        let may = self.bodies < BODIES_MAX;
+        self.bodies += u32::from(may);
+        may
+    }
+
+    /// Somebody opens a file here, so that bodies are worth fetching.
+    pub(super) fn is_opened(&mut self) {
+        self.bodies = 0;
     }
 
     pub(super) fn has(&self, name: &Name) -> bool {
@@ -347,6 +377,16 @@ mod tests {
         assert!(listing.get(&name(1), clock.now()).is_some());
         clock.advance(WALK_MAX);
         assert!(listing.get(&name(1), clock.now()).is_none());
+    }
+
+    #[test]
+    fn bodies_are_fetched_while_somebody_opens_them() {
+        let mut listing = Listing::default();
+        for _ in 0..2 {
+            let taken = (0..10).filter(|_| listing.may_take_body()).count();
+            assert_eq!(taken, BODIES_MAX as usize);
+            listing.is_opened();
+        }
     }
 
     #[test]

@@ -25,8 +25,8 @@ const KEPT_BEHIND: usize = 2_000;
 /// Walks whose listings are remembered for the lookups that follow.
 const WALKS_MAX: usize = 64;
 
-/// Names that all of them remember; at about 1 KiB each with its answer: 20 MB.
-const NAMES_MAX: usize = 20_000;
+/// Names that all of them remember; at about 1 KiB each with its answer: 24 MB.
+const NAMES_MAX: usize = 24_000;
 
 /// An open directory.
 #[derive(Debug)]

@@ -145,6 +145,23 @@ fn cat_of_a_small_file_from_a_fresh_listing_is_one_request() {
 }
 
 #[test]
+fn whoever_only_looks_at_files_in_any_order_fetches_few_of_them() {
+    let lab = Lab::new(&LONG, filled(100, 3 * KIB));
+    names(&lab.path("d"));
+    for number in (0..100).rev() {
+        assert_eq!(
+            fs::metadata(lab.path(&format!("d/{number:05}"))).unwrap().len(),
+            3 * KIB as u64
+        );
+    }
+    let log = lab.count();
+    let asked =
+        log.count(Op::Get) + keys(&log, Op::Head).iter().filter(|key| key.len() > 2).count();
+    assert_eq!(asked, 100, "{:?}", log.counts());
+    assert!(log.count(Op::Get) <= 4, "{:?}", log.counts());
+}
+
+#[test]
 fn an_open_past_the_ttl_asks_and_reads_by_one_request() {
     let lab = Lab::new(&["--metadata-ttl", "0s"], filled(10, 3 * KIB));
     read(&lab.path("d/00005"));
