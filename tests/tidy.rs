@@ -7,6 +7,7 @@
 mod tidy {
     //! The rules, by subject.
     pub(crate) mod floors;
+    pub(crate) mod promises;
     pub(crate) mod reach;
     pub(crate) mod scan;
     pub(crate) mod style;
@@ -17,7 +18,7 @@ use std::fs;
 use std::path::Path;
 
 use tidy::scan::Source;
-use tidy::{floors, reach, style};
+use tidy::{floors, promises, reach, style};
 
 /// Everything that is wrong with a tree of files: Rust sources and `Cargo.toml`s, by their paths.
 fn check(files: &[(&str, &str)]) -> Vec<String> {
@@ -82,6 +83,29 @@ fn the_house_is_tidy() {
     assert!(files.len() > 20, "the checkout was not found");
     let failures = check_owned(&files);
     assert!(failures.is_empty(), "{} untidy places:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// True where a file of that name below `tests/` has a function of that name.
+fn has_test(files: &BTreeMap<String, String>, test: &str) -> bool {
+    let Some((module, function)) = test.split_once("::") else { return false };
+    let (file, folder) = (format!("/{module}.rs"), format!("/{module}/"));
+    let wanted = format!("fn {function}(");
+    let own = |path: &str| {
+        path.starts_with("tests/") && (path.ends_with(&file) || path.contains(&folder))
+    };
+    files.iter().any(|(path, text)| own(path) && text.contains(&wanted))
+}
+
+#[test]
+fn every_promise_that_works_names_its_tests() {
+    let files = checkout();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/semantics.md");
+    let page = fs::read_to_string(page).expect("a page");
+    let failures = promises::check(&page, |test| has_test(&files, test));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(page.matches("| works |").count() > 50, "the page was not understood");
+    let broken = "| N1 | A promise. | works |  |\n| N2 | Another. | works | `stat::none` |\n";
+    assert_eq!(promises::check(broken, |test| has_test(&files, test)).len(), 2);
 }
 
 /// A small house in order, with one file more, or another text in one of its own.

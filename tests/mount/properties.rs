@@ -122,17 +122,11 @@ fn a_mount_that_lists_attributes_keeps_them_too() {
 }
 
 #[test]
-fn a_moved_directory_keeps_them_too_but_for_class_and_encryption() {
+fn a_moved_directory_keeps_them_too() {
     let lab = Lab::new(&[], |bucket| drop(bucket.put_with("d/f", "bytes", foreign())));
     fs::rename(lab.path("d"), lab.path("e")).unwrap();
-    let mut kept = lab.bucket().object("e/f").unwrap().attributes;
-    // No listing tells the encryption, and S3 takes neither over.
-    assert_eq!((kept.storage_class, kept.encryption, kept.kms_key_id), (None, None, None));
-    let theirs = foreign();
-    kept.storage_class = theirs.storage_class.clone();
-    kept.encryption = theirs.encryption.clone();
-    kept.kms_key_id = theirs.kms_key_id.clone();
-    assert_eq!(kept, theirs);
+    // Class and encryption stand in no listing, and S3 takes neither over by itself.
+    assert_kept(&lab.bucket(), "e/f", "the move of its directory");
 }
 
 #[test]
