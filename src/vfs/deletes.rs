@@ -6,6 +6,7 @@
 //! is there again, and the next RMDIR or FSYNCDIR above it says why. Must not know inodes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -13,18 +14,23 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
 use super::attr::Ino;
 use super::{Core, Result, Vfs};
+use crate::journal::{Kind, Record};
 use crate::naming::{Key, Name, Prefix};
-use crate::store::{self, Condition, ErrorKind};
+use crate::store::{self, Condition, ErrorKind, Version};
 
 /// Keys per DeleteObjects, S3's limit.
 pub(super) const KEYS_PER_REQUEST: usize = 1000;
 
-/// How long the first key of a request waits for company.
+/// A request leaves when no key has joined it for so long.
 const COMPANY_DELAY: Duration = Duration::from_millis(100);
+
+/// The first key of a request waits no longer than this, however many join.
+const COMPANY_MAX: Duration = Duration::from_secs(1);
 
 /// Keys acknowledged and not carried out; a further unlink waits for room. Four full requests, so
 /// that `rm -r` never waits for one to come back before it fills the next.
@@ -53,10 +59,28 @@ pub(super) struct Deletes {
     requests: Arc<Semaphore>,
 }
 
+/// A name that was taken away, whose object is to go.
+#[derive(Debug, Clone)]
+pub(super) struct Queued {
+    /// The directory it was in.
+    pub(super) parent: Ino,
+    /// Its name there.
+    pub(super) name: Name,
+    /// What a later process finds of it.
+    pub(super) record: Record,
+}
+
+/// An acknowledged delete in the journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct DeleteIntent {
+    /// What goes, and nothing else that may stand there later.
+    pub(super) version: Version,
+}
+
 #[derive(Debug)]
 struct Queue {
-    /// Every key acknowledged and not carried out, and the name it had.
-    keys: BTreeMap<Key, (Ino, Name)>,
+    /// Every key acknowledged and not carried out.
+    keys: BTreeMap<Key, Queued>,
     /// Those of them in no request yet, oldest first.
     unsent: VecDeque<Key>,
     failures: BTreeMap<Key, store::Error>,
@@ -64,6 +88,8 @@ struct Queue {
     is_urgent: bool,
     /// A task sends what comes.
     is_served: bool,
+    /// The mount ends: what fails from now on is left to the next one.
+    is_ending: bool,
 }
 
 impl Default for Deletes {
@@ -75,6 +101,7 @@ impl Default for Deletes {
             landed: LruCache::new(LANDED_MAX),
             is_urgent: false,
             is_served: false,
+            is_ending: false,
         };
         let requests = Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT_MAX));
         let (settled, hurry) = (Notify::new(), Notify::new());
@@ -118,17 +145,23 @@ impl Deletes {
 
     /// Waits for company, for somebody in a hurry, or for a full request.
     async fn wait_until_due(&self) {
-        let company = tokio::time::sleep(COMPANY_DELAY);
-        tokio::pin!(company);
+        let longest = tokio::time::sleep(COMPANY_MAX);
+        tokio::pin!(longest);
         loop {
-            {
+            let waiting = {
                 let queue = self.queue();
                 if queue.is_urgent || queue.unsent.len() >= KEYS_PER_REQUEST {
                     return;
                 }
-            }
+                queue.unsent.len()
+            };
             tokio::select! {
-                () = &mut company => return,
+                () = &mut longest => return,
+                () = tokio::time::sleep(COMPANY_DELAY) => {
+                    if self.queue().unsent.len() == waiting {
+                        return;
+                    }
+                }
                 () = self.hurry.notified() => {}
             }
         }
@@ -147,12 +180,7 @@ impl Deletes {
     }
 
     /// The request for these keys is over; returns the names that are back, with what failed.
-    fn land(
-        &self,
-        keys: &[Key],
-        failed: Vec<(Key, store::Error)>,
-        now: Instant,
-    ) -> Vec<(Ino, Name)> {
+    fn land(&self, keys: &[Key], failed: Vec<(Key, store::Error)>, now: Instant) -> Vec<Queued> {
         let mut back = Vec::new();
         let mut queue = self.queue();
         for (key, error) in failed {
@@ -162,7 +190,8 @@ impl Deletes {
             }
         }
         for key in keys {
-            if queue.keys.remove(key).is_some() {
+            if let Some(gone) = queue.keys.remove(key) {
+                gone.record.end();
                 queue.failures.remove(key);
                 queue.landed.put(key.clone(), now);
             }
@@ -197,13 +226,22 @@ impl Queue {
 }
 
 impl Vfs {
+    /// Writes down that an object is to go; it survives the process from here on.
+    ///
+    /// # Errors
+    /// The journal's disk.
+    pub(super) fn note_delete(&self, version: &Version) -> io::Result<Record> {
+        let intent = DeleteIntent { version: version.clone() };
+        self.0.engine.journal().begin(Kind::Delete, &[], &intent)
+    }
+
     /// Acknowledges a delete: it leaves soon, with others.
-    pub(super) async fn delete_soon(&self, key: Key, parent: Ino, name: Name) {
+    pub(super) async fn delete_soon(&self, key: Key, queued: Queued) {
         let deletes = &self.0.deletes;
         deletes.wait_until(|queue| queue.keys.len() < KEYS_MAX).await;
         let (is_full, was_served) = {
             let mut queue = deletes.queue();
-            if queue.keys.insert(key.clone(), (parent, name)).is_none() {
+            if queue.keys.insert(key.clone(), queued).is_none() {
                 queue.unsent.push_back(key);
             }
             let is_full = queue.unsent.len() >= KEYS_PER_REQUEST;
@@ -241,6 +279,7 @@ impl Vfs {
     /// Waits for every delete; how many failed that nobody asked about.
     pub(super) async fn end_deletes(&self) -> u64 {
         let deletes = &self.0.deletes;
+        deletes.queue().is_ending = true;
         deletes.wait_until(|queue| queue.keys.is_empty()).await;
         let queue = deletes.queue();
         queue.failures.len() as u64
@@ -248,16 +287,7 @@ impl Vfs {
 
     /// Carries out one request's deletes.
     async fn send_deletes(&self, keys: Vec<Key>) {
-        let failed = match keys.as_slice() {
-            [_] => self.delete_singly(&keys).await,
-            _ => match self.0.store.delete_many(&keys).await {
-                Ok(failed) => failed,
-                Err(error) if *error.kind() == ErrorKind::Unsupported => {
-                    self.delete_singly(&keys).await
-                }
-                Err(error) => keys.iter().map(|key| (key.clone(), error.clone())).collect(),
-            },
-        };
+        let failed = self.delete_keys(&keys).await;
         if let Some((key, error)) = failed.first() {
             let count = failed.len();
             tracing::error!(
@@ -267,11 +297,34 @@ impl Vfs {
             );
         }
         let back = self.0.deletes.land(&keys, failed, self.0.clock.now());
-        for (parent, name) in back {
+        let is_ending = self.0.deletes.queue().is_ending;
+        for Queued { parent, name, record } in back {
+            if !is_ending {
+                record.end();
+            }
             if let Ok(directory) = self.inode(parent) {
                 directory.state().knowledge.is_back(&name);
             }
         }
+    }
+
+    /// Deletes objects together where the store can; returns those that could not be deleted.
+    pub(super) async fn delete_keys(&self, keys: &[Key]) -> Vec<(Key, store::Error)> {
+        let mut failed = Vec::new();
+        for batch in keys.chunks(KEYS_PER_REQUEST) {
+            let refused = match batch {
+                [_] => self.delete_singly(batch).await,
+                _ => match self.0.store.delete_many(batch).await {
+                    Ok(refused) => refused,
+                    Err(error) if *error.kind() == ErrorKind::Unsupported => {
+                        self.delete_singly(batch).await
+                    }
+                    Err(error) => batch.iter().map(|key| (key.clone(), error.clone())).collect(),
+                },
+            };
+            failed.extend(refused);
+        }
+        failed
     }
 
     async fn delete_singly(&self, keys: &[Key]) -> Vec<(Key, store::Error)> {
@@ -317,7 +370,8 @@ mod tests {
         let name = Name::new("n".as_ref()).unwrap();
         for key in keys {
             let mut queue = deletes.queue();
-            queue.keys.insert(Key::from(*key), (Ino::ROOT, name.clone()));
+            let (name, record) = (name.clone(), Record::none());
+            queue.keys.insert(Key::from(*key), Queued { parent: Ino::ROOT, name, record });
             queue.unsent.push_back(Key::from(*key));
         }
         deletes

@@ -19,6 +19,9 @@ use crate::store::{ErrorKind, ListLine, ListRequest, ObjectHead, Version};
 /// `S_ISVTX` of a directory's mode.
 const STICKY: u16 = 0o1000;
 
+/// Each further one takes a task that ends just then.
+const LOOKUP_TRIES: u32 = 5;
+
 /// What stands under a name in the store.
 pub(super) enum Found {
     Nothing,
@@ -42,12 +45,24 @@ impl Vfs {
             Err(NameError::Invalid | NameError::NotUtf8) => return Err(Error::NotFound),
             Err(error) => return Err(error.into()),
         };
-        let inode = self.resolve(parent, &name).await?.ok_or(Error::NotFound)?;
+        let inode = self.resolve_for_kernel(parent, &name).await?;
         let is_local = inode.state().version.is_none() || inode.is_dirty();
         let ttl = self.settings().metadata_ttl;
         let is_told = !self.is_unread(&inode) && (is_local || self.is_believed(&inode));
         let attr_ttl = if is_told { ttl } else { Duration::ZERO };
-        Ok(self.entry(&inode, attr_ttl))
+        Ok(self.entry_uncounted(&inode, attr_ttl))
+    }
+
+    /// The inode under a name, counted as a lookup. One that nobody knew may leave the table
+    /// before it is counted: its attributes were sent.
+    async fn resolve_for_kernel(&self, parent: Ino, name: &Name) -> Result<Arc<Inode>> {
+        for _ in 0..LOOKUP_TRIES {
+            let inode = self.resolve(parent, name).await?.ok_or(Error::NotFound)?;
+            if self.table().remember(&inode) {
+                return Ok(inode);
+            }
+        }
+        Err(Error::Stale)
     }
 
     /// The inode under a name, asking the store only where memory does not say.

@@ -30,9 +30,12 @@ mod error;
 mod handle;
 mod inode;
 mod knowledge;
+mod leftover;
 mod listed;
 mod loans;
 mod lookup;
+mod move_list;
+mod move_tree;
 mod readdir;
 mod remove;
 mod rename;
@@ -215,7 +218,7 @@ impl Vfs {
 
     /// The entry that the kernel is told of an inode, counted as a lookup.
     fn entry(&self, inode: &Inode, attr_ttl: Duration) -> Entry {
-        self.table().remember(inode.ino);
+        self.table().remember(inode);
         self.entry_uncounted(inode, attr_ttl)
     }
 

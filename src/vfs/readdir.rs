@@ -349,8 +349,8 @@ impl Vfs {
         let taken = sink(&DirEntry { ino, cookie, kind, name: item.name.clone(), entry });
         if plus {
             let mut table = self.table();
-            if taken && known.is_some() {
-                table.remember(ino);
+            if taken && let Some(inode) = &known {
+                table.remember(inode);
             } else {
                 table.collect(ino);
             }
@@ -376,13 +376,13 @@ impl Vfs {
 
     /// The number that a name without an inode will have when it is looked up.
     fn number_of(&self, parent: Ino, name: &Name, kind: FileKind) -> Ino {
-        let prefix = self.table().prefix(parent);
-        let number = prefix.and_then(|prefix| match kind {
+        let table = self.table();
+        let hash = table.prefix(parent).and_then(|prefix| match kind {
             FileKind::Directory => prefix.directory(name).ok().map(|below| below.ino()),
             _ => prefix.file(name).ok().map(|key| key.ino()),
         });
         // A directory that was removed while open: any number but 0, which hides the entry.
-        Ino(number.unwrap_or(u64::MAX))
+        hash.map_or(Ino(u64::MAX), |hash| table.free_number(hash))
     }
 }
 

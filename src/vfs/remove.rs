@@ -8,9 +8,11 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino};
+use super::deletes::Queued;
 use super::inode::Inode;
 use super::settings::DeleteMode;
 use super::{Error, Result, Vfs};
+use crate::journal::Record;
 use crate::naming::{Key, Name, Prefix};
 use crate::store::{ListLine, ListRequest};
 use crate::units::MIB;
@@ -50,21 +52,26 @@ impl Vfs {
     /// The object goes now, soon, or with the last close. The first delete in a directory is waited
     /// for, so that whoever may not delete there is told at once.
     async fn delete_or_doom(&self, parent: Ino, name: &Name, inode: &Arc<Inode>) -> Result<()> {
+        let directory = self.inode(parent)?;
         let key = {
             let mut table = self.table();
             let key = table.key(inode.ino).ok_or(Error::NotFound)?;
             if table.opens(inode.ino) > 0 {
-                table.doom(key, parent, name.clone(), inode);
+                let record = self.note_unlink(inode).unwrap_or(Record::none());
+                let queued = Queued { parent, name: name.clone(), record };
+                table.doom(key, inode, queued);
                 return Ok(());
             }
             // Whoever opens it from now on comes too late.
             inode.state().unlinked = true;
             key
         };
-        let directory = self.inode(parent)?;
         let may_wait = directory.state().knowledge.may_delete;
-        if may_wait && self.settings().delete == DeleteMode::Queue {
-            self.delete_soon(key, parent, name.clone()).await;
+        if may_wait
+            && self.settings().delete == DeleteMode::Queue
+            && let Some(record) = self.note_unlink(inode)
+        {
+            self.delete_soon(key, Queued { parent, name: name.clone(), record }).await;
             return Ok(());
         }
         let deleted = self.delete_object(&key).await;
@@ -73,6 +80,16 @@ impl Vfs {
             Err(_) => inode.state().unlinked = false,
         }
         deleted
+    }
+
+    /// Writes the delete of an inode's object down; none where the journal cannot be written.
+    fn note_unlink(&self, inode: &Inode) -> Option<Record> {
+        let version = Self::version_of(inode)?;
+        let noted = self.note_delete(&version);
+        if let Err(error) = &noted {
+            tracing::warn!(key = %version.key, %error, "the journal does not know of a delete");
+        }
+        noted.ok()
     }
 
     /// The key is stored anew, so the delete that waits for a last close is called off, and one
@@ -84,6 +101,7 @@ impl Vfs {
             self.outlive_object(&doom.owner).await;
             let _not_under_way = doom.gate.lock().await;
             if self.table().spare(key, &doom) {
+                doom.queued.record.end();
                 return true;
             }
         }
@@ -104,9 +122,12 @@ impl Vfs {
                 continue;
             }
             if self.settings().delete == DeleteMode::Queue {
-                self.delete_soon(key.clone(), doom.parent, doom.name.clone()).await;
-            } else if let Err(error) = self.delete_object(&key).await {
-                tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
+                self.delete_soon(key.clone(), doom.queued.clone()).await;
+            } else {
+                if let Err(error) = self.delete_object(&key).await {
+                    tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
+                }
+                doom.queued.record.end();
             }
             self.table().spare(&key, &doom);
         }

@@ -1,31 +1,21 @@
 //! RENAME: of files by one server-side copy, of directories by one per key.
 //!
-//! Owns the order that loses nothing: every copy is made before the first delete is sent. Must
-//! not know how a copy is made.
+//! Owns which inodes follow their names and which objects must move for it. Must not know how a
+//! copy is made, nor in which order many are (`move_tree`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryStreamExt};
-
 use super::attr::{FileKind, Ino, RenameMode};
 use super::inode::Inode;
+use super::move_list::moved_key;
+use super::move_tree::{MoveIntent, MoveStep};
 use super::{Error, Result, Vfs};
-use crate::naming::{Key, MAX_KEY_BYTES, Name, NameError, Prefix};
-use crate::store::{Condition, ListLine, ListRequest, Payload, Properties, PutRequest, Version};
+use crate::journal::{Kind, Record};
+use crate::naming::{Key, Name, Prefix};
+use crate::store::{Condition, Properties, Version};
 use crate::write;
-
-/// Keys copied at once when a directory moves.
-const COPIES_IN_FLIGHT_MAX: usize = 32;
-
-/// Keys per DeleteObjects, S3's limit.
-const DELETES_PER_REQUEST: usize = 1000;
-
-/// DeleteObjects under way at once: 4 000 keys.
-const DELETES_IN_FLIGHT_MAX: usize = 4;
 
 /// A rename whose names have been looked up.
 struct Move {
@@ -141,40 +131,21 @@ impl Vfs {
     /// Copies the object to its new key, with whatever attributes wait, and deletes the old one.
     async fn move_object(&self, rename: &Move, key: &Key, stands_there: bool) -> Result<()> {
         let source = &rename.source;
+        let (properties, epoch) = self.carried(source, key).await?;
         let Some(version) = Self::version_of(source) else { return Ok(()) };
-        let waiting = source.state().attributes_dirty;
-        self.learn_head(source).await?;
-        if waiting {
-            self.learn_properties(source).await?;
-        }
-        let (properties, placement, epoch) = {
-            let state = source.state();
-            let own = || {
-                let mtime = Some(state.mtime);
-                let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
-                own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
-                own
-            };
-            let placement = state.properties.as_ref().map(Properties::placement);
-            (waiting.then(own), placement.unwrap_or_default(), state.attributes_epoch)
-        };
         let condition = match rename.mode {
             RenameMode::NoReplace if !stands_there => Condition::Absent,
             _ => Condition::None,
         };
         self.keep_directory(rename.from.0).await;
-        let engine = &self.0.engine;
-        let copied = match properties.clone() {
-            None => engine.copy_placed(&version, key, placement, &condition).await,
-            given => engine.copy(&version, key, given, &condition).await,
+        let record = self.note_move(&version, key);
+        let copied = self.0.engine.copy(&version, key, properties.clone(), &condition).await;
+        let copied = match copied {
+            Ok(copied) => self.delete_moved(&version, copied, stands_there, &record).await,
+            Err(error) => Err(copy_failed(error, rename.mode)),
         };
-        let copied = copied.map_err(|error| copy_failed(error, rename.mode))?;
-        if let Err(error) = self.delete_object(&version.key).await {
-            if !stands_there && let Err(error) = self.delete_object(key).await {
-                tracing::warn!(%key, %error, "the copy of a failed rename stays in the bucket");
-            }
-            return Err(error);
-        }
+        record.end();
+        let copied = copied?;
         let copied = Arc::new(copied);
         let mut state = source.state();
         state.version = Some(Arc::clone(&copied));
@@ -188,6 +159,62 @@ impl Vfs {
             staged.rebase(copied);
         }
         Ok(())
+    }
+
+    /// The properties that a moved object's copy must be given: those whose change waits for
+    /// company, and those that the store does not take over by itself. None where it takes all.
+    async fn carried(&self, source: &Arc<Inode>, key: &Key) -> Result<(Option<Properties>, u64)> {
+        self.learn(source).await?;
+        if source.state().properties.is_none() {
+            self.learn_properties(source).await?;
+        }
+        let waits = source.state().attributes_dirty;
+        let is_plain = source.state().properties.as_ref().is_none_or(Properties::is_plain);
+        if is_plain && !waits {
+            return Ok((None, source.state().attributes_epoch));
+        }
+        // The tags, too.
+        self.learn_properties(source).await?;
+        let state = source.state();
+        let mtime = Some(state.mtime);
+        let properties = if waits {
+            let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
+            own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
+            Some(own)
+        } else {
+            state.properties.clone()
+        };
+        Ok((properties, state.attributes_epoch))
+    }
+
+    /// Notes that an object is to move, so that after a crash it does not stay under both names. A
+    /// journal that cannot be written loses nothing but that.
+    fn note_move(&self, from: &Arc<Version>, to: &Key) -> Record {
+        let intent = MoveIntent::File { from: Version::clone(from), to: to.clone() };
+        let begun = self.0.engine.journal().begin(Kind::Move, &[], &intent);
+        begun.unwrap_or_else(|error| {
+            tracing::warn!(key = %from.key, %error, "the journal does not know of a rename");
+            Record::none()
+        })
+    }
+
+    /// Deletes an object whose copy is made; where it cannot be deleted, the copy goes again.
+    async fn delete_moved(
+        &self,
+        source: &Version,
+        copied: Version,
+        stands_there: bool,
+        record: &Record,
+    ) -> Result<Version> {
+        if let Err(error) = record.note(&MoveStep::Copied(copied.clone())) {
+            tracing::warn!(key = %source.key, %error, "the journal does not know of a copy");
+        }
+        let Err(error) = self.delete_object(&source.key).await else { return Ok(copied) };
+        let key = &copied.key;
+        if !stands_there && let Err(error) = self.delete_object(key).await {
+            tracing::warn!(%key, %error, "the copy of a failed rename stays in the bucket");
+        }
+        Err(error)
     }
 
     fn relink(&self, rename: &Move) {
@@ -220,17 +247,31 @@ impl Vfs {
         self.commit_edits_below(rename.source.ino).await?;
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
-        let versions = self.keys_below(&old, &new).await?;
-        for version in &versions {
-            self.repay(&version.key).await?;
-            self.spare(&moved_key(&version.key, &old, &new)).await;
-        }
         self.keep_directory(rename.from.0).await;
-        let moved = self.copy_all(&versions, &old, &new).await?;
-        self.delete_all(versions.iter().map(|version| version.key.clone()).collect()).await;
+        let wanted = self.destinations(rename.source.ino, &old, &new).await;
+        let moved = self.move_tree(&old, &new, wanted).await?;
         self.relink(rename);
-        self.repoint(rename.source.ino, &moved);
+        self.repoint(rename.source.ino, &moved).await;
         Ok(())
+    }
+
+    /// The keys under which the objects of the inodes below will stand. What is not in S3 yet just
+    /// follows its name, and replaces what an unlinked file has left there.
+    async fn destinations(&self, ino: Ino, old: &Prefix, new: &Prefix) -> HashSet<Key> {
+        let mut wanted = HashSet::new();
+        let below = self.table().subtree(ino);
+        for inode in below {
+            let Some(key) = self.object_of(&inode) else { continue };
+            let key = moved_key(&key, old.as_str(), new.as_str());
+            let is_unsent = inode.kind != FileKind::Directory && Self::version_of(&inode).is_none();
+            if is_unsent && self.spare(&key).await {
+                let mut state = inode.state();
+                state.exclusive = false;
+                state.hides = Some(key.clone());
+            }
+            wanted.insert(key);
+        }
+        wanted
     }
 
     /// Commits the files below that are edits of an object: their base is about to move. What was
@@ -246,120 +287,43 @@ impl Vfs {
         Ok(())
     }
 
-    /// Every object below a directory, but for those of unlinked files.
-    async fn keys_below(&self, old: &Prefix, new: &Prefix) -> Result<Vec<Version>> {
-        let mut request = ListRequest { prefix: old.as_str().to_owned(), ..ListRequest::default() };
-        let mut versions = Vec::new();
-        loop {
-            let page = self.0.store.list(&request).await?;
-            for line in page.lines {
-                let ListLine::Object(version) = line else { continue };
-                if moved_key(&version.key, old, new).as_str().len() > MAX_KEY_BYTES {
-                    return Err(NameError::KeyTooLong.into());
-                }
-                if !self.is_going(&version.key) {
-                    versions.push(version);
-                }
-            }
-            match page.next {
-                Some(next) => request.continuation = Some(next),
-                None => return Ok(versions),
-            }
-        }
-    }
-
-    /// Copies every object; if one cannot be copied, the copies made so far are taken back.
-    async fn copy_all(
-        &self,
-        versions: &[Version],
-        old: &Prefix,
-        new: &Prefix,
-    ) -> Result<HashMap<Key, Version>> {
-        let engine = &self.0.engine;
-        let mut copies: Vec<BoxFuture<'_, Result<(Key, Version)>>> = Vec::new();
-        for version in versions {
-            let key = moved_key(&version.key, old, new);
-            let copy = async move {
-                let copied = match engine.copy(version, &key, None, &Condition::None).await {
-                    Err(error) if version.key.is_marker() => {
-                        self.remake(version, &key, error).await?
-                    }
-                    copied => copied?,
-                };
-                Ok((key, copied))
-            };
-            copies.push(copy.boxed());
-        }
-        let copying = futures::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
-        let copied: Result<HashMap<Key, Version>> = copying.try_collect().await;
-        if copied.is_err() {
-            self.delete_all(versions.iter().map(|v| moved_key(&v.key, old, new)).collect()).await;
-        }
-        copied
-    }
-
-    /// Makes a directory's marker under another key where the store would not copy it: SeaweedFS
-    /// 4.48 answers a CopyObject of a key that ends in a slash with NoSuchKey.
-    async fn remake(&self, marker: &Version, key: &Key, error: write::Error) -> Result<Version> {
-        let is_refusal = matches!(&error, write::Error::Store(error) if error.is_not_found());
-        if !is_refusal || marker.size > 0 {
-            return Err(error.into());
-        }
-        let properties = self.0.store.head(&marker.key).await?.properties;
-        let request = PutRequest { key: key.clone(), properties, condition: Condition::None };
-        Ok(self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?)
-    }
-
-    /// Deletes keys whose objects have been copied; one that stays is a second copy, not a loss.
-    ///
-    /// Takes the keys in byte order and deletes a directory's marker after everything below it:
-    /// SeaweedFS 4.48 says that it deleted the marker of a directory that is not empty, and keeps
-    /// the directory.
-    async fn delete_all(&self, keys: Vec<Key>) {
-        let (markers, files): (Vec<Key>, Vec<Key>) =
-            keys.into_iter().rev().partition(Key::is_marker);
-        self.delete_batches(&files, DELETES_IN_FLIGHT_MAX).await;
-        self.delete_batches(&markers, 1).await;
-    }
-
-    async fn delete_batches(&self, keys: &[Key], in_flight_max: usize) {
-        let mut requests = Vec::new();
-        for batch in keys.chunks(DELETES_PER_REQUEST) {
-            requests.push(self.0.store.delete_many(batch));
-        }
-        let mut answers = futures::stream::iter(requests).buffer_unordered(in_flight_max);
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(failed) => {
-                    for (key, error) in failed {
-                        tracing::warn!(%key, %error, "an old copy stays in the bucket");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "old copies stay in the bucket"),
-            }
-        }
-    }
-
     /// The inodes below a moved directory are those of the copies now.
-    fn repoint(&self, ino: Ino, moved: &HashMap<Key, Version>) {
-        let now = self.0.clock.now();
+    async fn repoint(&self, ino: Ino, moved: &HashMap<Key, Version>) {
         let below = self.table().subtree(ino);
         for inode in below {
-            let key = match inode.kind {
-                FileKind::Directory => self.table().prefix(inode.ino).and_then(|p| p.marker()),
-                _ => self.table().key(inode.ino),
+            let Some(key) = self.object_of(&inode) else { continue };
+            let before = Self::version_of(&inode);
+            let version = match (moved.get(&key), before) {
+                (Some(version), _) => version.clone(),
+                (None, None) => continue,
+                (None, Some(before)) if before.key == key => continue,
+                // Looked up while the objects moved.
+                (None, Some(_)) => match self.0.store.head(&key).await {
+                    Ok(head) => head.version,
+                    Err(_) => {
+                        self.table().lose(inode.ino);
+                        continue;
+                    }
+                },
             };
+            let version = Arc::new(version);
             let mut state = inode.state();
-            if let Some(version) = key.and_then(|key| moved.get(&key)) {
-                let version = Arc::new(version.clone());
-                if let Some(staged) = &state.staged {
-                    staged.rebase(Arc::clone(&version));
-                }
-                state.version = Some(version);
-                state.hides = None;
-                state.exclusive = false;
-                state.seen = now;
+            if let Some(staged) = &state.staged {
+                staged.rebase(Arc::clone(&version));
             }
+            state.version = Some(version);
+            state.hides = None;
+            state.exclusive = false;
+            state.seen = self.0.clock.now();
+        }
+    }
+
+    /// The key of an inode's object: a directory's is its marker.
+    fn object_of(&self, inode: &Inode) -> Option<Key> {
+        let table = self.table();
+        match inode.kind {
+            FileKind::Directory => table.prefix(inode.ino).and_then(|prefix| prefix.marker()),
+            _ => table.key(inode.ino),
         }
     }
 }
@@ -368,11 +332,6 @@ impl Vfs {
 /// alone has some bytes.
 fn is_in_store(inode: &Inode) -> bool {
     Vfs::version_of(inode).is_some() || inode.staged().is_some_and(|staged| staged.is_in_upload())
-}
-
-fn moved_key(key: &Key, old: &Prefix, new: &Prefix) -> Key {
-    let rest = old.strip(key.as_str()).unwrap_or_default();
-    Key::new(format!("{new}{rest}"))
 }
 
 fn copy_failed(error: write::Error, mode: RenameMode) -> Error {

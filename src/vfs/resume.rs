@@ -21,6 +21,7 @@ impl Vfs {
         if pending.is_empty() {
             return;
         }
+        self.end_leftovers(&pending).await;
         let files = self.0.engine.resume(&pending);
         if !files.is_empty() {
             let files = files.len();

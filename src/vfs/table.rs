@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino};
+use super::deletes::Queued;
 use super::inode::{Inode, State};
 use crate::naming::{Key, Name, NameError, Prefix};
 
@@ -45,10 +46,8 @@ pub(super) struct Table {
 pub(super) struct Doom {
     /// The unlinked file.
     pub(super) owner: Arc<Inode>,
-    /// The directory it was in.
-    pub(super) parent: Ino,
-    /// Its name there.
-    pub(super) name: Name,
+    /// The delete that will be queued.
+    pub(super) queued: Queued,
     /// Held while the delete is on its way, and by whoever calls it off: whatever is stored under
     /// the key next must not be overtaken by it.
     pub(super) gate: Arc<tokio::sync::Mutex<()>>,
@@ -132,7 +131,8 @@ impl Table {
         Some(inode)
     }
 
-    fn free_number(&self, hash: u64) -> Ino {
+    /// The number that an inode with this hash gets.
+    pub(super) fn free_number(&self, hash: u64) -> Ino {
         let mut number = hash;
         while number < 2 || self.nodes.contains_key(&Ino(number)) {
             number = number.wrapping_add(1);
@@ -195,11 +195,12 @@ impl Table {
         self.nodes.values().map(|node| Arc::clone(&node.inode)).collect()
     }
 
-    /// The kernel was told of the inode once more.
-    pub(super) fn remember(&mut self, ino: Ino) {
-        if let Some(node) = self.nodes.get_mut(&ino) {
-            node.lookups += 1;
-        }
+    /// The kernel is told of the inode once more; false where the table has let go of it meanwhile,
+    /// and nobody may be told.
+    pub(super) fn remember(&mut self, inode: &Inode) -> bool {
+        let node = self.nodes.get_mut(&inode.ino);
+        let known = node.filter(|node| node.inode.generation == inode.generation);
+        known.map(|node| node.lookups += 1).is_some()
     }
 
     /// The kernel gives `count` lookups back.
@@ -252,9 +253,9 @@ impl Table {
     }
 
     /// The object under `key` goes when the unlinked file `owner` is closed for the last time.
-    pub(super) fn doom(&mut self, key: Key, parent: Ino, name: Name, owner: &Arc<Inode>) {
+    pub(super) fn doom(&mut self, key: Key, owner: &Arc<Inode>, queued: Queued) {
         let (owner, gate) = (Arc::clone(owner), Arc::default());
-        self.doomed.insert(key, Doom { owner, parent, name, gate });
+        self.doomed.insert(key, Doom { owner, queued, gate });
     }
 
     pub(super) fn doom_of(&self, key: &Key) -> Option<Doom> {

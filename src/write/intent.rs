@@ -226,6 +226,9 @@ pub(super) fn resume(engine: &Engine, pending: &[Pending]) -> Vec<Resumed> {
             Ok(file) => resumed.push(file),
             Err(error) => {
                 tracing::error!(%error, "the journal has a commit that cannot be taken up");
+                if is_gone(&error) {
+                    pending.record().end();
+                }
             }
         }
     }
@@ -234,6 +237,13 @@ pub(super) fn resume(engine: &Engine, pending: &[Pending]) -> Vec<Resumed> {
         open.abort_later(engine);
     }
     resumed
+}
+
+/// The bytes are not where they were: a mount was killed when it had just kept them for recovery,
+/// or somebody has removed them. No later mount will find them either.
+fn is_gone(error: &Error) -> bool {
+    let gone = std::io::ErrorKind::NotFound;
+    matches!(error, Error::Staging { source, .. } if source.kind() == gone)
 }
 
 fn uploads(pending: &[Pending]) -> HashMap<String, Open> {

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use nix::errno::Errno;
-use s3pod_testkit::{Mount, Op};
+use s3pod_testkit::{Mount, Op, ServerOptions, TestServer};
 use serde_json::Value;
 
-use crate::bench::{close, pattern, read};
-use crate::lab::Lab;
+use crate::bench::{close, eventually, pattern, read};
+use crate::lab::{Lab, PATIENCE};
 
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
 const MIB: usize = 1 << 20;
@@ -128,7 +128,7 @@ fn a_lock_that_was_not_won_leaves_nothing_to_recover() {
     let hold = lab.server().faults().hold(Op::Put, "lock");
     let path = lock.clone();
     let taking = std::thread::spawn(move || File::create_new(path));
-    assert!(hold.wait_for_blocking(1, crate::lab::PATIENCE));
+    assert!(hold.wait_for_blocking(1, PATIENCE));
     lab.bucket().put("lock", "theirs");
     hold.release();
     let lost = taking.join().unwrap().unwrap_err();
@@ -163,4 +163,41 @@ fn what_is_kept_outlives_the_mount_and_is_said_to_the_next_one() {
     assert!(said(&gone).contains("s3pod recover list"), "{}", said(&gone));
     assert_eq!(recover(&cache, &["discard", "--all"]).status.code(), Some(0));
     assert!(kept(&cache).is_empty());
+}
+
+#[test]
+fn a_commit_that_a_killed_mount_had_begun_and_another_writer_beat_is_kept_by_the_next() {
+    let server = TestServer::spawn(ServerOptions::with_bucket("photos"));
+    let bucket = server.bucket("photos");
+    bucket.put("f", "0123456789");
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let endpoint = server.s3_endpoint("photos");
+        let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &endpoint).without_own_cache();
+        options.arg("--cache-dir").arg(folder.path()).start().unwrap()
+    };
+    let mount = start();
+    let file = OpenOptions::new().write(true).open(mount.path().join("f")).unwrap();
+    file.write_all_at(b"mine", 3).unwrap();
+    let hold = server.faults().hold(Op::Put, "f");
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(move || close(file));
+        assert!(hold.wait_for_blocking(1, PATIENCE));
+        bucket.put("f", "theirs");
+        mount.crash();
+        assert!(closing.join().unwrap().is_err(), "nobody was told that it is done");
+    });
+    drop(mount);
+    drop(hold);
+
+    let next = start();
+    eventually("the bytes are kept", || kept(folder.path()).len() == 1);
+    next.unmount().unwrap();
+    let one = &kept(folder.path())[0];
+    assert_eq!((&one["key"], &one["reason"]), (&"f".into(), &"changed".into()));
+    assert_eq!(one["dirty"], serde_json::json!([{"start": 3, "end": 7}]));
+    assert_eq!(bucket.get("f").unwrap(), "theirs");
+    let last = start();
+    assert!(!last.stderr().contains("cannot be taken up"), "{}", last.stderr());
+    assert_eq!(kept(folder.path()).len(), 1);
 }

@@ -141,8 +141,6 @@ pub(super) struct Disk {
     stopped: bool,
     /// The bytes of files that another client won over.
     beaten: Vec<Vec<u8>>,
-    /// Another client has stored something.
-    shared: bool,
 }
 
 fn parent(path: &str) -> &str {
@@ -178,12 +176,6 @@ impl Disk {
     /// True where what is so is up to chance, and there is nothing more to compare.
     pub(super) fn has_stopped(&self) -> bool {
         self.stopped
-    }
-
-    /// True where an inode may still be known whose name stands for another client's object, so
-    /// that the number of a name is not what a listing alone can tell.
-    pub(super) fn is_shared(&self) -> bool {
-        self.shared
     }
 
     /// What is at a path; nothing is looked up.

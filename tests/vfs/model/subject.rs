@@ -346,7 +346,7 @@ impl Subject {
         }
         for (name, (ino, _)) in entries {
             let found = self.look_up(attr.ino, OsStr::new(&name)).await.map(|(found, _)| found);
-            if found != Ok(ino) && !self.disk.is_shared() {
+            if found != Ok(ino) {
                 return Err(format!("{path:?} lists {name} as {ino:?}; it is {found:?}"));
             }
         }

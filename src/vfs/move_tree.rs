@@ -1,0 +1,354 @@
+//! The objects below one prefix moved below another.
+//!
+//! Owns the order that loses nothing: what is to move is written down before it is copied, every
+//! copy is made before the first delete is sent, and that all are made is on disk before that. A
+//! page of a listing at a time, so that memory does not grow with the directory. Must not know
+//! inodes: the caller has made sure that nothing else moves.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::deletes::KEYS_PER_REQUEST;
+use super::move_list::{MoveList, moved_key};
+use super::{Error, Result, Vfs};
+use crate::journal::{Kind, Record};
+use crate::naming::{Key, MAX_KEY_BYTES, NameError, Prefix};
+use crate::store::{Condition, ListLine, ListRequest, Payload, Properties, PutRequest, Version};
+use crate::write;
+
+/// Keys copied at once.
+const COPIES_IN_FLIGHT_MAX: usize = 32;
+
+/// DeleteObjects under way at once: 4 000 keys.
+const DELETES_IN_FLIGHT_MAX: usize = 4;
+
+/// Whoever waits longer is told in the log how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// A rename in the journal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MoveIntent {
+    /// One object.
+    File { from: Version, to: Key },
+    /// Every object below a prefix; `list` is the list's file beside the log.
+    Tree { from: String, to: String, list: String },
+}
+
+/// What of a rename is done.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MoveStep {
+    /// The one object has its copy.
+    Copied(Version),
+    /// Every object has its copy, and deletes may have begun.
+    AllCopied,
+}
+
+/// A move under way.
+struct Tree<'a> {
+    old: &'a Prefix,
+    new: &'a Prefix,
+    list: MoveList,
+    record: Record,
+    /// Destinations whose versions the caller needs.
+    wanted: HashSet<Key>,
+    moved: HashMap<Key, Version>,
+    copied: usize,
+    told: Instant,
+}
+
+/// Some of a page's copies could not be made.
+struct Broken {
+    error: Error,
+    /// Destinations that were made, or may have been.
+    made: HashSet<Key>,
+}
+
+/// A destination, and what came of the copy to it.
+type Tried = (Key, Result<Version>);
+
+struct Page {
+    sources: Vec<Version>,
+    next: Option<String>,
+}
+
+impl Vfs {
+    /// Moves every object below `old` to the same place below `new`, which is free; returns the
+    /// versions of the `wanted` destinations.
+    ///
+    /// # Errors
+    /// The store's, and then nothing has moved.
+    pub(super) async fn move_tree(
+        &self,
+        old: &Prefix,
+        new: &Prefix,
+        wanted: HashSet<Key>,
+    ) -> Result<HashMap<Key, Version>> {
+        let mut tree = self.begin_tree(old, new, wanted).await?;
+        let result = self.copy_tree(&mut tree).await;
+        let Tree { list, record, moved, .. } = tree;
+        let result = match result {
+            Ok(()) => self.delete_sources(&list, &record).await.map(|()| moved),
+            Err((whole, broken)) => {
+                self.take_back(&list, old, new, whole, &broken.made).await;
+                Err(broken.error)
+            }
+        };
+        // In this order: an intent whose list is gone means nothing to whoever finds it.
+        list.remove();
+        record.end();
+        result
+    }
+
+    async fn begin_tree<'a>(
+        &self,
+        old: &'a Prefix,
+        new: &'a Prefix,
+        wanted: HashSet<Key>,
+    ) -> Result<Tree<'a>> {
+        let journal = self.0.engine.journal();
+        let name = MoveList::fresh_name();
+        let (from, to) = (old.as_str().to_owned(), new.as_str().to_owned());
+        let intent = MoveIntent::Tree { from, to, list: name.clone() };
+        let record = journal
+            .begin(Kind::Move, &[&name], &intent)
+            .map_err(|error| Error::from(write::Error::Journal(error)))?;
+        let list = MoveList::create(journal.folder(), &name);
+        let synced = journal.sync().await;
+        match list.and_then(|list| synced.map(|()| list)) {
+            Ok(list) => {
+                let (moved, told) = (HashMap::new(), self.0.clock.now());
+                Ok(Tree { old, new, list, record, wanted, moved, copied: 0, told })
+            }
+            Err(error) => {
+                record.end();
+                Err(write::Error::Journal(error).into())
+            }
+        }
+    }
+
+    /// Copies page after page; the next is listed meanwhile. On a failure also says how many
+    /// sources have been copied in whole pages.
+    async fn copy_tree(&self, tree: &mut Tree<'_>) -> Result<(), (usize, Broken)> {
+        let (old, new) = (tree.old, tree.new);
+        let mut coming = Some(self.page_of(old, new, None).await);
+        while let Some(page) = coming {
+            let broken = |error| (tree.copied, Broken { error, made: HashSet::new() });
+            let page = page.map_err(broken)?;
+            if let Err(error) = tree.list.add(&page.sources) {
+                return Err(broken(write::Error::Journal(error).into()));
+            }
+            let next = page.next;
+            let following = async {
+                match next {
+                    Some(next) => Some(self.page_of(old, new, Some(next)).await),
+                    None => None,
+                }
+            };
+            let copying = self.copy_page(&tree.list, &page.sources, old, new);
+            let (copied, following) = tokio::join!(copying, following);
+            let copied = copied.map_err(|broken| (tree.copied, broken))?;
+            tree.copied += page.sources.len();
+            let wanted = copied.into_iter().filter(|copy| tree.wanted.contains(&copy.key));
+            tree.moved.extend(wanted.map(|copy| (copy.key.clone(), copy)));
+            self.tell(tree);
+            coming = following;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, tree: &mut Tree<'_>) {
+        let now = self.0.clock.now();
+        if now.duration_since(tree.told) >= PROGRESS_EVERY {
+            tree.told = now;
+            let (from, to, copied) = (tree.old, tree.new, tree.copied);
+            tracing::info!(%from, %to, copied, "a directory is being renamed");
+        }
+    }
+
+    /// A page of the objects below a directory, but for those of unlinked files.
+    async fn page_of(&self, old: &Prefix, new: &Prefix, next: Option<String>) -> Result<Page> {
+        let prefix = old.as_str().to_owned();
+        let request = ListRequest { prefix, continuation: next, ..ListRequest::default() };
+        let page = self.0.store.list(&request).await?;
+        let mut sources = Vec::with_capacity(page.lines.len());
+        for line in page.lines {
+            let ListLine::Object(version) = line else { continue };
+            if self.is_going(&version.key) {
+                continue;
+            }
+            let key = moved_key(&version.key, old.as_str(), new.as_str());
+            if key.as_str().len() > MAX_KEY_BYTES {
+                return Err(NameError::KeyTooLong.into());
+            }
+            sources.push(version);
+        }
+        Ok(Page { sources, next: page.next })
+    }
+
+    /// Copies a page's objects. After a failure no further copy begins, and those on their way are
+    /// waited for, so that they can be taken back.
+    async fn copy_page(
+        &self,
+        list: &MoveList,
+        sources: &[Version],
+        old: &Prefix,
+        new: &Prefix,
+    ) -> Result<Vec<Version>, Broken> {
+        let has_failed = AtomicBool::new(false);
+        let mut copies: Vec<BoxFuture<'_, Option<Tried>>> = Vec::new();
+        for source in sources {
+            let key = moved_key(&source.key, old.as_str(), new.as_str());
+            let has_failed = &has_failed;
+            let copy = async move {
+                if has_failed.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let copied = self.copy_one(list, source, &key).await;
+                has_failed.fetch_or(copied.is_err(), Ordering::Relaxed);
+                Some((key, copied))
+            };
+            copies.push(copy.boxed());
+        }
+        let copying = futures::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
+        let tried: Vec<_> = copying.filter_map(std::future::ready).collect().await;
+        let made = tried.iter().map(|(key, _)| key.clone()).collect();
+        let copied: Result<Vec<Version>> = tried.into_iter().map(|(_, copied)| copied).collect();
+        copied.map_err(|error| Broken { error, made })
+    }
+
+    async fn copy_one(&self, list: &MoveList, source: &Version, key: &Key) -> Result<Version> {
+        // Others may have copies that are not made yet.
+        self.repay(&source.key).await?;
+        // An unlinked file's object may stand there; it is being replaced.
+        self.spare(key).await;
+        let properties = self.special(source).await?;
+        let copied = match self.0.engine.copy(source, key, properties, &Condition::None).await {
+            Err(error) if source.key.is_marker() => self.remake(source, key, error).await?,
+            copied => copied?,
+        };
+        if copied.etag != source.etag
+            && let Err(error) = list.add_copy(&copied)
+        {
+            return Err(write::Error::Journal(error).into());
+        }
+        Ok(copied)
+    }
+
+    /// The properties of an object that the store would not give to its copy; none where it takes
+    /// all of them over. No listing tells, so each object is asked.
+    async fn special(&self, source: &Version) -> Result<Option<Properties>> {
+        if source.key.is_marker() {
+            return Ok(None);
+        }
+        let head = self.0.store.head(&source.key).await?;
+        if head.properties.is_plain() {
+            return Ok(None);
+        }
+        let mut properties = head.properties;
+        if head.tag_count > 0 {
+            properties.tags = self.0.store.tags(source).await?;
+        }
+        Ok(Some(properties))
+    }
+
+    /// Makes a directory's marker under another key where the store would not copy it: SeaweedFS
+    /// 4.48 answers a CopyObject of a key that ends in a slash with NoSuchKey.
+    async fn remake(&self, marker: &Version, key: &Key, error: write::Error) -> Result<Version> {
+        let is_refusal = matches!(&error, write::Error::Store(error) if error.is_not_found());
+        if !is_refusal || marker.size > 0 {
+            return Err(error.into());
+        }
+        let properties = self.0.store.head(&marker.key).await?.properties;
+        let request = PutRequest { key: key.clone(), properties, condition: Condition::None };
+        Ok(self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?)
+    }
+
+    /// Every copy is made: the sources go. One that stays is a second copy, not a loss.
+    async fn delete_sources(&self, list: &MoveList, record: &Record) -> Result<()> {
+        let noted = record.note(&MoveStep::AllCopied).and_then(|()| list.sync());
+        let synced = match noted {
+            Ok(()) => self.0.engine.journal().sync().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = synced {
+            // Whoever found this after a crash would take the copies back for lost ones.
+            tracing::warn!(%error, "a crash from here on would leave a directory under two names");
+        }
+        let sources = list.sources().map_err(|error| Error::from(write::Error::Journal(error)))?;
+        self.delete_in_order(sources.map(|source| source.key)).await;
+        Ok(())
+    }
+
+    /// Deletes the copies: all of the first `whole` sources', and those `made` of the next.
+    async fn take_back(
+        &self,
+        list: &MoveList,
+        old: &Prefix,
+        new: &Prefix,
+        whole: usize,
+        made: &HashSet<Key>,
+    ) {
+        match list.sources() {
+            Ok(sources) => {
+                let copies =
+                    sources.map(|source| moved_key(&source.key, old.as_str(), new.as_str()));
+                let copies = copies.enumerate();
+                let ours = copies.filter(|(index, key)| *index < whole || made.contains(key));
+                self.delete_in_order(ours.map(|(_, key)| key)).await;
+            }
+            Err(error) => {
+                tracing::warn!(%new, %error, "copies of a failed rename stay in the bucket");
+            }
+        }
+    }
+
+    /// Deletes keys, files first and then directories' markers from below: SeaweedFS 4.48 says
+    /// that it deleted the marker of a directory that is not empty, and keeps the directory.
+    pub(super) async fn delete_in_order(&self, keys: impl Iterator<Item = Key> + Send) {
+        let mut markers = Vec::new();
+        let mut batch = Vec::new();
+        let mut sending: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+        for key in keys {
+            if key.is_marker() {
+                markers.push(key);
+                continue;
+            }
+            batch.push(key);
+            if batch.len() == KEYS_PER_REQUEST {
+                if sending.len() >= DELETES_IN_FLIGHT_MAX {
+                    sending.next().await;
+                }
+                sending.push(self.delete_batch(std::mem::take(&mut batch)).boxed());
+            }
+        }
+        sending.push(self.delete_batch(batch).boxed());
+        while sending.next().await.is_some() {}
+        markers.reverse();
+        for batch in markers.chunks(KEYS_PER_REQUEST) {
+            self.delete_batch(batch.to_vec()).await;
+        }
+    }
+
+    async fn delete_batch(&self, keys: Vec<Key>) {
+        if keys.is_empty() {
+            return;
+        }
+        match self.0.store.delete_many(&keys).await {
+            Ok(failed) => {
+                for (key, error) in failed {
+                    tracing::warn!(%key, %error, "an old copy stays in the bucket");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "old copies stay in the bucket"),
+        }
+    }
+}
