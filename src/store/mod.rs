@@ -226,31 +226,11 @@ pub struct Properties {
     pub tags: Vec<(String, String)>,
 }
 
-/// How a store keeps an object's bytes; what is none is the bucket's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placement {
-    /// Storage class.
-    pub storage_class: Option<String>,
-    /// `x-amz-server-side-encryption`.
-    pub sse: Option<String>,
-    /// The KMS key of that encryption.
-    pub sse_kms_key_id: Option<String>,
-}
-
 impl Properties {
     /// True where a copy by the store takes all of them over: storage class and encryption are
     /// the bucket's default.
     pub const fn is_plain(&self) -> bool {
         self.storage_class.is_none() && self.sse.is_none() && self.sse_kms_key_id.is_none()
-    }
-
-    /// What S3 gives no copy by itself.
-    pub fn placement(&self) -> Placement {
-        Placement {
-            storage_class: self.storage_class.clone(),
-            sse: self.sse.clone(),
-            sse_kms_key_id: self.sse_kms_key_id.clone(),
-        }
     }
 }
 
@@ -389,11 +369,9 @@ pub struct PutRequest {
 pub struct CopyRequest {
     /// Where to; may be the source's own key.
     pub key: Key,
-    /// The copy's properties; none takes the source's over, tags included, except for `placement`.
+    /// The copy's properties; none takes the source's over, tags included, except for storage
+    /// class and encryption, which S3 gives a copy as it gives a new object.
     pub properties: Option<Properties>,
-    /// Storage class and encryption where `properties` is none: S3 never takes the source's over,
-    /// and gives a copy for which none are said those of a new object.
-    pub placement: Placement,
     /// Where properties are given, the tags still are the source's.
     pub tags_follow: bool,
     /// What must hold at the destination.

@@ -193,28 +193,20 @@ impl Vfs {
         self.table().collect(inode.ino);
     }
 
-    /// Reads all of that but the tags, which a copy takes over by itself.
-    pub(super) async fn learn_head(&self, inode: &Arc<Inode>) -> Result<()> {
-        self.learn(inode).await?;
-        let Some(version) = inode.state().version.clone() else { return Ok(()) };
-        if inode.state().properties.is_some() {
-            return Ok(());
-        }
-        let head = self.0.store.head(&version.key).await?;
-        if !head.version.is_same(&version) {
-            self.table().lose(inode.ino);
-            return Err(Error::Stale);
-        }
-        let mut state = inode.state();
-        state.tags_unread = head.tag_count > 0;
-        state.properties = Some(head.properties);
-        Ok(())
-    }
-
     /// Reads what must survive a commit over the object, where a listing was all that was seen.
     pub(super) async fn learn_properties(&self, inode: &Arc<Inode>) -> Result<()> {
-        self.learn_head(inode).await?;
+        self.learn(inode).await?;
         let Some(version) = inode.state().version.clone() else { return Ok(()) };
+        if inode.state().properties.is_none() {
+            let head = self.0.store.head(&version.key).await?;
+            if !head.version.is_same(&version) {
+                self.table().lose(inode.ino);
+                return Err(Error::Stale);
+            }
+            let mut state = inode.state();
+            state.tags_unread = head.tag_count > 0;
+            state.properties = Some(head.properties);
+        }
         if !inode.state().tags_unread {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use super::move_tree::{MoveIntent, MoveStep};
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, Name, Prefix};
-use crate::store::{Condition, Placement, Properties, Version};
+use crate::store::{Condition, Properties, Version};
 use crate::write;
 
 /// A rename whose names have been looked up.
@@ -132,20 +132,15 @@ impl Vfs {
     /// Copies the object to its new key, with whatever attributes wait, and deletes the old one.
     async fn move_object(&self, rename: &Move, key: &Key, stands_there: bool) -> Result<()> {
         let source = &rename.source;
-        let (properties, placement, epoch) = self.carried(source, key).await?;
+        let (properties, epoch) = self.carried(source, key).await?;
         let Some(version) = Self::version_of(source) else { return Ok(()) };
         let condition = match rename.mode {
             RenameMode::NoReplace if !stands_there => Condition::Absent,
             _ => Condition::None,
         };
         self.keep_directory(rename.from.0).await;
-
         let record = self.note_move(&version, key);
-        let engine = &self.0.engine;
-        let copied = match properties.clone() {
-            None => engine.copy_placed(&version, key, placement, &condition).await,
-            given => engine.copy(&version, key, given, &condition).await,
-        };
+        let copied = self.0.engine.copy(&version, key, properties.clone(), &condition).await;
         let copied = match copied {
             Ok(copied) => self.delete_moved(&version, copied, stands_there, &record).await,
             Err(error) => Err(copy_failed(error, rename.mode)),
@@ -167,27 +162,30 @@ impl Vfs {
         Ok(())
     }
 
-    /// What a moved object's copy must be given: its properties, where a change of them waits for
-    /// company, and where the bytes lie, which no store takes over by itself.
-    async fn carried(
-        &self,
-        source: &Arc<Inode>,
-        key: &Key,
-    ) -> Result<(Option<Properties>, Placement, u64)> {
-        let waits = source.state().attributes_dirty;
-        self.learn_head(source).await?;
-        if waits {
+    /// The properties that a moved object's copy must be given: those whose change waits for
+    /// company, and those that the store does not take over by itself. None where it takes all.
+    async fn carried(&self, source: &Arc<Inode>, key: &Key) -> Result<(Option<Properties>, u64)> {
+        self.learn(source).await?;
+        if source.state().properties.is_none() {
             self.learn_properties(source).await?;
         }
+        let waits = source.state().attributes_dirty;
+        let is_plain = source.state().properties.as_ref().is_none_or(Properties::is_plain);
+        if is_plain && !waits {
+            return Ok((None, source.state().attributes_epoch));
+        }
+        // The tags, too.
+        self.learn_properties(source).await?;
         let state = source.state();
-        let own = || {
-            let mtime = Some(state.mtime);
+        let mtime = Some(state.mtime);
+        let properties = if waits {
             let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
             own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
-            own
+            Some(own)
+        } else {
+            state.properties.clone()
         };
-        let placement = state.properties.as_ref().map(Properties::placement).unwrap_or_default();
-        Ok((waits.then(own), placement, state.attributes_epoch))
+        Ok((properties, state.attributes_epoch))
     }
 
     /// Notes that an object is to move, so that after a crash it does not stay under both names. A

@@ -15,11 +15,11 @@ use super::plan::{PartSource, Plan, PlannedPart, plan};
 use super::stage::{Account, Quota, Slice};
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
 use super::upload::Open;
-use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, with_id};
+use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, with_id};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, CopyRequest, ErrorKind, ObjectHead, Operation, PartTag, Payload, Placement,
-    Properties, PutRequest, Version,
+    self, Condition, CopyRequest, ErrorKind, ObjectHead, Operation, PartTag, Payload, Properties,
+    PutRequest, Version,
 };
 use crate::units::{ByteRange, MIB};
 
@@ -167,7 +167,8 @@ async fn with_attributes(
     let (engine, properties) = (&staged.engine, with_id(&target.properties, &open.commit_id));
     let version = &streamed.version;
     let unchanged = Condition::Unchanged(Version::clone(version));
-    let copied = engine.copy(version, &target.key, Some(properties.clone()), &unchanged).await;
+    let copied =
+        copy::copy(engine, version, &target.key, Some(properties.clone()), &unchanged).await;
     match copied {
         Ok(copied) => {
             let version = Arc::new(copied);
@@ -309,7 +310,6 @@ async fn copy_whole(
     let request = CopyRequest {
         key: target.key.clone(),
         properties: Some(properties.clone()),
-        placement: Placement::default(),
         tags_follow: false,
         condition: target.condition.clone(),
     };

@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use super::{COMMIT_ID, Engine, Error, Result};
 use crate::naming::Key;
 use crate::store::{
-    self, Condition, CopyRequest, PartTag, PartTarget, Placement, Properties, Upload, Version,
+    self, Condition, CopyRequest, PartTag, PartTarget, Properties, Upload, Version,
 };
 use crate::units::{ByteRange, GIB, MIB};
 
@@ -28,11 +28,10 @@ pub(super) async fn copy(
     source: &Version,
     key: &Key,
     properties: Option<Properties>,
-    placement: Placement,
     condition: &Condition,
 ) -> Result<Version> {
     let given = properties.as_ref().map(|own| own.user_metadata.clone());
-    match send(engine, source, key, (properties, placement), condition).await {
+    match send(engine, source, key, properties, condition).await {
         Err(Error::Store(error)) if error.is_ambiguous() && !error.kind().is_unanswered() => {
             let echo = match given {
                 Some(given) => own_copy(engine, key, &given).await,
@@ -68,12 +67,12 @@ async fn send(
     engine: &Engine,
     source: &Version,
     key: &Key,
-    (properties, placement): (Option<Properties>, Placement),
+    properties: Option<Properties>,
     condition: &Condition,
 ) -> Result<Version> {
     if source.size <= COPY_SIZE_MAX {
         let (key, condition) = (key.clone(), condition.clone());
-        let request = CopyRequest { key, properties, placement, tags_follow: true, condition };
+        let request = CopyRequest { key, properties, tags_follow: true, condition };
         return Ok(engine.0.store.copy(source, &request).await?);
     }
     let properties = match properties {
@@ -94,7 +93,7 @@ async fn send(
     }
 }
 
-/// What CopyObject would take over by itself, and the placement that it would not.
+/// What CopyObject would take over by itself.
 async fn carried_over(engine: &Engine, source: &Version) -> Result<Properties> {
     let head = engine.0.store.head(&source.key).await?;
     let mut properties = head.properties;

@@ -32,7 +32,7 @@ use crate::budget::Budget;
 use crate::cache::Cache;
 use crate::journal::{Journal, Pending, Recovered, Recovery};
 use crate::naming::Key;
-use crate::store::{Condition, ObjectStore, Placement, Properties, Version};
+use crate::store::{Condition, ObjectStore, Properties, Version};
 use crate::tasks::Tasks;
 use crate::units::ByteRange;
 
@@ -195,21 +195,7 @@ impl Engine {
         properties: Option<Properties>,
         condition: &Condition,
     ) -> Result<Version> {
-        copy::copy(self, source, key, properties, Placement::default(), condition).await
-    }
-
-    /// Copies a whole object with all that it has, of which `placement` must be known.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn copy_placed(
-        &self,
-        source: &Version,
-        key: &Key,
-        placement: Placement,
-        condition: &Condition,
-    ) -> Result<Version> {
-        copy::copy(self, source, key, None, placement, condition).await
+        copy::copy(self, source, key, properties, condition).await
     }
 }
 

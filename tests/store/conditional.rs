@@ -4,8 +4,8 @@ use bytes::Bytes;
 use s3pod::naming::{Key, Prefix};
 use s3pod::store::s3::S3Store;
 use s3pod::store::{
-    Condition, Conditional, CopyRequest, ErrorKind, ObjectStore, PartTarget, Payload, Placement,
-    Properties, PutRequest, Result, Upload, Version,
+    Condition, Conditional, CopyRequest, ErrorKind, ObjectStore, PartTarget, Payload, Properties,
+    PutRequest, Result, Upload, Version,
 };
 use s3pod_testkit::{Etags, Fault, Keeps, Op, ServerOptions, TestServer};
 
@@ -133,7 +133,6 @@ async fn a_copy_whose_condition_is_refused_goes_without() {
     let copy = |key: &str| CopyRequest {
         key: Key::from(key),
         properties: None,
-        placement: Placement::default(),
         tags_follow: true,
         condition: Condition::Absent,
     };

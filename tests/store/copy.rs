@@ -2,8 +2,7 @@
 
 use s3pod::naming::Key;
 use s3pod::store::{
-    Condition, CopyRequest, ErrorKind, ObjectStore, Payload, Placement, Properties, PutRequest,
-    Version,
+    Condition, CopyRequest, ErrorKind, ObjectStore, Payload, Properties, PutRequest, Version,
 };
 
 use crate::Subject;
@@ -14,7 +13,6 @@ fn to(key: &str) -> CopyRequest {
     CopyRequest {
         key: Key::from(key),
         properties: None,
-        placement: Placement::default(),
         tags_follow: true,
         condition: Condition::None,
     }

@@ -11,8 +11,8 @@ use s3pod::naming::Key;
 use s3pod::store::s3::{S3Settings, S3Store};
 use s3pod::store::{
     Condition, CopyRequest, ErrorKind, GetPin, GetRequest, Limit, ListRequest, Metered,
-    ObjectStore, PartTag, PartTarget, Payload, Placement, Properties, PutRequest, Result, Retry,
-    RetryPolicy, Upload, Version,
+    ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Retry, RetryPolicy,
+    Upload, Version,
 };
 use s3pod::units::{ByteRange, MIB};
 use s3pod_testkit::{Fault, Op, ServerOptions, TestServer, synthetic_bytes};
@@ -77,7 +77,6 @@ async fn each_verb_is_one_request() {
     let to = CopyRequest {
         key: Key::from("g"),
         properties: None,
-        placement: Placement::default(),
         tags_follow: true,
         condition: Condition::None,
     };
@@ -211,7 +210,6 @@ async fn a_success_with_an_error_inside_is_an_error() {
     let to = CopyRequest {
         key: Key::from("g"),
         properties: None,
-        placement: Placement::default(),
         tags_follow: true,
         condition: Condition::None,
     };

@@ -10,8 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::put::{conditions, incomplete, part_number};
 use super::{S3Store, get, properties, version};
 use crate::store::{
-    CopyRequest, Error, ErrorKind, Operation, PartTag, PartTarget, Placement, Properties, Result,
-    Version,
+    CopyRequest, Error, ErrorKind, Operation, PartTag, PartTarget, Result, Version,
 };
 use crate::units::ByteRange;
 
@@ -78,10 +77,9 @@ pub(super) async fn copy(
     let (operation, key) = (Operation::Copy, &request.key);
     let (if_match, unmodified_since) = pin(source);
     let (destination_is, destination_is_not) = conditions(&request.condition);
-    let Placement { storage_class, sse, sse_kms_key_id } = request.placement.clone();
-    let placed = Properties { storage_class, sse, sse_kms_key_id, ..Properties::default() };
+    let none = crate::store::Properties::default();
     let headers =
-        properties::headers(request.properties.as_ref().unwrap_or(&placed), &store.defaults);
+        properties::headers(request.properties.as_ref().unwrap_or(&none), &store.defaults);
     let replaced = request.properties.is_some();
     let (tags_follow, replace) = (request.tags_follow || !replaced, TaggingDirective::Replace);
     let tagging = if tags_follow { TaggingDirective::Copy } else { replace };
