@@ -9,7 +9,7 @@ use std::fmt;
 use proptest::prelude::*;
 
 /// Every path of a case. Directories and files share names, so that they get into each other's way.
-pub(super) const PATHS: [&str; 7] = ["a", "d", "e", "d/a", "d/e", "d/e/a", "e/a"];
+pub(super) const PATHS: [&str; 9] = ["a", "b", "d", "e", "d/a", "d/b", "d/e", "d/e/a", "e/a"];
 
 /// Handles open at once.
 pub(super) const HANDLES: usize = 4;
@@ -185,8 +185,8 @@ fn on_path() -> impl Strategy<Value = Operation> {
 /// What this mount alone does.
 pub(super) fn local() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        8 => (path(), how()).prop_map(|(path, how)| Operation::Open(path, how)),
-        14 => on_handle(),
+        5 => (path(), how()).prop_map(|(path, how)| Operation::Open(path, how)),
+        10 => on_handle(),
         8 => on_path(),
         1 => prop::sample::select(vec![10_u32, 700, 5_000, 90_000]).prop_map(Operation::Wait),
         1 => Just(Operation::Forget),
@@ -206,12 +206,12 @@ fn copies() -> impl Strategy<Value = Operation> {
 /// What goes wrong meanwhile and must not be seen. Copies are here and not with others: what one
 /// of them makes of a source that others replace is not foretold.
 pub(super) fn with_mishaps() -> impl Strategy<Value = Operation> {
-    prop_oneof![12 => local(), 1 => copies(), 1 => mishap().prop_map(Operation::Mishap)]
+    prop_oneof![12 => local(), 1 => copies(), 2 => mishap().prop_map(Operation::Mishap)]
 }
 
 /// Perhaps two directories to begin with: most paths lead through one.
 pub(super) fn prelude() -> impl Strategy<Value = Vec<Operation>> {
-    let directories = || vec![Operation::Mkdir(Path(1)), Operation::Mkdir(Path(2))];
+    let directories = || vec![Operation::Mkdir(Path(2)), Operation::Mkdir(Path(3))];
     prop::bool::weighted(0.6).prop_map(move |has| if has { directories() } else { Vec::new() })
 }
 
