@@ -17,7 +17,7 @@ use super::plan::{PartSource, Plan, plan, stream_part_size};
 use super::stage::{Account, Quota, Stage};
 use super::upload::Open;
 use super::{Engine, Limits, Result, Staged, Target, commit};
-use crate::store::{self, PartTag, PartTarget, Payload, Version};
+use crate::store::{self, ErrorKind, PartTag, PartTarget, Payload, Version};
 use crate::units::{ByteRange, MIB};
 
 /// Parts of one file on their way at once; 16 x 8 MiB saturates 10 Gbit/s at 100 ms.
@@ -378,6 +378,10 @@ impl Running {
                 Ok(Ok(tag)) if !is_stale => {
                     self.open.sent(&tag, part.range);
                     PartState::Sent(tag)
+                }
+                // Written to while it was sent, so that its checksum was wrong: it is sent anew.
+                Ok(Err(error)) if is_stale && matches!(error.kind(), ErrorKind::Damaged(_)) => {
+                    PartState::Unsent
                 }
                 // The operation timeout is used up: whoever waits has waited long enough.
                 Ok(Err(error)) if error.kind().is_unanswered() => {
