@@ -234,12 +234,37 @@ impl Vfs {
         if file.inode.state().unlinked {
             return Ok(());
         }
-        let is_current =
-            file.inode.staged().is_some_and(|staged| Arc::ptr_eq(&staged, &file.staged));
-        if is_current {
+        let current = file.inode.staged();
+        if current.is_some_and(|staged| Arc::ptr_eq(&staged, &file.staged)) {
             return self.commit_locked(&file.inode, true).await;
         }
-        // The file was emptied since and is being written anew: these bytes come before.
+        self.commit_earlier(file).await
+    }
+
+    /// Commits what was closed of the inode before its present stage was begun, so that later
+    /// bytes never come before earlier ones. The caller holds the inode's commit lock.
+    pub(super) async fn commit_earlier_stages(
+        &self,
+        inode: &Arc<Inode>,
+        current: &Arc<Staged>,
+    ) -> Result<()> {
+        let earlier: Vec<File> = {
+            let queue = self.0.backlog.queue();
+            let own = queue.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
+            own.filter(|file| !Arc::ptr_eq(&file.staged, current)).cloned().collect()
+        };
+        for file in earlier {
+            match self.commit_earlier(&file).await {
+                Err(Error::Write(error)) if error.is_lost() => {}
+                committed => committed?,
+            }
+            self.0.backlog.settle(file.ticket);
+        }
+        Ok(())
+    }
+
+    /// The file was emptied since and is being written anew: these bytes come before.
+    async fn commit_earlier(&self, file: &File) -> Result<()> {
         self.repay(&file.target.key).await?;
         let target = file.inode.over_current(&file.target);
         let committed = match file.staged.commit(&target).await {

@@ -203,7 +203,13 @@ impl Vfs {
     /// The commit itself; the caller holds the inode's commit lock and the namespace.
     pub(super) async fn commit_locked(&self, inode: &Arc<Inode>, background: bool) -> Result<()> {
         let Some(staged) = inode.staged() else { return Ok(()) };
-        if !inode.is_dirty() {
+        self.commit_earlier_stages(inode, &staged).await?;
+        let is_over = {
+            let state = inode.state();
+            state.unlinked || state.detached
+        };
+        // The stage itself is asked, since the inode may have begun another meanwhile.
+        if is_over || !staged.is_dirty() {
             return Ok(());
         }
         let Some(key) = self.table().key(inode.ino) else {
@@ -213,7 +219,10 @@ impl Vfs {
             return Err(self.commit_failed(inode, &staged, conflict).await);
         };
         self.repay(&key).await?;
-        let target = inode.target(&key, self.settings(), background);
+        let mut target = inode.target(&key, self.settings(), background);
+        if staged.keeps_base() {
+            target.condition = target.later.clone();
+        }
         let attributes = inode.state().attributes_epoch;
         let committed = match staged.commit(&target).await {
             Ok(Some(committed)) => committed,
