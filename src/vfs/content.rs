@@ -348,16 +348,15 @@ impl Vfs {
     /// Bytes that were promised are not cut away before they are in S3: a file that is emptied is
     /// written into another stage, any other cut waits.
     async fn leave_promised(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
-        let is_promised = |staged: Arc<Staged>| {
-            staged.promised_epoch() > staged.committed_epoch() && size < staged.size()
-        };
-        if !inode.staged().is_some_and(is_promised) {
+        let Some(staged) = inode.staged() else { return Ok(()) };
+        if staged.promised_epoch() <= staged.committed_epoch() || size >= staged.size() {
             return Ok(());
         }
         if size > 0 {
             return self.settle_backlog().await;
         }
         inode.state().staged = None;
+        self.stage(inode)?.follow(&staged);
         Ok(())
     }
 

@@ -246,10 +246,13 @@ impl State {
             state.apply(&posix_metadata::read(&target.properties.user_metadata));
         }
         state.mtime_is_explicit = target.mtime_is_explicit;
-        match target.later {
-            Condition::Unchanged(version) => state.version = Some(Arc::new(version)),
-            Condition::Absent => {}
-            Condition::None => state.hides = Some(target.key),
+        match (staged.base(), target.later) {
+            // What the bytes lie over is what they replace, whatever was known when they were
+            // promised.
+            (Some(base), _) => state.version = Some(base),
+            (None, Condition::Unchanged(version)) => state.version = Some(Arc::new(version)),
+            (None, Condition::Absent) => {}
+            (None, Condition::None) => state.hides = Some(target.key),
         }
         state.properties = Some(target.properties);
         state.staged = Some(staged);

@@ -5,7 +5,6 @@
 //! since the bytes it speaks of are no more; one that was acknowledged (`--write-back`) ends only
 //! when S3 has the bytes. Must not know how anything is sent.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -127,7 +126,10 @@ impl Staged {
         {
             return Ok(promise.id.clone());
         }
-        let id = id.map_or_else(super::commit::new_id, str::to_owned);
+        // The same bytes keep their id, by which a file that follows knows them.
+        let same = promised.as_ref().filter(|promise| promise.epoch == account.epoch);
+        let id = id.map(str::to_owned).or_else(|| same.map(|promise| promise.id.clone()));
+        let id = id.unwrap_or_else(super::commit::new_id);
         let is_acknowledged = is_acknowledged || was_acknowledged;
         let record = self.begin(target, account, &id, is_acknowledged)?;
         let promise = Promise {
@@ -221,6 +223,14 @@ impl Staged {
         self.promised().as_ref().is_none_or(|promise| promise.is_for(target))
     }
 
+    /// This file's bytes come after those of `earlier`, under the same name: where a commit of
+    /// those stands there, this one goes over it.
+    pub fn follow(&self, earlier: &Self) {
+        let mut ids = earlier.stage.account().unknown.clone();
+        ids.extend(earlier.promised().as_ref().map(|promise| promise.id.clone()));
+        ids.iter().for_each(|id| self.stage.unanswered(id));
+    }
+
     /// The last epoch that was acknowledged without being in S3; 0 for none.
     pub fn promised_epoch(&self) -> u64 {
         let promised = self.promised();
@@ -259,7 +269,7 @@ pub(super) fn resume(engine: &Engine, pending: &[Pending]) -> Vec<Resumed> {
             }
         }
     }
-    for (_, open) in uploads {
+    for open in uploads {
         tracing::info!(key = %open.upload.key, "giving up an upload that was never finished");
         open.abort_later(engine);
     }
@@ -273,27 +283,21 @@ fn is_gone(error: &Error) -> bool {
     matches!(error, Error::Staging { source, .. } if source.kind() == gone)
 }
 
-fn uploads(pending: &[Pending]) -> HashMap<String, Open> {
-    let mut uploads = HashMap::new();
+/// In the order in which they were begun.
+fn uploads(pending: &[Pending]) -> Vec<Open> {
+    let mut uploads = Vec::new();
     for pending in pending.iter().filter(|pending| pending.kind == Kind::Upload) {
         let read = || Ok((pending.intent::<UploadIntent>()?, pending.steps::<UploadStep>()?));
         let read: serde_json::Result<_> = read();
         match read {
-            Ok((intent, steps)) => {
-                let open = Open::resume(intent, steps, pending.record());
-                uploads.insert(open.commit_id.clone(), open);
-            }
+            Ok((intent, steps)) => uploads.push(Open::resume(intent, steps, pending.record())),
             Err(error) => tracing::error!(%error, "the journal has an upload nobody can read"),
         }
     }
     uploads
 }
 
-fn take_up(
-    engine: &Engine,
-    pending: &Pending,
-    uploads: &mut HashMap<String, Open>,
-) -> Result<Resumed> {
+fn take_up(engine: &Engine, pending: &Pending, uploads: &mut Vec<Open>) -> Result<Resumed> {
     let intent: CommitIntent =
         pending.intent().map_err(|error| Error::Journal(std::io::Error::other(error)))?;
     let CommitIntent { stage, size, base, base_len, dirty, punched, id, .. } = intent;
@@ -326,7 +330,9 @@ fn take_up(
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
     let epoch = stage.account().epoch;
     let (mut stream, mut resumable) = (Stream::default(), None);
-    if let Some(open) = uploads.remove(&id) {
+    // The last one; those before it were given up.
+    if let Some(at) = uploads.iter().rposition(|open| open.commit_id == id) {
+        let open = uploads.remove(at);
         // A stream begins without a time, unless nobody keeps one.
         let is_planned = open.properties == target.properties;
         if is_planned && stage.account().punched.is_empty() {
