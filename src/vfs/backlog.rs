@@ -251,7 +251,7 @@ impl Vfs {
         let earlier: Vec<File> = {
             let queue = self.0.backlog.queue();
             let own = queue.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
-            own.filter(|file| !Arc::ptr_eq(&file.staged, current)).cloned().collect()
+            own.take_while(|file| !Arc::ptr_eq(&file.staged, current)).cloned().collect()
         };
         for file in earlier {
             match self.commit_earlier(&file).await {

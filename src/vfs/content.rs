@@ -348,6 +348,9 @@ impl Vfs {
     /// Bytes that were promised are not cut away before they are in S3: a file that is emptied is
     /// written into another stage, any other cut waits.
     async fn leave_promised(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
+        if !self.settings().write_back {
+            return Ok(());
+        }
         let Some(staged) = inode.staged() else { return Ok(()) };
         if staged.promised_epoch() <= staged.committed_epoch() || size >= staged.size() {
             return Ok(());

@@ -29,6 +29,11 @@ impl Vfs {
         }
         for Resumed { staged, target } in files {
             let key = &target.key;
+            // A file that is in S3 must not be taken for one that is not: its name may be taken
+            // away, or given to another, before its turn comes.
+            if staged.is_over(&target).await {
+                continue;
+            }
             match self.put_back(Arc::clone(&staged), target.clone()).await {
                 Ok(inode) => self.enqueue(&inode, staged, target),
                 Err(error) => {

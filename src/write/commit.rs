@@ -62,6 +62,19 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
     Ok(Some(committed))
 }
 
+/// True where an earlier process was cut off after S3 had done this commit; nothing is left to do.
+pub(super) async fn is_over(staged: &Staged, target: &Target) -> bool {
+    let _nothing_changes = staged.stream.lock().await;
+    let account = staged.stage.account().clone();
+    match is_done(staged, target, &account).await {
+        Some(head) => {
+            done(staged, head, account.epoch);
+            true
+        }
+        None => false,
+    }
+}
+
 /// The object, where an earlier process was cut off after S3 had done this very commit.
 async fn is_done(staged: &Staged, target: &Target, account: &Account) -> Option<ObjectHead> {
     let id = staged.taken_up(&target.key, account.epoch)?;

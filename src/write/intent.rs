@@ -120,7 +120,8 @@ impl Staged {
         let was_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
         if let Some(promise) = &*promised
             && promise.epoch == account.epoch
-            && promise.is_for(target)
+            // A commit under way keeps its place in the order of promises.
+            && (promise.is_for(target) || !is_acknowledged && promise.target.key == target.key)
             && id.is_none_or(|id| id == promise.id)
             && (was_acknowledged || !is_acknowledged)
         {

@@ -321,6 +321,12 @@ impl Staged {
         self.stage.account().epoch
     }
 
+    /// Asks whether S3 has done the commit that an earlier process began; then nothing is left of
+    /// it to do. Where S3 does not say, the commit itself asks again.
+    pub async fn is_over(&self, target: &Target) -> bool {
+        commit::is_over(self, target).await
+    }
+
     /// Brings S3 up to date and returns what stands there; sends nothing where nothing is dirty.
     ///
     /// # Errors
