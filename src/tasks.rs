@@ -32,6 +32,13 @@ impl Tasks {
         });
     }
 
+    /// Waits until none is running that was started before.
+    pub async fn idle(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        self.tracker.reopen();
+    }
+
     /// How many are running.
     pub fn len(&self) -> usize {
         self.tracker.len()

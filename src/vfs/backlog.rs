@@ -21,6 +21,10 @@ use crate::write::{self, Staged, Target};
 /// 2 KiB of journal and memory.
 const FILES_MAX: usize = 10_000;
 
+/// Closed states of one file that wait beside its present one; emptying it once more waits. The
+/// last must know the commits of all that may be under way, see `write`.
+const EARLIER_MAX: usize = 64;
+
 /// After a commit failed: the store's own retries have just spent the operation timeout on it.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -41,6 +45,14 @@ struct Queue {
     failure: Option<store::Error>,
     /// A task sends what comes.
     is_served: bool,
+}
+
+impl Queue {
+    /// Closed states of the inode that are not its `current` one.
+    fn earlier(&self, inode: &Arc<Inode>, current: Option<&Arc<Staged>>) -> usize {
+        let own = self.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
+        own.filter(|file| !current.is_some_and(|now| Arc::ptr_eq(now, &file.staged))).count()
+    }
 }
 
 /// A closed file.
@@ -66,6 +78,36 @@ impl Backlog {
         let first = queue.files.front().cloned();
         queue.is_served = first.is_some();
         first
+    }
+
+    /// Waits until `answer` has one.
+    async fn wait_until<T>(&self, answer: impl Fn(&Queue) -> Option<T>) -> T {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            // Before looking, so that no move is missed in between.
+            moved.as_mut().enable();
+            if let Some(answer) = answer(&self.queue()) {
+                return answer;
+            }
+            moved.await;
+        }
+    }
+
+    /// Waits until the queue is as `is_so` wants it.
+    ///
+    /// # Errors
+    /// What the store said, where a commit has failed meanwhile.
+    async fn wait_for(&self, is_so: impl Fn(&Queue) -> bool) -> Result<()> {
+        let failures = self.queue().failures;
+        let answer = self.wait_until(|queue| {
+            let failure = || queue.failure.clone().map_or(Error::TimedOut, Error::Store);
+            match is_so(queue) {
+                true => Some(Ok(())),
+                false => (queue.failures > failures).then(|| Err(failure())),
+            }
+        });
+        answer.await
     }
 
     /// The file of this ticket is in S3, or goes nowhere.
@@ -129,16 +171,16 @@ impl Vfs {
         loop {
             let Some(staged) = inode.staged().filter(|_| inode.is_dirty()) else { return Ok(()) };
             let Some(key) = self.table().key(inode.ino) else { return Err(Error::Stale) };
-            let target = inode.target(&key, self.settings(), true);
-            staged.promise_durably(&target).await?;
-            self.enqueue(inode, staged, target);
+            let target = || inode.target(&key, self.settings(), true);
+            let stand = |target| self.enqueue(inode, Arc::clone(&staged), target);
+            staged.promise_durably(target, stand).await?;
             if self.table().key(inode.ino).is_none_or(|now| now == key) {
                 return Ok(());
             }
         }
     }
 
-    /// Queues a file whose intent is on disk; its place is that of its last close.
+    /// Queues a file whose intent is written down; its place is that of its last record.
     pub(super) fn enqueue(&self, inode: &Arc<Inode>, staged: Arc<Staged>, target: Target) {
         let backlog = &self.0.backlog;
         let was_served = {
@@ -156,10 +198,7 @@ impl Vfs {
 
     /// True where some of the inode's bytes wait under an earlier stage than its present one.
     pub(super) fn has_earlier_stage(&self, inode: &Arc<Inode>) -> bool {
-        let current = inode.staged();
-        let queue = self.0.backlog.queue();
-        let own = queue.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
-        own.into_iter().any(|file| !current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &file.staged)))
+        self.0.backlog.queue().earlier(inode, inode.staged().as_ref()) > 0
     }
 
     /// The inode's bytes go nowhere any more: earlier stages of it are given up.
@@ -183,26 +222,21 @@ impl Vfs {
     /// # Errors
     /// What the store said, where it does not take it.
     pub(super) async fn settle_backlog(&self) -> Result<()> {
-        let backlog = &self.0.backlog;
-        let (last, failures) = {
-            let queue = backlog.queue();
-            (queue.last, queue.failures)
-        };
-        loop {
-            let moved = backlog.moved.notified();
-            tokio::pin!(moved);
-            moved.as_mut().enable();
-            {
-                let queue = backlog.queue();
-                if queue.files.iter().all(|file| file.ticket > last || file.is_refused) {
-                    return Ok(());
-                }
-                if queue.failures > failures {
-                    return Err(queue.failure.clone().map_or(Error::TimedOut, Error::Store));
-                }
-            }
-            moved.await;
-        }
+        let last = self.0.backlog.queue().last;
+        let is_over =
+            |queue: &Queue| queue.files.iter().all(|file| file.ticket > last || file.is_refused);
+        self.0.backlog.wait_for(is_over).await
+    }
+
+    /// Waits until the inode may be emptied once more, which takes its bytes for a closed state
+    /// of it that waits.
+    ///
+    /// # Errors
+    /// What the store said, where it does not take what waits.
+    pub(super) async fn room_for_earlier(&self, inode: &Arc<Inode>) -> Result<()> {
+        let current = inode.staged();
+        let has_room = |queue: &Queue| queue.earlier(inode, current.as_ref()) < EARLIER_MAX;
+        self.0.backlog.wait_for(has_room).await
     }
 
     /// Files that are closed and not in S3 although their inode has nothing to commit.
@@ -215,16 +249,8 @@ impl Vfs {
     }
 
     async fn room_in_backlog(&self) {
-        let backlog = &self.0.backlog;
-        loop {
-            let moved = backlog.moved.notified();
-            tokio::pin!(moved);
-            moved.as_mut().enable();
-            if backlog.queue().files.len() < FILES_MAX {
-                return;
-            }
-            moved.await;
-        }
+        let has_room = |queue: &Queue| (queue.files.len() < FILES_MAX).then_some(());
+        self.0.backlog.wait_until(has_room).await;
     }
 
     /// Commits one file of the queue.

@@ -264,8 +264,16 @@ impl Vfs {
             return;
         }
         let mut state = inode.state();
-        let is_clean = state.staged.as_ref().is_some_and(|staged| !staged.is_dirty());
-        if is_clean || state.unlinked || state.detached {
+        let is_done = |staged: &Arc<Staged>| {
+            // A commit that has just ended is noted in the inode a moment later; until then only
+            // the stage knows which version the next change lies over.
+            let is_noted = match (staged.base(), &state.version) {
+                (Some(base), Some(version)) => base.is_same(version),
+                (base, version) => base.is_none() && version.is_none(),
+            };
+            !staged.is_dirty() && is_noted
+        };
+        if state.staged.as_ref().is_some_and(is_done) || state.unlinked || state.detached {
             state.staged = None;
         }
     }
@@ -358,8 +366,17 @@ impl Vfs {
         if size > 0 {
             return self.settle_backlog().await;
         }
-        inode.state().staged = None;
-        self.stage(inode)?.follow(&staged);
+        self.room_for_earlier(inode).await?;
+        let later = self.0.engine.stage(&self.key_or_last(inode), inode.state().version.clone())?;
+        later.follow(&staged);
+        let mut state = inode.state();
+        // Unless another call has just done the same.
+        if state.staged.as_ref().is_some_and(|current| Arc::ptr_eq(current, &staged)) {
+            if state.unlinked {
+                later.stay_local();
+            }
+            state.staged = Some(later);
+        }
         Ok(())
     }
 

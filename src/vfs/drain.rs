@@ -53,6 +53,7 @@ impl Vfs {
             }
         }
         drained.failed += self.count_earlier_stages();
+        self.0.engine.settle().await;
         drained
     }
 

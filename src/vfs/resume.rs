@@ -50,9 +50,12 @@ impl Vfs {
         let path = root.strip(target.key.as_str()).ok_or(Error::NotFound)?;
         let mut names = path.split('/').map(|name| Name::new(name.as_ref()));
         let last = names.next_back().ok_or(Error::Invalid)??;
-        let mut parent = Ino::ROOT;
+        let (mut parent, mut pins) = (Ino::ROOT, Vec::new());
         for name in names {
-            parent = self.directory(parent, &name?).await?;
+            // Nothing else keeps a directory that nobody has looked up, nor those above it.
+            let directory = self.directory(parent, &name?).await?;
+            pins.push(self.pin(&directory));
+            parent = directory.ino;
         }
         let before = self.table().child(parent, &last);
         if let Some(before) = before {
@@ -68,16 +71,15 @@ impl Vfs {
     }
 
     /// The directory of this name; where the store cannot say now, one without a marker.
-    async fn directory(&self, parent: Ino, name: &Name) -> Result<Ino> {
+    async fn directory(&self, parent: Ino, name: &Name) -> Result<Arc<Inode>> {
         match self.resolve(parent, name).await {
-            Ok(Some(inode)) if inode.kind == FileKind::Directory => return Ok(inode.ino),
+            Ok(Some(inode)) if inode.kind == FileKind::Directory => return Ok(inode),
             Ok(Some(_)) => return Err(Error::NotDirectory),
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "a directory of an unfinished commit"),
         }
         let state = State::implicit_directory(self.settings(), self.0.clock.now());
         let mut table = self.table();
-        let inode = table.insert(parent, name, FileKind::Directory, state);
-        inode.map(|inode| inode.ino).ok_or(Error::NotFound)
+        table.insert(parent, name, FileKind::Directory, state).ok_or(Error::NotFound)
     }
 }

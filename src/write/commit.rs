@@ -44,8 +44,12 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
     if account.epoch == account.committed {
         return Ok(None);
     }
+    if staged.is_left(account.epoch) {
+        staged.leave(&mut stream).await;
+        return Ok(None);
+    }
     if let Some(head) = is_done(staged, target, &account).await {
-        return Ok(Some(done(staged, head, account.epoch)));
+        return Ok(Some(done(staged, &mut stream, head, account.epoch).await));
     }
     let sent = match usable(&mut stream, staged, target, &account).await {
         Some(running) => finish(staged, target, &account, &mut stream, running).await,
@@ -64,11 +68,11 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
 
 /// True where an earlier process was cut off after S3 had done this commit; nothing is left to do.
 pub(super) async fn is_over(staged: &Staged, target: &Target) -> bool {
-    let _nothing_changes = staged.stream.lock().await;
+    let mut stream = staged.stream.lock().await;
     let account = staged.stage.account().clone();
     match is_done(staged, target, &account).await {
         Some(head) => {
-            done(staged, head, account.epoch);
+            done(staged, &mut stream, head, account.epoch).await;
             true
         }
         None => false,
@@ -82,11 +86,12 @@ async fn is_done(staged: &Staged, target: &Target, account: &Account) -> Option<
     carries(&head, &id).then_some(head)
 }
 
-fn done(staged: &Staged, head: ObjectHead, epoch: u64) -> Committed {
+async fn done(staged: &Staged, stream: &mut Stream, head: ObjectHead, epoch: u64) -> Committed {
     tracing::info!(key = %head.version.key, "in S3 already");
     let version = Arc::new(head.version);
     staged.stage.committed(Arc::clone(&version), epoch);
-    staged.end_promise();
+    // It may have been another upload that became the object.
+    staged.leave(stream).await;
     let properties = head.properties;
     Committed { version, properties, carries_mtime: true, carries_attributes: true }
 }

@@ -65,9 +65,21 @@ impl CopiedIntent {
     }
 }
 
+/// What the journal knows of one staging file.
+#[derive(Debug, Default)]
+pub(super) struct Promises {
+    current: Option<Promise>,
+    /// The id of the last commit that was written down, also when it is over.
+    last_id: Option<String>,
+    /// The file whose bytes come before these under the same name, until this one is written down.
+    earlier: Option<Arc<Staged>>,
+    /// A later file of the same name is written down: nothing more is promised of this one.
+    is_followed: bool,
+}
+
 /// A commit that stands in the journal.
 #[derive(Debug)]
-pub(super) struct Promise {
+struct Promise {
     record: Record,
     id: String,
     target: Target,
@@ -106,19 +118,21 @@ impl Staged {
         account: &Account,
         id: Option<&str>,
     ) -> std::io::Result<String> {
-        self.write_down(target, account, id, false)
+        self.write_down(target, account, id, false, || ())
     }
 
+    /// `stand` is called when a new record stands, before another one of the same name can.
     fn write_down(
         &self,
         target: &Target,
         account: &Account,
         id: Option<&str>,
         is_acknowledged: bool,
+        stand: impl FnOnce(),
     ) -> std::io::Result<String> {
         let mut promised = self.promised();
-        let was_acknowledged = promised.as_ref().is_some_and(|promise| promise.is_acknowledged);
-        if let Some(promise) = &*promised
+        let was_acknowledged = promised.current.as_ref().is_some_and(|p| p.is_acknowledged);
+        if let Some(promise) = &promised.current
             && promise.epoch == account.epoch
             // A commit under way keeps its place in the order of promises.
             && (promise.is_for(target) || !is_acknowledged && promise.target.key == target.key)
@@ -128,9 +142,10 @@ impl Staged {
             return Ok(promise.id.clone());
         }
         // The same bytes keep their id, by which a file that follows knows them.
-        let same = promised.as_ref().filter(|promise| promise.epoch == account.epoch);
+        let same = promised.current.as_ref().filter(|promise| promise.epoch == account.epoch);
         let id = id.map(str::to_owned).or_else(|| same.map(|promise| promise.id.clone()));
         let id = id.unwrap_or_else(super::commit::new_id);
+        self.come_after_earlier(&mut promised);
         let is_acknowledged = is_acknowledged || was_acknowledged;
         let record = self.begin(target, account, &id, is_acknowledged)?;
         let promise = Promise {
@@ -141,11 +156,27 @@ impl Staged {
             is_acknowledged,
             is_taken_up: false,
         };
-        if let Some(before) = promised.replace(promise) {
+        promised.last_id = Some(id.clone());
+        if let Some(before) = promised.current.replace(promise) {
             before.record.end();
         }
         self.stage.keep(true);
+        stand();
         Ok(id)
+    }
+
+    /// This file's bytes come after those of the earlier one: where a commit of those stands in
+    /// S3, this one goes over it, and nothing more is promised of them.
+    fn come_after_earlier(&self, promised: &mut Promises) {
+        let Some(earlier) = promised.earlier.take() else { return };
+        let last_id = {
+            let mut promised = earlier.promised();
+            promised.is_followed = true;
+            promised.last_id.clone()
+        };
+        let mut ids = earlier.stage.account().unknown.clone();
+        ids.extend(last_id);
+        ids.iter().for_each(|id| self.stage.unanswered(id));
     }
 
     fn begin(
@@ -165,7 +196,7 @@ impl Staged {
             punched: account.punched.clone(),
             copied: account.copied.iter().map(CopiedIntent::of).collect(),
             id: id.to_owned(),
-            unknown: account.unknown.clone(),
+            unknown: self.stage.account().unknown.clone(),
             is_acknowledged,
             target: target.clone(),
         };
@@ -174,13 +205,13 @@ impl Staged {
 
     /// True where the journal speaks of the file as it is.
     pub(super) fn is_promised(&self) -> bool {
-        self.promised().is_some()
+        self.promised().current.is_some()
     }
 
     /// The id of this commit, where an earlier process began it and may have done it.
     pub(super) fn taken_up(&self, key: &Key, epoch: u64) -> Option<String> {
         let promised = self.promised();
-        let promise = promised.as_ref().filter(|promise| promise.is_taken_up)?;
+        let promise = promised.current.as_ref().filter(|promise| promise.is_taken_up)?;
         (promise.target.key == *key && promise.epoch == epoch).then(|| promise.id.clone())
     }
 
@@ -190,7 +221,7 @@ impl Staged {
     /// The journal's disk.
     pub(super) fn renew_promise(&self) -> std::io::Result<()> {
         let account = self.stage.account().clone();
-        if let Some(promise) = &mut *self.promised() {
+        if let Some(promise) = &mut self.promised().current {
             let is_acknowledged = promise.is_acknowledged;
             let record = self.begin(&promise.target, &account, &promise.id, is_acknowledged)?;
             std::mem::replace(&mut promise.record, record).end();
@@ -200,47 +231,64 @@ impl Staged {
 
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
     /// then the names of both. When this answers, whoever wrote them may be told that they are
-    /// kept.
+    /// kept. `target` is asked when nothing of the file changes any more; `stand` is told of it
+    /// where a new record stands, in the order of the records of one name.
     ///
     /// # Errors
     /// The disk's; nothing is promised then.
-    pub async fn promise_durably(&self, target: &Target) -> Result<()> {
+    pub async fn promise_durably(
+        &self,
+        target: impl FnOnce() -> Target + Send,
+        stand: impl FnOnce(Target) + Send,
+    ) -> Result<()> {
         let stream = self.stream.lock().await;
-        let account = self.stage.account().clone();
-        if account.epoch <= account.committed.max(self.promised_epoch()) && self.is_as(target) {
+        let (target, account) = (target(), self.stage.account().clone());
+        if account.epoch <= account.committed {
             return Ok(());
         }
-        let file = self.stage.file();
-        let syncing = tokio::task::spawn_blocking(move || file.sync_data());
-        let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
-        synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-        // Whoever finds it goes on with the upload, which alone may have some of the bytes.
-        self.write_down(target, &account, stream.commit_id(), true).map_err(Error::Journal)?;
+        let is_told = {
+            let promised = self.promised();
+            let is_same = |promise: &Promise| {
+                promise.is_acknowledged && promise.epoch >= account.epoch && promise.is_for(&target)
+            };
+            promised.is_followed || promised.current.as_ref().is_some_and(is_same)
+        };
+        if !is_told {
+            let file = self.stage.file();
+            let syncing = tokio::task::spawn_blocking(move || file.sync_data());
+            let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
+            synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
+            let stand = || stand(target.clone());
+            // Whoever finds it goes on with the upload, which alone may have some of the bytes.
+            self.write_down(&target, &account, stream.commit_id(), true, stand)
+                .map_err(Error::Journal)?;
+        }
+        // Also what another has just written down, so that its record is on disk.
         self.engine.0.journal.sync().await.map_err(Error::Journal)
     }
 
-    /// True where no promise stands that says something else.
-    fn is_as(&self, target: &Target) -> bool {
-        self.promised().as_ref().is_none_or(|promise| promise.is_for(target))
+    /// This file's bytes come after those of `earlier`, under the same name.
+    pub fn follow(&self, earlier: &Arc<Self>) {
+        self.promised().earlier = Some(Arc::clone(earlier));
     }
 
-    /// This file's bytes come after those of `earlier`, under the same name: where a commit of
-    /// those stands there, this one goes over it.
-    pub fn follow(&self, earlier: &Self) {
-        let mut ids = earlier.stage.account().unknown.clone();
-        ids.extend(earlier.promised().as_ref().map(|promise| promise.id.clone()));
-        ids.iter().for_each(|id| self.stage.unanswered(id));
+    /// True where later bytes of the same name are promised, and these have changed since they
+    /// were: nobody waits for them.
+    pub(super) fn is_left(&self, epoch: u64) -> bool {
+        let promised = self.promised();
+        let is_as_promised = |promise: &Promise| promise.epoch == epoch;
+        promised.is_followed && !promised.current.as_ref().is_some_and(is_as_promised)
     }
 
     /// The last epoch that was acknowledged without being in S3; 0 for none.
     pub fn promised_epoch(&self) -> u64 {
         let promised = self.promised();
-        promised.as_ref().filter(|promise| promise.is_acknowledged).map_or(0, |p| p.epoch)
+        promised.current.as_ref().filter(|one| one.is_acknowledged).map_or(0, |one| one.epoch)
     }
 
     /// The bytes are in S3, or go nowhere: nobody will find them again.
     pub(super) fn end_promise(&self) {
-        if let Some(promise) = self.promised().take() {
+        if let Some(promise) = self.promised().current.take() {
             promise.record.end();
         }
         self.stage.keep(false);
@@ -248,7 +296,7 @@ impl Staged {
 
     /// The file is about to change: what nobody was told of is no promise any more.
     pub(super) fn change_promise(&self) {
-        if self.promised().as_ref().is_some_and(|promise| !promise.is_acknowledged) {
+        if self.promised().current.as_ref().is_some_and(|promise| !promise.is_acknowledged) {
             self.end_promise();
         }
     }
@@ -343,14 +391,25 @@ fn take_up(engine: &Engine, pending: &Pending, uploads: &mut Vec<Open>) -> Resul
         }
     }
     let (promised, is_taken_up) = (target.clone(), true);
-    let promise = Promise { record, id, target: promised, epoch, is_acknowledged, is_taken_up };
+    let promised = Promises {
+        last_id: Some(id.clone()),
+        current: Some(Promise {
+            record,
+            id,
+            target: promised,
+            epoch,
+            is_acknowledged,
+            is_taken_up,
+        }),
+        ..Promises::default()
+    };
     let staged = Staged {
         engine: engine.clone(),
         stage,
         stream: Mutex::new(stream),
         stays_local: AtomicBool::new(false),
         lost: AtomicBool::new(false),
-        promised: std::sync::Mutex::new(Some(promise)),
+        promised: std::sync::Mutex::new(promised),
         resumable: std::sync::Mutex::new(resumable),
     };
     staged.stage.keep(true);

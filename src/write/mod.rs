@@ -36,7 +36,7 @@ use crate::store::{Condition, ObjectStore, Properties, Version};
 use crate::tasks::Tasks;
 use crate::units::ByteRange;
 
-use intent::Promise;
+use intent::Promises;
 use room::{Lack, Traffic};
 use stage::{Quota, Stage, StageError};
 use stream::Stream;
@@ -76,6 +76,8 @@ struct Inner {
     /// None where there is no local folder.
     recovery: Option<Recovery>,
     tasks: Tasks,
+    /// Uploads being given up.
+    aborts: Tasks,
     /// Every staged file of the mount, oldest first; as many as there are dirty or open ones.
     files: std::sync::Mutex<Vec<Weak<Staged>>>,
     traffic: Arc<Traffic>,
@@ -125,7 +127,8 @@ impl Engine {
         limits: Limits,
         recovery: Option<Recovery>,
     ) -> Self {
-        let (tasks, files, traffic) = (Tasks::new(), std::sync::Mutex::default(), Arc::default());
+        let (tasks, aborts) = (Tasks::new(), Tasks::new());
+        let (files, traffic) = (std::sync::Mutex::default(), Arc::default());
         Self(Arc::new(Inner {
             store,
             cache,
@@ -135,6 +138,7 @@ impl Engine {
             limits,
             recovery,
             tasks,
+            aborts,
             files,
             traffic,
         }))
@@ -163,6 +167,11 @@ impl Engine {
         let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
         let engine = self.clone();
         Ok(self.register(Staged { engine, stage, stream, stays_local, lost, promised, resumable }))
+    }
+
+    /// Waits until the uploads that were given up are gone, or the store would not hear of it.
+    pub async fn settle(&self) {
+        self.0.aborts.idle().await;
     }
 
     /// The smallest range that the store copies into the middle of an object.
@@ -212,8 +221,8 @@ pub struct Staged {
     stays_local: AtomicBool,
     /// The bytes were kept for recovery: none is taken any more.
     lost: AtomicBool,
-    /// The commit that stands in the journal.
-    promised: std::sync::Mutex<Option<Promise>>,
+    /// What stands in the journal.
+    promised: std::sync::Mutex<Promises>,
     /// An upload of an earlier process that this commit may go on with.
     resumable: std::sync::Mutex<Option<Open>>,
 }
@@ -339,6 +348,12 @@ impl Staged {
     pub async fn abandon(&self) {
         self.stay_local();
         let mut stream = self.stream.lock().await;
+        self.leave(&mut stream).await;
+    }
+
+    /// Nothing of the file will be sent any more, or all of it has been: neither an upload nor a
+    /// record of it stays.
+    async fn leave(&self, stream: &mut Stream) {
         stream.abandon(&self.engine).await;
         let resumable = self.resumable().take();
         if let Some(open) = resumable {
@@ -495,7 +510,7 @@ impl Staged {
         Ok(())
     }
 
-    fn promised(&self) -> MutexGuard<'_, Option<Promise>> {
+    fn promised(&self) -> MutexGuard<'_, Promises> {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -24,9 +24,11 @@ use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
 
-/// Unanswered commits of one file that are remembered. Each took the operation timeout, so an
-/// older one than these arrives no more.
-const UNKNOWN_MAX: usize = 8;
+/// Earlier commits under the file's name that are remembered, since they may still arrive. An
+/// unanswered one took the operation timeout, and a file that was emptied again and again waits
+/// before half as many of its closes do, so an older one than these arrives no more. 35 bytes each
+/// in a record of the journal.
+const UNKNOWN_MAX: usize = 128;
 
 /// Where staging files lie, and their quota.
 #[derive(Debug)]

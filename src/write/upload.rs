@@ -132,6 +132,6 @@ impl Open {
     /// Gives the upload up without anybody waiting for it: the store may be out of reach.
     pub(super) fn abort_later(self, engine: &Engine) {
         let own = engine.clone();
-        engine.0.tasks.spawn(async move { self.abort(&own).await });
+        engine.0.aborts.spawn(async move { self.abort(&own).await });
     }
 }

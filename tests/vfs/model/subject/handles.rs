@@ -147,8 +147,14 @@ impl Subject {
         let refused = |op| Fault::status(403, "AccessDenied").on(op).always();
         let rules = SENDS.map(|op| self.world.faults().add(refused(op)));
         let got = told(self.vfs.flush(Fh(fh)).await);
+        let refused: usize = rules.iter().map(s3pod_testkit::Injected::hits).sum();
         rules.iter().for_each(s3pod_testkit::Injected::remove);
-        if got.is_ok() { Err("a refused flush answered Ok".to_owned()) } else { Ok(()) }
+        // On a slow machine the empty file may have been sent in its own time before.
+        match got {
+            Ok(()) if refused > 0 => Err("a refused flush answered Ok".to_owned()),
+            Ok(()) => self.disk.flush(fh, Ok(())),
+            Err(_) => Ok(()),
+        }
     }
 
     pub(super) async fn close(&mut self, fh: u64) -> Checked {
