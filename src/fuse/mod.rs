@@ -6,10 +6,12 @@
 //! caches.
 
 mod adapter;
+mod dropper;
 mod errno;
 mod negotiate;
 mod reply;
 mod request;
 
 pub use adapter::Adapter;
+pub use dropper::Dropper;
 pub use request::Settings;

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::config::Config;
-use crate::fuse::{self, Adapter};
+use crate::fuse::{self, Adapter, Dropper};
 
 use daemon::Starter;
 pub use failure::Failure;
@@ -70,10 +70,13 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
         return Err(failure);
     }
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
+    let dropper = Dropper::start(&stack.vfs, session.notifier());
     tokio::select! {
         name = signals.next() => tracing::info!(name, "ending; once more to end in a hurry"),
         () = session.ended() => tracing::info!("unmounted by somebody else; ending"),
     }
+    // The kernel may hold what it would wait for while it unmounts.
+    drop(dropper);
     shutdown::end(&stack.vfs, session, &mut signals).await
 }
 

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::thread;
 
-use fuser::{Config, Filesystem, MountOption, SessionACL, SessionUnmounter};
+use fuser::{Config, Filesystem, MountOption, Notifier, SessionACL, SessionUnmounter};
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
@@ -27,6 +27,7 @@ pub(super) struct Session {
     mount: Held,
     ended: oneshot::Receiver<io::Result<()>>,
     outcome: Option<Result<(), String>>,
+    notifier: Notifier,
 }
 
 enum Held {
@@ -65,20 +66,24 @@ impl Session {
         options: &MountOptions,
     ) -> Result<Self, Failure> {
         let (device, mounted) = kernel::mount(point, options)?;
-        let held = Held::Root(mounted);
+        let mut held = Held::Root(mounted);
         let config = config(options, true);
         let acl = config.acl;
         let session = fuser::Session::from_fd(file_system, device, acl, config);
-        match session.and_then(|session| serve(move || session.run())) {
-            Ok(ended) => {
+        let served = session.and_then(|session| {
+            let notifier = session.notifier();
+            serve(move || session.run()).map(|ended| (ended, notifier))
+        });
+        match served {
+            Ok((ended, notifier)) => {
                 if let Held::Root(mounted) = &held {
                     mounted.raise_read_ahead();
                 }
-                Ok(Self { mount: held, ended, outcome: None })
+                Ok(Self { mount: held, ended, outcome: None, notifier })
             }
             Err(error) => {
                 let failure = Failure::passing(format!("the FUSE session did not start: {error}"));
-                Self { mount: held, ended: oneshot::channel().1, outcome: None }.unmount();
+                held.unmount(false);
                 Err(failure)
             }
         }
@@ -108,8 +113,14 @@ impl Session {
         let config = config(options, false);
         let mut session = fuser::Session::new(file_system, point, &config).map_err(refused)?;
         let held = Held::User(session.unmount_callable());
+        let notifier = session.notifier();
         let ended = serve(move || session.run()).map_err(refused)?;
-        Ok(Self { mount: held, ended, outcome: None })
+        Ok(Self { mount: held, ended, outcome: None, notifier })
+    }
+
+    /// The way to tell the kernel something that it has not asked for.
+    pub(super) fn notifier(&self) -> Notifier {
+        self.notifier.clone()
     }
 
     /// Waits until nothing is served any more. May be called again, and dropped in between.
@@ -134,12 +145,18 @@ impl Session {
     /// Unmounts, lazily where it is busy, and only what is still ours. An aborted connection
     /// leaves a dead mount behind, so this is also for a session that has ended.
     pub(super) fn unmount(&mut self) -> Unmounted {
-        let unmounted = match &mut self.mount {
-            Held::Root(mounted) => mounted.unmount(),
+        self.mount.unmount(self.outcome.is_some())
+    }
+}
+
+impl Held {
+    fn unmount(&mut self, has_ended: bool) -> Unmounted {
+        let unmounted = match self {
+            Self::Root(mounted) => mounted.unmount(),
             // fuser's own check for "gone already" is the wrong way round in 0.18, so it is only
             // asked while the session is alive.
-            Held::User(_) if self.outcome.is_some() => Ok(Unmounted::NotOurs),
-            Held::User(unmounter) => unmounter.unmount().map(|()| Unmounted::Clean),
+            Self::User(_) if has_ended => Ok(Unmounted::NotOurs),
+            Self::User(unmounter) => unmounter.unmount().map(|()| Unmounted::Clean),
         };
         match unmounted {
             Ok(unmounted) => unmounted,

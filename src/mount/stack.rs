@@ -49,7 +49,8 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     let store = decorate(base, requests, config, &clock);
 
     let (journal, pending) = open_journal(config)?;
-    let budget_bytes = config.memory_limit - u64::from(requests) * REQUEST_BUFFERS;
+    let set_aside = u64::from(requests) * REQUEST_BUFFERS + config.memory_limit / 8;
+    let budget_bytes = config.memory_limit - set_aside;
     let budget = Budget::new(budget_bytes);
     let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
     let staging = Staging::new(journal.folder(), config.staging_size);
@@ -148,6 +149,7 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
         dir_mode: config.dir_mode,
         window_max,
         ahead_max: 1,
+        inodes_max: Settings::inodes_within(config.memory_limit),
         started: clock.wall(),
     }
 }

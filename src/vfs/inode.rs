@@ -426,6 +426,7 @@ mod tests {
             dir_mode: 0o750,
             window_max: 0,
             ahead_max: 0,
+            inodes_max: usize::MAX,
             started: SystemTime::UNIX_EPOCH,
         }
     }

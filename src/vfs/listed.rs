@@ -101,6 +101,8 @@ pub(super) struct Listing {
     bodies: u32,
     /// When names whose walk is over were last looked for.
     swept: Option<Instant>,
+    /// When it last took a name or told of one.
+    used: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -161,6 +163,7 @@ impl Listing {
         answer: Option<Coming>,
         now: Instant,
     ) {
+        self.used = Some(now);
         if self.names.len() >= NAMES_MAX && !self.sweep(now) {
             return;
         }
@@ -184,8 +187,9 @@ impl Listing {
     }
 
     /// What a listing said of the name, while its walk goes on.
-    pub(super) fn get(&self, name: &Name, now: Instant) -> Option<Hint> {
+    pub(super) fn get(&mut self, name: &Name, now: Instant) -> Option<Hint> {
         let entry = self.names.get(name)?;
+        self.used = Some(now);
         (now.duration_since(entry.at) < WALK_MAX).then(|| entry.hint.clone())
     }
 
@@ -199,6 +203,11 @@ impl Listing {
     /// Somebody opens a file here, so that bodies are worth fetching.
     pub(super) fn is_opened(&mut self) {
         self.bodies = 0;
+    }
+
+    /// When somebody last went on with the walk.
+    pub(super) const fn used(&self) -> Option<Instant> {
+        self.used
     }
 
     pub(super) fn has(&self, name: &Name) -> bool {
@@ -373,7 +382,7 @@ mod tests {
     #[test]
     fn names_are_forgotten_when_the_walk_is_long_over() {
         let clock = Clock::manual();
-        let listing = listing(3, clock.now());
+        let mut listing = listing(3, clock.now());
         assert!(listing.get(&name(1), clock.now()).is_some());
         clock.advance(WALK_MAX);
         assert!(listing.get(&name(1), clock.now()).is_none());

@@ -58,7 +58,7 @@ impl Vfs {
     async fn resolve_for_kernel(&self, parent: Ino, name: &Name) -> Result<Arc<Inode>> {
         for _ in 0..LOOKUP_TRIES {
             let inode = self.resolve(parent, name).await?.ok_or(Error::NotFound)?;
-            if self.table().remember(&inode) {
+            if self.remember(&inode) {
                 return Ok(inode);
             }
         }
@@ -296,10 +296,27 @@ impl Vfs {
         let inode = self.inode(ino)?;
         let ttl = self.settings().metadata_ttl;
         self.learn(&inode).await?;
-        if fh.is_none() && !self.is_believed(&inode) {
+        if fh.is_none() && !self.is_believed(&inode) && !self.is_listed_directory(&inode) {
             self.revalidate(&inode).await?;
         }
         Ok((inode.attr(), ttl))
+    }
+
+    /// True for a directory that a walk of the one above has just brought: whoever goes on into
+    /// it lists it, which says more than asking for it would.
+    fn is_listed_directory(&self, inode: &Inode) -> bool {
+        if inode.kind != FileKind::Directory || self.settings().metadata == Metadata::Posix {
+            return false;
+        }
+        let (place, above) = {
+            let table = self.table();
+            let place = table.place(inode.ino);
+            let above = place.as_ref().and_then(|place| table.get(place.parent));
+            (place, above)
+        };
+        let (Some(place), Some(above)) = (place, above) else { return false };
+        let hint = above.state().knowledge.listing.get(&place.name, self.0.clock.now());
+        hint.is_some_and(|hint| matches!(hint.listed, Listed::Directory))
     }
 
     /// Asks the store, where the TTL is over, whether the inode is still the current one.

@@ -43,12 +43,13 @@ mod rename;
 mod resume;
 mod settings;
 mod table;
+mod told;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::{Notify, RwLock, Semaphore};
 
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -104,6 +105,8 @@ struct Core {
     ahead: Arc<Semaphore>,
     /// The directories whose listings are remembered, oldest first.
     walks: Mutex<VecDeque<Weak<Inode>>>,
+    /// More inodes are known than there is memory for.
+    crowded: Notify,
     /// Keys that cannot be shown: counted, and said once each.
     hidden: Once,
     tasks: Tasks,
@@ -153,6 +156,7 @@ impl Vfs {
             deletes: Arc::default(),
             ahead,
             walks: Mutex::default(),
+            crowded: Notify::new(),
             hidden,
             tasks,
         };
@@ -219,7 +223,7 @@ impl Vfs {
 
     /// The entry that the kernel is told of an inode, counted as a lookup.
     fn entry(&self, inode: &Inode, attr_ttl: Duration) -> Entry {
-        self.table().remember(inode);
+        self.remember(inode);
         self.entry_uncounted(inode, attr_ttl)
     }
 

@@ -8,6 +8,8 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
 use super::ahead::SPECIAL_MAX;
 use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
 use super::inode::{Inode, kind_of};
@@ -15,7 +17,7 @@ use super::listed::{Asking, Coming, Listed as Remembered, Question};
 use super::lookup::Found;
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Child, Listed, Merge, Name, Prefix, classify};
-use crate::store::{ListLine, ListPage, ListRequest, Version};
+use crate::store::{self, ListLine, ListPage, ListRequest, Version};
 use crate::tasks::Tasks;
 
 /// Entries kept behind the reader, so that a small seek back costs no request. The kernel asks
@@ -44,8 +46,19 @@ struct Walk {
     local: HashSet<Name>,
     merge: Merge<Arc<Version>>,
     next: Next,
-    /// The questions that run ahead of the reader; they end with him.
+    /// Pages taken so far.
+    pages: u64,
+    /// The next page, on its way.
+    coming: Option<ComingPage>,
+    /// What runs ahead of the reader; it ends with him.
     tasks: Tasks,
+}
+
+/// A page that was asked for before the reader needs it.
+#[derive(Debug)]
+struct ComingPage {
+    asked: Instant,
+    page: oneshot::Receiver<store::Result<ListPage>>,
 }
 
 #[derive(Debug)]
@@ -77,6 +90,8 @@ impl Walk {
             local: HashSet::new(),
             merge: Merge::default(),
             next: Next::Begin,
+            pages: 0,
+            coming: None,
             tasks: Tasks::new(),
         }
     }
@@ -170,30 +185,53 @@ impl Vfs {
 
     /// Brings the next entries: the local ones first, then page by page.
     async fn fetch(&self, inode: &Arc<Inode>, walk: &mut Walk) -> Result<()> {
-        let continuation = match &mut walk.next {
+        match walk.next {
             Next::Begin => {
                 self.begin(inode, walk);
                 return Ok(());
             }
-            // Cloned, since a reader that gives up drops this future in the middle of the request.
-            Next::Page(continuation) => continuation.clone(),
+            Next::Page(_) => {}
             Next::End => return Ok(()),
-        };
-        let asked = self.0.clock.now();
+        }
         let Some(prefix) = self.table().prefix(inode.ino) else {
             // Removed while open: an empty directory, as on a disk.
             walk.next = Next::End;
             return Ok(());
         };
+        if walk.coming.is_none() {
+            self.ask_page(&prefix, walk);
+        }
+        let Some(coming) = &mut walk.coming else { return Ok(()) };
+        // Left there until it has come, since a reader that gives up drops this future.
+        let page = (&mut coming.page).await;
+        let asked = coming.asked;
+        walk.coming = None;
+        // The task ends unheard only with the walk.
+        let Ok(page) = page else { return Err(Error::BadHandle) };
+        self.take_page(inode, &prefix, page?, walk, asked);
+        walk.pages += 1;
+        // Who reads on after the first page reads them all.
+        if walk.pages > 1 {
+            self.ask_page(&prefix, walk);
+        }
+        Ok(())
+    }
+
+    /// Asks for the next page, where there is one.
+    fn ask_page(&self, prefix: &Prefix, walk: &mut Walk) {
+        let Next::Page(continuation) = &walk.next else { return };
         let request = ListRequest {
             prefix: prefix.as_str().to_owned(),
             delimited: true,
-            continuation,
+            continuation: continuation.clone(),
             ..ListRequest::default()
         };
-        let page = self.0.store.list(&request).await?;
-        self.take_page(inode, &prefix, page, walk, asked);
-        Ok(())
+        let (store, (sender, page)) = (Arc::clone(&self.0.store), oneshot::channel());
+        walk.coming = Some(ComingPage { asked: self.0.clock.now(), page });
+        walk.tasks.spawn(async move {
+            // Nobody is listening where the reader has ended.
+            let _ = sender.send(store.list(&request).await);
+        });
     }
 
     fn begin(&self, inode: &Arc<Inode>, walk: &mut Walk) {
@@ -291,11 +329,12 @@ impl Vfs {
             && self.table().child(directory.ino, name).is_none()
     }
 
-    /// Keeps what all directories together remember of listings within bounds: the walk that went
-    /// furthest back is over first.
+    /// Keeps what all directories together remember of listings within bounds: the walk that
+    /// nobody went on with for longest is over first. One that goes down a tree comes back to the
+    /// directories above.
     fn bound_listed(&self, inode: &Arc<Inode>) {
         let mut walks = self.0.walks.lock().unwrap_or_else(PoisonError::into_inner);
-        if walks.back().is_none_or(|last| last.as_ptr() != Arc::as_ptr(inode)) {
+        if walks.iter().all(|walk| walk.as_ptr() != Arc::as_ptr(inode)) {
             walks.push_back(Arc::downgrade(inode));
         }
         let remembered = |walk: &Weak<Inode>| {
@@ -303,7 +342,11 @@ impl Vfs {
         };
         let mut names: usize = walks.iter().map(remembered).sum();
         while walks.len() > 1 && (walks.len() > WALKS_MAX || names > NAMES_MAX) {
-            if let Some(oldest) = walks.pop_front().and_then(|oldest| oldest.upgrade()) {
+            let used = |walk: &Weak<Inode>| {
+                walk.upgrade().and_then(|inode| inode.state().knowledge.listing.used())
+            };
+            let Some(oldest) = (0..walks.len()).min_by_key(|&at| used(&walks[at])) else { return };
+            if let Some(oldest) = walks.remove(oldest).and_then(|oldest| oldest.upgrade()) {
                 let listing = std::mem::take(&mut oldest.state().knowledge.listing);
                 names -= listing.len().min(names);
             }
@@ -348,11 +391,10 @@ impl Vfs {
         let entry = known.as_ref().filter(|_| plus).map(|inode| self.entry_uncounted(inode, ttl));
         let taken = sink(&DirEntry { ino, cookie, kind, name: item.name.clone(), entry });
         if plus {
-            let mut table = self.table();
             if taken && let Some(inode) = &known {
-                table.remember(inode);
+                self.remember(inode);
             } else {
-                table.collect(ino);
+                self.table().collect(ino);
             }
         }
         taken

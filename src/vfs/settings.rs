@@ -64,6 +64,8 @@ pub struct Settings {
     pub window_max: u64,
     /// Questions about names that are asked ahead of whoever reads or walks a directory, at once.
     pub ahead_max: usize,
+    /// Inodes to keep; the kernel is asked to forget those beyond.
+    pub inodes_max: usize,
     /// When the mount began: the time of directories that have none.
     pub started: SystemTime,
 }

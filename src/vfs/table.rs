@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::attr::{FileKind, Ino};
 use super::deletes::Queued;
 use super::inode::{Inode, State};
+use super::told::Told;
 use crate::naming::{Key, Name, NameError, Prefix};
 
 /// Where an inode stands.
@@ -39,6 +40,7 @@ pub(super) struct Table {
     next_generation: u64,
     /// Keys whose object goes with the last close of an unlinked file.
     doomed: HashMap<Key, Doom>,
+    pub(super) told: Told,
 }
 
 /// A delete that waits for a last close.
@@ -60,7 +62,7 @@ impl Table {
         let children = HashMap::new();
         let node = Node { inode, place: None, children, lookups: 1, opens: 0 };
         let nodes = HashMap::from([(Ino::ROOT, node)]);
-        Self { nodes, root, next_generation: 1, doomed: HashMap::new() }
+        Self { nodes, root, next_generation: 1, doomed: HashMap::new(), told: Told::default() }
     }
 
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
@@ -200,7 +202,10 @@ impl Table {
     pub(super) fn remember(&mut self, inode: &Inode) -> bool {
         let node = self.nodes.get_mut(&inode.ino);
         let known = node.filter(|node| node.inode.generation == inode.generation);
-        known.map(|node| node.lookups += 1).is_some()
+        let Some(node) = known else { return false };
+        node.lookups += 1;
+        self.told.note(inode.ino, inode.generation, node.lookups == 1);
+        true
     }
 
     /// The kernel gives `count` lookups back.
@@ -238,6 +243,7 @@ impl Table {
             if is_known || needs_commit(&node.inode) {
                 return;
             }
+            self.told.gone(ino);
             let place = self.nodes.remove(&ino).and_then(|node| node.place);
             if let Some(place) = place
                 && let Some(parent) = self.nodes.get_mut(&place.parent)

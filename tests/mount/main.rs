@@ -34,6 +34,7 @@ mod recover;
 mod rename;
 mod requests;
 mod rmdir;
+mod scale;
 mod setattr;
 mod stat;
 mod stat_ahead;

@@ -160,6 +160,7 @@ pub(crate) fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         write_back: false,
         exclusive_create: ExclusiveCreate::Commit,
         delete: DeleteMode::Queue,
+        inodes_max: usize::MAX,
         uid: 7,
         gid: 7,
         file_mode: 0o644,
