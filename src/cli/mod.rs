@@ -4,6 +4,7 @@
 //! the configuration is, 1 for every other failure. Promises: a failure is one clear line on
 //! stderr. Must not know how a command does its work.
 
+mod health;
 mod mount;
 mod recover;
 
@@ -17,6 +18,7 @@ use clap::Command;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match command().try_get_matches_from(mount::from_mount_8(arguments)) {
         Ok(matches) => match matches.subcommand() {
+            Some((health::NAME, matches)) => health::run(matches),
             Some((mount::NAME, matches)) => mount::run(matches),
             Some((recover::NAME, matches)) => recover::run(matches),
             _ => ExitCode::from(2),
@@ -37,6 +39,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .max_term_width(100)
+        .subcommand(health::command())
         .subcommand(mount::command())
         .subcommand(recover::command())
 }

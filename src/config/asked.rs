@@ -4,6 +4,7 @@
 //! know flags, help or defaults: that is the table's.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub struct Options {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table documents the flag of the same name")]
 pub struct LocalOptions {
+    pub admin_address: Option<SocketAddr>,
     pub allow_other: Option<bool>,
     pub ca_bundle: Option<PathBuf>,
     pub cache_dir: Option<CacheDir>,

@@ -16,7 +16,7 @@ mod options;
 mod resolve;
 mod values;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -85,6 +85,8 @@ pub struct Config {
     /// A call that made no progress for so long fails.
     pub op_timeout: Duration,
 
+    /// Where health and metrics are answered over HTTP; none is nowhere.
+    pub admin_address: Option<SocketAddr>,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Let other users in.

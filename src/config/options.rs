@@ -467,6 +467,20 @@ pub static OPTIONS: &[Definition] = &[
         set: |o, text| values::switch(text).map(|on| o.local.replace_stale = Some(on)),
     },
     Definition {
+        flag: "admin-address",
+        kind: Kind::Value("[HOST:]PORT"),
+        default: "",
+        help: "Answer /healthz, /readyz and /metrics over HTTP there",
+        details: "A port alone listens on every address. /healthz never depends on the store; \
+                  /readyz does when asked as /readyz?backend. `s3pod health` needs no port.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "127.0.0.1:9808",
+        set: |o, text| {
+            values::listen_address(text).map(|address| o.local.admin_address = Some(address))
+        },
+    },
+    Definition {
         flag: "log-level",
         kind: Kind::Value("LEVEL"),
         default: "info",

@@ -5,6 +5,7 @@
 //! a password. Must not know which option a value belongs to, nor the machine.
 
 use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -331,6 +332,15 @@ pub(super) fn word(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Where to listen: an address and a port, or a port of every address.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let of_all = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let address = text.parse().ok().or_else(|| text.parse().ok().map(of_all));
+    address.filter(|address| address.port() != 0).ok_or_else(|| {
+        format!("`{text}` is neither a port like 9808 nor an address with one like 127.0.0.1:9808")
+    })
+}
+
 /// The path of a file.
 pub(super) fn path(text: &str) -> Result<std::path::PathBuf, String> {
     if text.is_empty() { Err("the path is empty".to_owned()) } else { Ok(text.into()) }
@@ -370,6 +380,15 @@ pub(super) fn bucket(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_alone_is_one_of_every_address() {
+        assert_eq!(listen_address("9808").unwrap().to_string(), "[::]:9808");
+        assert_eq!(listen_address("127.0.0.1:80").unwrap().to_string(), "127.0.0.1:80");
+        for text in ["", "0", "70000", "localhost", "127.0.0.1", "127.0.0.1:0"] {
+            assert!(listen_address(text).unwrap_err().contains("9808"), "{text}");
+        }
+    }
 
     #[test]
     fn an_endpoint_is_scheme_host_and_port() {

@@ -30,9 +30,7 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
 }
 
 fn why_ephemeral(mounts: &[MountInfo], folder: &Path) -> Option<&'static str> {
-    let around = mounts.iter().filter(|mount| folder.starts_with(&mount.point));
-    let deepest = around.map(|mount| &mount.point).max_by_key(|point| point.as_os_str().len())?;
-    let mount = mountinfo::topmost(mounts, deepest)?;
+    let mount = mountinfo::around(mounts, folder)?;
     if mount.root.components().any(|part| part.as_os_str() == EMPTY_DIR) {
         return Some("an emptyDir");
     }

@@ -15,10 +15,7 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
 
 use super::failure::Failure;
-use super::mountinfo::{self, Device, MountInfo};
-
-/// What `/proc/mounts`, `df -T` and `findmnt -t` call our mounts.
-pub(super) const FS_TYPE: &str = "fuse.s3pod";
+use super::mountinfo::{self, Device, FS_TYPE, MountInfo};
 
 const FUSE_DEVICE: &str = "/dev/fuse";
 

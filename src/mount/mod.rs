@@ -4,12 +4,13 @@
 //! touches the kernel's mount table. Promises: nothing stays mounted where a mount could not
 //! start, and nothing dirty stays behind unsaid where it ends. Must not know how files are served.
 
+pub mod admin;
 pub mod daemon;
 mod ephemeral;
 mod failure;
 mod kernel;
 mod limits;
-mod mountinfo;
+pub mod mountinfo;
 mod point;
 mod probe;
 mod session;
@@ -17,6 +18,7 @@ mod shutdown;
 mod stack;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -24,6 +26,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::config::Config;
 use crate::fuse::{self, Adapter, Dropper};
 
+use admin::Admin;
 use daemon::Starter;
 pub use failure::Failure;
 use kernel::MountOptions;
@@ -64,17 +67,24 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
         stack = stack::build(config) => stack?,
         name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
     };
+    let store = Arc::clone(&stack.store);
+    let admin = Admin::new(stack.vfs.clone(), store, &config.prefix, stack.clock.clone());
+    // Before the mount: a port that is taken must not leave a mount behind.
+    admin.serve_port(config.admin_address).await?;
     let mut session = serve(config, &stack, &point)?;
+    admin.serve_mount(&point);
     if let Err(failure) = announce(&point, starter).await {
         session.unmount();
         return Err(failure);
     }
+    admin.set_ready(true);
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
     let dropper = Dropper::start(&stack.vfs, session.notifier());
     tokio::select! {
         name = signals.next() => tracing::info!(name, "ending; once more to end in a hurry"),
         () = session.ended() => tracing::info!("unmounted by somebody else; ending"),
     }
+    admin.set_ready(false);
     // The kernel may hold what it would wait for while it unmounts.
     drop(dropper);
     shutdown::end(&stack.vfs, session, &mut signals).await

@@ -8,9 +8,12 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+/// What `/proc/mounts`, `df -T` and `findmnt -t` call our mounts.
+pub const FS_TYPE: &str = "fuse.s3pod";
+
 /// The number of a file system's device, as `stat` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Device {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Device {
     major: u32,
     minor: u32,
 }
@@ -23,47 +26,57 @@ impl fmt::Display for Device {
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MountInfo {
+pub struct MountInfo {
     /// Unique among the mounts of this moment.
-    pub(super) id: u64,
+    pub id: u64,
     /// The mount this one stands on.
-    pub(super) parent: u64,
+    pub parent: u64,
     /// The file system's device.
-    pub(super) device: Device,
+    pub device: Device,
     /// Which folder of the file system is its root.
-    pub(super) root: PathBuf,
+    pub root: PathBuf,
     /// Where it stands, below the process's root.
-    pub(super) point: PathBuf,
+    pub point: PathBuf,
     /// The type, like `ext4` or `fuse.s3pod`.
-    pub(super) kind: String,
+    pub kind: String,
     /// What was mounted.
-    pub(super) source: String,
+    pub source: String,
+    /// True where mounts made below it appear in its peers too: in the other containers of a pod.
+    pub is_shared: bool,
 }
 
 impl MountInfo {
     /// True where a server in user space answers.
-    pub(super) fn is_fuse(&self) -> bool {
+    pub fn is_fuse(&self) -> bool {
         self.kind == "fuse" || self.kind.starts_with("fuse.") || self.kind == "fuseblk"
     }
 }
 
 /// Every mount this process can see.
-pub(super) fn read() -> io::Result<Vec<MountInfo>> {
+pub fn read() -> io::Result<Vec<MountInfo>> {
     // Bytes, not text: a mount point may have any name.
     let table = std::fs::read("/proc/self/mountinfo")?;
     Ok(read_table(&table))
 }
 
-/// Every mount of such a table.
-pub(super) fn read_table(table: &[u8]) -> Vec<MountInfo> {
+/// Every mount of such a table, in the kernel's order: what was mounted later comes later.
+pub fn read_table(table: &[u8]) -> Vec<MountInfo> {
     table.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
 /// The mount that a look at `point` meets, if one stands exactly there: of several, the one that
 /// none of the others stands on.
-pub(super) fn topmost<'a>(mounts: &'a [MountInfo], point: &Path) -> Option<&'a MountInfo> {
+pub fn topmost<'a>(mounts: &'a [MountInfo], point: &Path) -> Option<&'a MountInfo> {
     let there = || mounts.iter().filter(|mount| mount.point == point);
     there().find(|mount| !there().any(|other| other.parent == mount.id && other.id != mount.id))
+}
+
+/// The mount that a path is on: the topmost of those that stand at its deepest mounted ancestor,
+/// the path itself included.
+pub fn around<'a>(mounts: &'a [MountInfo], path: &Path) -> Option<&'a MountInfo> {
+    let above = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+    let deepest = above.map(|mount| &mount.point).max_by_key(|point| point.components().count())?;
+    topmost(mounts, deepest)
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPER-OPTIONS`
@@ -74,11 +87,16 @@ fn parse(line: &[u8]) -> Option<MountInfo> {
     let device = device(fields.next()?)?;
     let mut path = || Some(PathBuf::from(OsString::from_vec(unescape(fields.next()?))));
     let (root, point) = (path()?, path()?);
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut is_shared = false;
+    // The mount's own options stand first; a tag of propagation is never among them.
+    for field in fields.by_ref().take_while(|field| *field != b"-") {
+        is_shared |= field.starts_with(b"shared:");
+    }
+    let mut rest = fields;
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     let kind = text(rest.next()?);
     let source = text(rest.next()?);
-    Some(MountInfo { id, parent, device, root, point, kind, source })
+    Some(MountInfo { id, parent, device, root, point, kind, source, is_shared })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -131,6 +149,8 @@ mod tests {
         assert_eq!(mounts[1].device.to_string(), "0:39");
         assert_eq!((mounts[1].kind.as_str(), mounts[1].source.as_str()), ("fuse.s3pod", "bucket"));
         assert_eq!(mounts[2].kind, "tmpfs");
+        let shared: Vec<bool> = mounts.iter().map(|mount| mount.is_shared).collect();
+        assert_eq!(shared, [true, true, false, false]);
     }
 
     #[test]
@@ -148,6 +168,15 @@ mod tests {
         assert_eq!(top("/mnt/my data"), Some(37));
         assert_eq!(top("/"), Some(22));
         assert_eq!(top("/mnt"), None);
+    }
+
+    #[test]
+    fn a_path_is_on_the_mount_of_its_deepest_mounted_ancestor() {
+        let mounts = table();
+        let on = |path: &str| around(&mounts, Path::new(path)).map(|mount| mount.id);
+        assert_eq!(on("/mnt/my data/a/b"), Some(37));
+        assert_eq!(on("/mnt/my data"), Some(37));
+        assert_eq!(on("/mnt/my databank"), Some(22));
     }
 
     #[test]

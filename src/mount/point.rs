@@ -123,7 +123,7 @@ fn taken(point: &Path, above: Option<&MountInfo>) -> Failure {
     let shown = point.display();
     let (source, kind) =
         above.map_or(("something", "fuse"), |mount| (mount.source.as_str(), mount.kind.as_str()));
-    let what = if kind == super::kernel::FS_TYPE {
+    let what = if kind == mountinfo::FS_TYPE {
         format!("the bucket {source} is mounted there already")
     } else {
         format!("{source} ({kind}) is mounted there already")

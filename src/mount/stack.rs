@@ -33,6 +33,7 @@ const REQUEST_BUFFERS: u64 = 512 * KIB;
 #[derive(Debug)]
 pub(super) struct Stack {
     pub(super) vfs: Vfs,
+    pub(super) store: Arc<dyn ObjectStore>,
     pub(super) clock: Clock,
     // Dropped last: it locks the folder that the file system stages in.
     _journal: Journal,
@@ -68,9 +69,9 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         ahead_max: (requests as usize / 2).max(1),
         ..vfs_settings(config, window_max, &clock)
     };
-    let vfs = Vfs::new(settings, store, cache, engine, clock.clone());
+    let vfs = Vfs::new(settings, Arc::clone(&store), cache, engine, clock.clone());
     vfs.take_up(pending).await;
-    Ok(Stack { vfs, clock, _journal: journal })
+    Ok(Stack { vfs, store, clock, _journal: journal })
 }
 
 /// Requests at once: as many as asked for, within a quarter of the memory. Their buffers are set

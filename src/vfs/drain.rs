@@ -57,11 +57,24 @@ impl Vfs {
         drained
     }
 
+    /// Begins to send what is dirty now, for an end that is near but not yet there. Files go on
+    /// being served and may become dirty again; what fails stays for [`Vfs::drain`].
+    pub async fn send_ahead(&self) -> u64 {
+        let all = self.table().all();
+        let waiting = all.into_iter().filter(|inode| is_waiting(inode));
+        let sends = waiting.map(|inode| async move { self.send(&inode).await.is_ok() }.boxed());
+        let sends: Vec<BoxFuture<'_, bool>> = sends.collect();
+        let sent = futures::stream::iter(sends).buffer_unordered(COMMITS_IN_FLIGHT_MAX);
+        sent.filter(|is_sent| std::future::ready(*is_sent)).count().await as u64
+    }
+
+    async fn send(&self, inode: &Arc<Inode>) -> super::Result<()> {
+        self.try_in_background(inode).await?;
+        self.send_attributes(inode).await
+    }
+
     async fn send_all(&self, inode: &Arc<Inode>) -> bool {
-        let result = match self.try_in_background(inode).await {
-            Ok(()) => self.send_attributes(inode).await,
-            Err(error) => Err(error),
-        };
+        let result = self.send(inode).await;
         if let Err(error) = &result {
             let key = self.table().key(inode.ino);
             let key = key.as_ref().map_or("?", |key| key.as_str());

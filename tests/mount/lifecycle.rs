@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use s3pod_testkit::{Op, S3Endpoint, ServerOptions, TestServer};
+use s3pod_testkit::{Fault, Op, S3Endpoint, ServerOptions, TestServer};
 
 const BUCKET: &str = "photos";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -180,11 +180,14 @@ fn what_is_wrong_is_one_sentence_and_an_exit_code_and_nothing_stays() {
     fs::write(folder.join("file"), "x").unwrap();
     let missing = folder.join("missing");
     let file = folder.join("file");
+    let full = folder.join("full");
+    fs::create_dir_all(full.join("below")).unwrap();
     let dir = bench.dir();
-    let cases: [(&str, &Path, &[&str], i32, &str); 9] = [
+    let cases: [(&str, &Path, &[&str], i32, &str); 10] = [
         (BUCKET, &missing, &[], 78, "mkdir -p"),
         (BUCKET, &file, &[], 78, "not a directory"),
-        (BUCKET, folder, &[], 78, "--nonempty"),
+        (BUCKET, &full, &[], 78, "--nonempty"),
+        (BUCKET, folder, &[], 2, "on the mount itself"),
         ("no-such-bucket", &dir, &[], 78, "no-such-bucket"),
         (BUCKET, &dir, &["--region", "us-west-2"], 78, "eu-central-1"),
         (BUCKET, &dir, &["--endpoint-url", "http://127.0.0.1:1"], 1, "refused"),
@@ -315,6 +318,66 @@ fn a_killed_program_leaves_a_dead_mount_that_the_next_one_can_replace() {
     let taken = bench.background(&["--replace-stale", "--nonempty"]);
     assert_eq!(taken.status.code(), Some(1));
     assert!(text(&taken.stderr).contains("mounted there already"), "{}", text(&taken.stderr));
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().0, Some(0));
+}
+
+/// `s3pod health` of the bench's directory: its exit code, and what it said.
+fn health(bench: &Bench, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_s3pod"));
+    let output = command.args(["health", "--mounted"]).arg(bench.dir()).args(arguments).output();
+    let output = output.unwrap();
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn health_tells_a_mount_that_lives_from_a_dead_and_a_stopped_one() {
+    let bench = Bench::new();
+    let (code, said) = health(&bench, &[]);
+    assert!(code == Some(1) && said.contains("no bucket"), "{said}");
+    let running = bench.foreground(&[]);
+    // The mount may answer a moment before its server says so.
+    wait_until("it is ready", || health(&bench, &[]).0 == Some(0));
+    let requests = bench.server.log().total();
+    assert_eq!(health(&bench, &[]), (Some(0), String::new()));
+    assert_eq!(bench.server.log().total(), requests, "the store has no part in it");
+    assert_eq!(health(&bench, &["--backend"]), (Some(0), String::new()));
+    assert_eq!(bench.server.log().total(), requests + 1);
+    running.signal(Signal::SIGSTOP);
+    let (code, said) = health(&bench, &[]);
+    assert!(code == Some(1) && said.contains("does not answer"), "{said}");
+    running.signal(Signal::SIGCONT);
+    running.signal(Signal::SIGKILL);
+    running.end();
+    let (code, said) = health(&bench, &[]);
+    assert!(code == Some(1) && said.contains("dead"), "{said}");
+}
+
+/// One request to a port of this machine; the whole answer.
+fn get(port: u16, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_port_answers_probes_and_lets_nobody_drain() {
+    let bench = Bench::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let running = bench.foreground(&["--admin-address", &port.to_string()]);
+    wait_until("it is ready", || get(port, "GET /readyz").contains(" 200 "));
+    assert!(get(port, "GET /healthz").ends_with("ok\n"));
+    assert!(get(port, "GET /metrics").contains("\ns3pod_ready 1\n"));
+    assert!(get(port, "POST /drain").contains(" 403 "));
+    assert!(get(port, "GET /else").contains(" 404 "));
+    let fault = Fault::status(403, "AccessDenied").on(Op::List).always();
+    let _refused = bench.server.faults().add(fault);
+    assert!(get(port, "GET /readyz?backend").contains(" 503 "));
+    assert!(get(port, "GET /readyz").contains(" 200 "));
+    let taken = bench.background(&["--admin-address", &port.to_string()]);
+    assert!(!taken.status.success());
     running.signal(Signal::SIGTERM);
     assert_eq!(running.end().0, Some(0));
 }

@@ -7,7 +7,7 @@
 
 mod host;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::naming::Prefix;
@@ -41,6 +41,7 @@ impl Config {
         let typed = asked.clone();
         add_environment(&mut asked, host)?;
         refuse_contradictions(&asked)?;
+        refuse_cache_in_mount(&asked, &directory)?;
         let memory_limit = memory_limit(&asked, host)?;
         let cache_dir = cache_dir(&asked, host)?;
         let in_memory = cache_dir.is_none();
@@ -80,6 +81,7 @@ impl Config {
             staging_size: staging_size(&asked, cache_dir.as_deref(), memory_limit)?,
             cache_dir,
             op_timeout: tuning.op_timeout.unwrap_or(Duration::from_secs(60)),
+            admin_address: asked.local.admin_address,
             foreground: asked.local.foreground.unwrap_or(false),
             allow_other: asked.local.allow_other.unwrap_or(false),
             nonempty: asked.local.nonempty.unwrap_or(false),
@@ -161,6 +163,25 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
             other: other.to_owned(),
             fix: fix.to_owned(),
         }),
+    }
+}
+
+/// A cache on the mount that it serves would wait for itself. Judged by names alone: a look at the
+/// directory could already hang.
+fn refuse_cache_in_mount(asked: &Options, directory: &Path) -> Result<(), Error> {
+    let Some(CacheDir::At(folder)) = &asked.local.cache_dir else { return Ok(()) };
+    let (folder, directory) = (std::path::absolute(folder), std::path::absolute(directory));
+    match (folder, directory) {
+        (Ok(folder), Ok(directory)) if folder.starts_with(&directory) => Err(Error::Argument {
+            argument: "--cache-dir".to_owned(),
+            reason: format!(
+                "{} is on the mount itself ({}); name a folder outside of it (in a pod: an \
+                 emptyDir volume of its own)",
+                folder.display(),
+                directory.display()
+            ),
+        }),
+        _ => Ok(()),
     }
 }
 

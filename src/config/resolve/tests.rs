@@ -245,3 +245,11 @@ fn a_command_looks_where_a_mount_would_keep_things() {
     assert_eq!(cache_folder(None, &Host::default()).unwrap(), PathBuf::from("/var/cache/s3pod"));
     assert_eq!(cache_folder(Some("none"), &host).unwrap_err().exit_code(), 2);
 }
+
+#[test]
+fn a_cache_on_the_mount_itself_is_refused() {
+    for folder in ["/mnt", "/mnt/cache"] {
+        let refused = Config::resolve(asked(&format!("cache-dir={folder}")), &host()).unwrap_err();
+        assert!(refused.to_string().contains("on the mount itself"), "{refused}");
+    }
+}

@@ -1,0 +1,74 @@
+//! s3pod in a pod: parse, run, exit code.
+//!
+//! Owns which commands there are. Everything that only makes sense in Kubernetes is in this
+//! package; the process that serves files knows nothing of it. Must not know how a mount works.
+
+mod drain_hint;
+mod janitor;
+mod run;
+mod shared;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Command;
+use s3pod::mount::Failure;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let matches = match command().try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        // Help and version are "errors" with code 0 that go to stdout.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match matches.subcommand() {
+        // Behind the subcommand's name stands what `s3pod mount` takes.
+        Some((run::NAME, matches)) => run::run(matches, &arguments[2..]),
+        Some((janitor::NAME, matches)) => janitor::run(matches),
+        Some((drain_hint::NAME, matches)) => drain_hint::run(matches),
+        _ => return ExitCode::from(2),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Every command.
+fn command() -> Command {
+    Command::new("s3pod-sidecar")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("S3 buckets as files in a pod")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .max_term_width(100)
+        .subcommand(run::command())
+        .subcommand(janitor::command())
+        .subcommand(drain_hint::command())
+}
+
+/// Writes one line to the container's log.
+fn say(line: impl std::fmt::Display) {
+    // There is nobody left to tell where stderr is closed.
+    let _ = writeln!(std::io::stderr(), "s3pod-sidecar: {line}");
+}
+
+/// The failure of a look at the table of mounts.
+fn no_table(error: &std::io::Error) -> Failure {
+    Failure::passing(format!("/proc/self/mountinfo cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn clap_finds_no_fault_with_the_commands() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,134 @@
+//! `s3pod-sidecar run BUCKET DIR`: the life of the container that serves a bucket to its pod.
+//!
+//! Owns what has to be right before the mount, and then becomes `s3pod mount` by exec. It does not
+//! stay as a parent: the kernel kills a container's whole cgroup for memory (memory.oom.group), so
+//! a supervisor in it could outlive nothing; kubelet restarts the container; and the process that
+//! serves, as process 1, gets the signals itself and ends with its mount gone. Must not know how
+//! files are served.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process;
+
+use clap::{ArgMatches, Command};
+use nix::libc;
+use s3pod::config::{MountArguments, mount_command};
+use s3pod::mount::Failure;
+
+use crate::shared;
+
+/// The subcommand's name.
+pub(super) const NAME: &str = "run";
+
+/// The bit of CAP_SYS_ADMIN, capabilities(7).
+const SYS_ADMIN: u32 = 21;
+
+/// The subcommand: takes whatever `s3pod mount` takes.
+pub(super) fn command() -> Command {
+    let about = "Serve a bucket below a directory that the pod's containers share";
+    mount_command(Command::new(NAME))
+        .about(about)
+        .override_usage("s3pod-sidecar run [OPTIONS] BUCKET DIR")
+        .after_help("Takes every option of `s3pod mount`, and S3POD_* of the environment.")
+}
+
+/// Checks, prepares, and becomes `s3pod mount`; `typed` is what stood behind the subcommand.
+pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failure> {
+    let arguments = MountArguments::from_matches(matches)
+        .map_err(|error| Failure::configuration(error.to_string()))?;
+    may_mount()?;
+    shared::prepare(&arguments.directory)?;
+    let program = server();
+    let mut command = process::Command::new(&program);
+    command.arg("mount").args(flags(&arguments)).args(typed);
+    // Only comes back where it failed.
+    let error = command.exec();
+    Err(Failure::passing(format!(
+        "{} cannot be run: {error}; it belongs beside s3pod-sidecar",
+        program.display()
+    )))
+}
+
+/// What a sidecar adds to what was typed.
+fn flags(arguments: &MountArguments) -> Vec<&'static str> {
+    let local = &arguments.options.local;
+    [
+        ("--foreground", local.foreground),
+        // The application is another user, mostly.
+        ("--allow-other", local.allow_other),
+        // What a crash left is mounted over, never unmounted: in between, the application would
+        // write to the node's disk.
+        ("--replace-stale", local.replace_stale),
+        // Files beneath were written while nothing was mounted, and a crash loop helps nobody.
+        ("--nonempty", local.nonempty),
+    ]
+    .into_iter()
+    .filter_map(|(flag, typed)| typed.is_none().then_some(flag))
+    .collect()
+}
+
+/// The program that serves: in the image it stands beside this one.
+fn server() -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("s3pod")));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/s3pod"))
+}
+
+/// Says early and in Kubernetes' words what mount(2) would say late as EPERM.
+fn may_mount() -> Result<(), Failure> {
+    let remedy = "this container needs securityContext: {privileged: true}; a pod that may not \
+                  have that uses the CSI driver, which mounts on the node and hands the descriptor \
+                  to a container without privileges (docs/kubernetes.md)";
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !has_capability(&status, SYS_ADMIN) {
+        return Err(Failure::configuration(format!("mounting is not allowed here: {remedy}")));
+    }
+    let device = Path::new("/dev/fuse");
+    let opened =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(device);
+    match opened {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            Err(Failure::configuration(format!("/dev/fuse may not be opened: {remedy}")))
+        }
+        Err(error) => Err(Failure::passing(format!(
+            "/dev/fuse cannot be opened: {error}; where the container is privileged, the node's \
+             kernel has no FUSE loaded (`modprobe fuse`); else {remedy}"
+        ))),
+    }
+}
+
+/// Whether `/proc/self/status` names the capability among the effective ones.
+fn has_capability(status: &str, bit: u32) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << bit) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(typed: &[&str]) -> MountArguments {
+        let all = ["run", "photos", "/s3/data"].iter().chain(typed);
+        MountArguments::from_matches(&command().get_matches_from(all)).unwrap()
+    }
+
+    #[test]
+    fn what_was_typed_is_not_said_twice() {
+        let all = ["--foreground", "--allow-other", "--replace-stale", "--nonempty"];
+        assert_eq!(flags(&arguments(&[])), all);
+        assert_eq!(flags(&arguments(&["--foreground", "-o", "nonempty=false"])), all[1..3]);
+    }
+
+    #[test]
+    fn a_capability_is_a_bit_of_the_effective_mask() {
+        let status = "Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t00000000a80425fb\n";
+        assert!(!has_capability(status, SYS_ADMIN));
+        assert!(has_capability("CapEff:\t000001ffffffffff\n", SYS_ADMIN));
+        assert!(!has_capability("", SYS_ADMIN));
+    }
+}

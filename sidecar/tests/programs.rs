@@ -1,0 +1,38 @@
+//! What the sidecar's programs say where they cannot work.
+
+use std::process::{Command, Output};
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_s3pod-sidecar"));
+    command.args(arguments).output().expect("the program starts")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_directory_that_no_other_container_would_see_is_refused_with_the_line_to_add() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("data");
+    let directory = directory.to_str().expect("a path of plain words");
+    let output = run(&["run", "photos", directory]);
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+    assert!(said(&output).contains("mountPropagation: Bidirectional"), "{}", said(&output));
+    let output = run(&["janitor", folder.path().to_str().expect("a path of plain words")]);
+    assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+}
+
+#[test]
+fn a_hook_without_a_mount_is_no_failure() {
+    let output = run(&["drain-hint", "/nonexistent"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(said(&output).contains("no bucket is mounted there"), "{}", said(&output));
+}
+
+#[test]
+fn what_is_typed_wrong_is_exit_code_2() {
+    for arguments in [&[][..], &["walk"], &["run", "photos"], &["run", "photos", "/s3", "--odd"]] {
+        assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
