@@ -1,0 +1,121 @@
+//! A server, a node, and the pod that everybody starts from.
+//!
+//! Owns the manifest: what docs/kubernetes.md shows, with the server of the test.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use s3pod_testkit::{Bucket, ServerOptions, TestServer};
+use serde_json::{Value, json};
+
+use crate::node::Node;
+use crate::pod::Pod;
+
+pub(crate) const BUCKET: &str = "photos";
+/// A shell that is process 1 ends at SIGTERM only if it says so.
+const IDLE: &str = "trap 'exit 0' TERM; echo up; while true; do sleep 0.1; done";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Bench {
+    pub(crate) server: TestServer,
+    pub(crate) node: Arc<Node>,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
+        Self { server, node: Arc::new(Node::new()) }
+    }
+
+    pub(crate) fn bucket(&self) -> Bucket {
+        self.server.bucket(BUCKET)
+    }
+
+    pub(crate) fn start(&self, manifest: &Value) -> Pod {
+        Pod::start(&self.node, "pod", manifest)
+    }
+
+    /// A pod whose application runs this shell's line.
+    pub(crate) fn manifest(&self, line: &str) -> Value {
+        let shared = |how: &str| {
+            let mount = json!({"name": "s3", "mountPath": "/s3", "mountPropagation": how});
+            json!([mount])
+        };
+        json!({"kind": "Pod", "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 30,
+            "initContainers": [
+                {"name": "janitor", "image": "s3pod", "restartPolicy": "Always",
+                 "args": ["janitor", "/s3"],
+                 "securityContext": {"privileged": true},
+                 "volumeMounts": shared("Bidirectional")},
+                self.sidecar(),
+            ],
+            "containers": [
+                {"name": "app", "image": "busybox", "command": ["/bin/sh", "-c", line],
+                 "volumeMounts": shared("HostToContainer")},
+            ],
+            "volumes": [
+                {"name": "s3", "emptyDir": {"sizeLimit": "1Mi"}},
+                {"name": "cache", "emptyDir": {}},
+            ],
+        }})
+    }
+
+    /// The container that serves the bucket.
+    fn sidecar(&self) -> Value {
+        let endpoint = self.server.s3_endpoint(BUCKET);
+        let mut env: Vec<Value> = endpoint
+            .environment()
+            .into_iter()
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
+        env.push(json!({"name": "S3POD_ENDPOINT_URL", "value": endpoint.endpoint}));
+        env.push(json!({"name": "S3POD_CACHE_DIR", "value": "/cache"}));
+        json!({"name": "s3", "image": "s3pod", "restartPolicy": "Always",
+        "args": ["run", BUCKET, "/s3/data"],
+        "env": env,
+        "securityContext": {"privileged": true},
+        "resources": {"limits": {"memory": "256Mi"}},
+        "startupProbe": {
+            "exec": {"command": ["/s3pod", "health", "--mounted", "/s3/data"]},
+            "failureThreshold": 300},
+        "lifecycle": {"preStop": {
+            "exec": {"command": ["/s3pod-sidecar", "drain-hint", "/s3/data"]}}},
+        "volumeMounts": [
+            {"name": "s3", "mountPath": "/s3", "mountPropagation": "Bidirectional"},
+            {"name": "cache", "mountPath": "/cache"},
+        ]})
+    }
+
+    /// A pod whose application does nothing but live, once it does.
+    pub(crate) fn start_idle(&self) -> Pod {
+        let pod = self.start(&self.manifest(IDLE));
+        up(&pod);
+        pod
+    }
+
+    /// Nothing is left of a pod: no mount, no folder; the bucket has what it should.
+    pub(crate) fn assert_gone(&self) {
+        // The table of this thread: the process's own is that of its first thread.
+        let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let own = self.node.path().to_str().unwrap();
+        let is_left = |line: &str| line.contains(own) && line.contains("fuse.s3pod");
+        assert!(!table.lines().any(is_left), "{table}");
+        let pods = std::fs::read_dir(self.node.pods()).unwrap();
+        assert_eq!(pods.count(), 0);
+    }
+}
+
+/// Waits until the application has said that it is up.
+pub(crate) fn up(pod: &Pod) {
+    wait_until("the application runs", || pod.log("app").contains("up"));
+}
+
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "in vain: until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

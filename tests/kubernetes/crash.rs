@@ -1,0 +1,99 @@
+//! What goes wrong: crashes, no memory.
+
+use serde_json::json;
+
+use crate::bench::{Bench, up, wait_until};
+use crate::pod::Pod;
+
+/// The back-off is at its bound of 300 s (here 3 s) after the sixth.
+const CRASHES: u32 = 6;
+
+fn answers(pod: &Pod) -> bool {
+    pod.exec("app", &["/bin/cat", "/s3/data/a"]).status.success()
+}
+
+fn await_restart(pod: &Pod, crashes: u32) {
+    wait_until("the new mount answers", || pod.restarts("s3") >= crashes && answers(pod));
+}
+
+#[test]
+fn after_a_crash_the_running_application_sees_the_bucket_again() {
+    let bench = Bench::new();
+    bench.bucket().put("a", "hello");
+    let pod = bench.start_idle();
+    for crash in 1..=3 {
+        assert_eq!(pod.shell("app", "cat /s3/data/a"), "hello");
+        pod.shell("app", &format!("echo {crash} > /s3/data/closed-{crash}"));
+        pod.crash("s3");
+        await_restart(&pod, crash);
+    }
+    for crash in 1..=3 {
+        let name = format!("closed-{crash}");
+        assert_eq!(bench.bucket().get(&name).unwrap(), format!("{crash}\n"));
+    }
+    pod.delete(None);
+    bench.assert_gone();
+    assert_eq!(bench.bucket().get("a").unwrap(), "hello");
+}
+
+#[test]
+fn every_successful_close_of_a_root_application_is_in_the_bucket_whatever_crashes() {
+    let bench = Bench::new();
+    bench.bucket().put("a", "hello");
+    // A subshell's exit code is that of cp, which ends with the close; it names what it closed.
+    let pod = bench.start(&bench.manifest(
+        "trap 'exit 0' TERM; echo up; i=0; while true; do i=$((i+1)); \
+         if cp /bin/busybox /s3/data/f-$i 2>/dev/null; then echo closed f-$i; fi; done",
+    ));
+    up(&pod);
+    for crash in 1..=CRASHES {
+        let before = pod.log("app").len();
+        wait_until("it writes", || pod.log("app").len() > before + 64);
+        pod.crash("s3");
+        await_restart(&pod, crash);
+    }
+    // Ends at SIGTERM: after the grace a root application that goes on would write beneath.
+    pod.delete(None);
+    bench.assert_gone();
+    let size = std::fs::metadata("/bin/busybox").unwrap().len();
+    let log = pod.log("app");
+    let closed: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix("closed ")).collect();
+    assert!(closed.len() > CRASHES as usize, "{log}");
+    for name in closed {
+        let object = bench.bucket().object(name);
+        assert!(object.is_some_and(|object| object.size == size), "{name} was closed");
+    }
+}
+
+#[test]
+fn a_sidecar_killed_for_memory_comes_back() {
+    let bench = Bench::new();
+    bench.bucket().put("a", "hello");
+    let pod = bench.start_idle();
+    // Charged to the sidecar's container, whose limit is 256 MiB: the kernel kills it, and kubelet
+    // has the kernel kill everything beside it.
+    pod.exec("s3", &["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=512M", "count=1"]);
+    await_restart(&pod, 1);
+    pod.delete(None);
+    bench.assert_gone();
+    assert!(bench.bucket().contains("a"));
+}
+
+#[test]
+fn a_load_of_reads_and_writes_fits_into_128_mib() {
+    let bench = Bench::new();
+    bench.bucket().put_synthetic("in", 256 << 20, 1);
+    let mut manifest = bench.manifest(
+        "for i in 1 2 3 4; do cat /s3/data/in > /dev/null & done; \
+         for i in 1 2 3 4; do dd if=/dev/zero of=/s3/data/out-$i bs=1M count=64 & done; \
+         for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of=/s3/data/s-$i bs=4k count=1; done; wait",
+    );
+    manifest["spec"]["initContainers"][1]["resources"] = json!({"limits": {"memory": "128Mi"}});
+    let pod = bench.start(&manifest);
+    assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
+    assert_eq!(pod.restarts("s3"), 0, "{}", pod.log("s3"));
+    bench.assert_gone();
+    for name in ["out-1", "out-2", "out-3", "out-4"] {
+        assert_eq!(bench.bucket().object(name).unwrap().size, 64 << 20);
+    }
+}

@@ -1,0 +1,16 @@
+//! Pods with a sidecar, from the first instruction to the last byte.
+//!
+//! A small pod runner does what kubelet does ([`pod`]), with real containers by crun in a mount
+//! namespace of its own ([`node`]), from the words of a pod's spec ([`spec`]). Needs root,
+//! /dev/fuse, CAP_SYS_ADMIN, crun and busybox-static.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
+
+mod bench;
+mod crash;
+mod end;
+mod life;
+mod node;
+mod pod;
+mod spec;
