@@ -344,6 +344,8 @@ fn health_tells_a_mount_that_lives_from_a_dead_and_a_stopped_one() {
     assert_eq!(health(&bench, &["--backend"]), (Some(0), String::new()));
     assert_eq!(bench.server.log().total(), requests + 1);
     running.signal(Signal::SIGSTOP);
+    // Its threads stop one after the other.
+    wait_until("it is stopped", || health(&bench, &[]).0 == Some(1));
     let (code, said) = health(&bench, &[]);
     assert!(code == Some(1) && said.contains("does not answer"), "{said}");
     running.signal(Signal::SIGCONT);
