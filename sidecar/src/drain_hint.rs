@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use s3pod::mount::Failure;
-use s3pod::mount::admin::ask;
+use s3pod::mount::admin::{self, Place, ask};
 use s3pod::mount::mountinfo;
 
 /// The subcommand's name.
@@ -30,7 +30,7 @@ pub(super) fn command() -> Command {
             Arg::new(DIRECTORY)
                 .required(true)
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("Where the bucket is mounted, as in `run`"),
+                .help("Where the bucket is mounted, as in `run`, or the socket of `serve`"),
         )
 }
 
@@ -46,10 +46,15 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 fn hint(directory: &Path) -> Result<(), String> {
     let mounts = mountinfo::read().map_err(|error| error.to_string())?;
     let directory: PathBuf = directory.components().collect();
-    let mount = mountinfo::topmost(&mounts, &directory)
-        .filter(|mount| mount.kind == mountinfo::FS_TYPE)
-        .ok_or("no bucket is mounted there")?;
-    match ask(mount.device, "POST", "/drain", PATIENCE) {
+    let mount =
+        mountinfo::topmost(&mounts, &directory).filter(|mount| mount.kind == mountinfo::FS_TYPE);
+    let socket = admin::path_beside(&directory);
+    let place = match mount {
+        Some(mount) => Place::Mount(mount.device),
+        None if socket.exists() => Place::Socket(socket),
+        None => return Err("no bucket is mounted there".to_owned()),
+    };
+    match ask(&place, "POST", "/drain", PATIENCE) {
         Ok(answer) if answer.status == 202 => Ok(()),
         Ok(answer) => Err(answer.text),
         Err(error) => Err(error.to_string()),

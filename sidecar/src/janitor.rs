@@ -16,7 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{SigSet, Signal};
 use s3pod::clock::Clock;
 use s3pod::mount::Failure;
-use s3pod::mount::admin::ask;
+use s3pod::mount::admin::{Place, ask};
 use s3pod::mount::mountinfo::{self, MountInfo};
 
 /// The subcommand's name.
@@ -113,7 +113,7 @@ fn below<'a>(mounts: &'a [MountInfo], directory: &Path) -> Vec<&'a MountInfo> {
 /// True where nobody serves it any more, which is known without touching it: its server listens
 /// on a socket that goes with it. Of other FUSE mounts nothing is known.
 fn is_dead(mount: &MountInfo) -> bool {
-    let asked = || ask(mount.device, "GET", "/healthz", ANSWER_PATIENCE);
+    let asked = || ask(&Place::Mount(mount.device), "GET", "/healthz", ANSWER_PATIENCE);
     mount.kind == mountinfo::FS_TYPE
         && asked().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     let done = match matches.subcommand() {
         // Behind the subcommand's name stands what `s3pod mount` takes.
         Some((run::NAME, matches)) => run::run(matches, &arguments[2..]),
+        Some((run::SERVE, _)) => run::serve(&arguments[2..]),
         Some((janitor::NAME, matches)) => janitor::run(matches),
         Some((drain_hint::NAME, matches)) => drain_hint::run(matches),
         _ => return ExitCode::from(2),
@@ -50,6 +51,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(100)
         .subcommand(run::command())
+        .subcommand(run::serve_command())
         .subcommand(janitor::command())
         .subcommand(drain_hint::command())
 }

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 use nix::libc;
 use s3pod::config::{MountArguments, mount_command};
 use s3pod::mount::Failure;
@@ -22,6 +22,9 @@ use crate::shared;
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "run";
+
+/// The other form of it, without privileges: `s3pod-sidecar serve BUCKET SOCKET`.
+pub(super) const SERVE: &str = "serve";
 
 /// The bit of CAP_SYS_ADMIN, capabilities(7).
 const SYS_ADMIN: u32 = 21;
@@ -35,15 +38,38 @@ pub(super) fn command() -> Command {
         .after_help("Takes every option of `s3pod mount`, and S3POD_* of the environment.")
 }
 
+/// The subcommand without privileges: everything behind it is for `s3pod serve`.
+pub(super) fn serve_command() -> Command {
+    Command::new(SERVE)
+        .about("Serve a mount that the node makes and hands over: `s3pod serve`")
+        .disable_help_flag(true)
+        .arg(
+            Arg::new("ARGUMENTS")
+                .num_args(..)
+                .allow_hyphen_values(true)
+                .trailing_var_arg(true)
+                .value_parser(clap::value_parser!(OsString)),
+        )
+}
+
 /// Checks, prepares, and becomes `s3pod mount`; `typed` is what stood behind the subcommand.
 pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failure> {
     let arguments = MountArguments::from_matches(matches)
         .map_err(|error| Failure::configuration(error.to_string()))?;
     may_mount()?;
     shared::prepare(&arguments.directory)?;
+    become_server("mount", &flags(&arguments), typed)
+}
+
+/// Becomes `s3pod serve`, which needs nothing that a pod could lack.
+pub(super) fn serve(typed: &[OsString]) -> Result<(), Failure> {
+    become_server("serve", &[], typed)
+}
+
+fn become_server(verb: &str, flags: &[&str], typed: &[OsString]) -> Result<(), Failure> {
     let program = server();
     let mut command = process::Command::new(&program);
-    command.arg("mount").args(flags(&arguments)).args(typed);
+    command.arg(verb).args(flags).args(typed);
     // Only comes back where it failed.
     let error = command.exec();
     Err(Failure::passing(format!(

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::mount::admin::ask;
+use crate::mount::admin::{self, Place, ask};
 use crate::mount::mountinfo::{self, MountInfo};
 
 use super::say;
@@ -20,6 +20,7 @@ use super::say;
 pub(super) const NAME: &str = "health";
 
 const MOUNTED: &str = "mounted";
+const SERVED: &str = "served";
 const BACKEND: &str = "backend";
 
 /// A mount that lives answers within a millisecond; a probe of a kubelet waits a second.
@@ -48,9 +49,17 @@ pub(super) fn command() -> Command {
             Arg::new(MOUNTED)
                 .long(MOUNTED)
                 .value_name("DIR")
-                .required(true)
+                .required_unless_present(SERVED)
                 .value_parser(clap::value_parser!(PathBuf))
                 .help("Where the bucket is mounted"),
+        )
+        .arg(
+            Arg::new(SERVED)
+                .long(SERVED)
+                .value_name("SOCKET")
+                .conflicts_with(MOUNTED)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The socket of `s3pod serve`, for a mount that cannot be seen from here"),
         )
         .arg(
             Arg::new(BACKEND)
@@ -62,23 +71,38 @@ pub(super) fn command() -> Command {
 
 /// Does what `matches` say.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let directory = matches.get_one::<PathBuf>(MOUNTED).cloned().unwrap_or_default();
-    match look(&directory, matches.get_flag(BACKEND)) {
+    let path = |name| matches.get_one::<PathBuf>(name).cloned();
+    let (shown, place) = match (path(MOUNTED), path(SERVED)) {
+        (None, Some(socket)) => {
+            let beside = admin::path_beside(&socket);
+            (socket, Ok(Place::Socket(beside)))
+        }
+        (directory, _) => {
+            let directory = directory.unwrap_or_default();
+            let place = place_of(&directory);
+            (directory, place)
+        }
+    };
+    match place.and_then(|place| look(&place, matches.get_flag(BACKEND))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            say(format_args!("{}: {why}", directory.display()));
+            say(format_args!("{}: {why}", shown.display()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn look(directory: &Path, with_backend: bool) -> Result<(), String> {
+fn place_of(directory: &Path) -> Result<Place, String> {
     let mounts = mountinfo::read().map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
-    let mount =
-        find(&mounts, directory).ok_or_else(|| "no bucket of s3pod is mounted there".to_owned())?;
+    find(&mounts, directory)
+        .map(|mount| Place::Mount(mount.device))
+        .ok_or_else(|| "no bucket of s3pod is mounted there".to_owned())
+}
+
+fn look(place: &Place, with_backend: bool) -> Result<(), String> {
     let (path, patience) =
         if with_backend { ("/readyz?backend", BACKEND_PATIENCE) } else { ("/readyz", PATIENCE) };
-    match ask(mount.device, "GET", path, patience) {
+    match ask(place, "GET", path, patience) {
         Ok(answer) if answer.status == 200 => Ok(()),
         Ok(answer) => Err(answer.text),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -111,7 +135,7 @@ mod tests {
     #[test]
     fn where_nothing_of_ours_is_mounted_it_says_so() {
         for directory in ["/", "/proc", "/nonexistent/below"] {
-            let said = look(Path::new(directory), false).unwrap_err();
+            let said = place_of(Path::new(directory)).unwrap_err();
             assert!(said.contains("no bucket"), "{said}");
         }
     }

@@ -7,6 +7,7 @@
 mod health;
 mod mount;
 mod recover;
+mod serve;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -20,6 +21,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(matches) => match matches.subcommand() {
             Some((health::NAME, matches)) => health::run(matches),
             Some((mount::NAME, matches)) => mount::run(matches),
+            Some((serve::NAME, matches)) => serve::run(matches),
             Some((recover::NAME, matches)) => recover::run(matches),
             _ => ExitCode::from(2),
         },
@@ -42,6 +44,7 @@ fn command() -> Command {
         .subcommand(health::command())
         .subcommand(mount::command())
         .subcommand(recover::command())
+        .subcommand(serve::command())
 }
 
 /// Prints one line for the person at the terminal.

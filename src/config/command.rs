@@ -34,6 +34,14 @@ pub fn mount_command(command: Command) -> Command {
     command.arg(bucket()).arg(directory()).args(arguments).arg(mount_option_list())
 }
 
+/// The same for a command whose mount somebody else makes: `SOCKET` stands where `DIR` does.
+pub fn serve_command(command: Command) -> Command {
+    let socket = |argument: Arg| {
+        argument.value_name("SOCKET").help("Where the descriptor of the mount is handed over")
+    };
+    mount_command(command).mut_arg("DIR", socket)
+}
+
 fn bucket() -> Arg {
     Arg::new("BUCKET").required(true).help("The bucket, or s3://BUCKET/PREFIX for a part of it")
 }

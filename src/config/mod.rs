@@ -24,7 +24,7 @@ use crate::naming::Prefix;
 use crate::telemetry::LogSettings;
 
 pub use asked::{LocalOptions, OperatorOptions, Options, TuningOptions};
-pub use command::{MountArguments, mount_command};
+pub use command::{MountArguments, mount_command, serve_command};
 pub use definition::{Authority, Category, Definition, Kind};
 pub use docs::render as render_docs;
 pub use error::Error;

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use fuser::{
 use nix::libc;
 use tokio::runtime::Handle;
 
-use super::negotiate::negotiate;
+use super::negotiate::{Negotiated, negotiate};
 use super::reply::{self, Page};
 use super::request::{Call, Requests, Settings};
 use crate::clock::Clock;
@@ -39,12 +40,18 @@ const FMODE_EXEC: i32 = 0x20;
 pub struct Adapter {
     vfs: Vfs,
     requests: Requests,
+    negotiated: Arc<OnceLock<Negotiated>>,
 }
 
 impl Adapter {
     /// An adapter that answers from `vfs` and finishes slow requests on `runtime`.
     pub fn new(vfs: Vfs, runtime: Handle, clock: Clock, settings: Settings) -> Self {
-        Self { vfs, requests: Requests::new(runtime, clock, settings) }
+        Self { vfs, requests: Requests::new(runtime, clock, settings), negotiated: Arc::default() }
+    }
+
+    /// What the connection begins with, once the kernel was answered.
+    pub fn negotiated(&self) -> Arc<OnceLock<Negotiated>> {
+        Arc::clone(&self.negotiated)
     }
 
     fn vfs(&self) -> Vfs {
@@ -89,7 +96,8 @@ fn is_user_attribute(name: &OsStr) -> bool {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config, self.vfs.lists_attributes());
+        // A connection begins once.
+        let _ = self.negotiated.set(negotiate(config, self.vfs.lists_attributes()));
         Ok(())
     }
 

@@ -14,4 +14,5 @@ mod request;
 
 pub use adapter::Adapter;
 pub use dropper::Dropper;
+pub use negotiate::Negotiated;
 pub use request::Settings;

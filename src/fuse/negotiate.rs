@@ -40,9 +40,22 @@ fn wanted(offered: InitFlags, lists_attributes: bool) -> InitFlags {
     offered & if lists_attributes { always | plus } else { always }
 }
 
+/// What a connection begins with. Whoever takes it over later needs the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The kernel's version of the protocol: major and minor.
+    pub abi: (u32, u32),
+    /// The capabilities agreed on, beside those that fuser always asks for; the kernel's bits.
+    pub flags: u64,
+    /// The largest WRITE.
+    pub max_write: u32,
+    /// Asynchronous requests in flight.
+    pub max_background: u16,
+}
+
 /// Asks the kernel for what the adapter is written for. A kernel that offers less gets less: no
 /// capability is needed for being right.
-pub(super) fn negotiate(config: &mut KernelConfig, lists_attributes: bool) {
+pub(super) fn negotiate(config: &mut KernelConfig, lists_attributes: bool) -> Negotiated {
     let wanted = wanted(config.capabilities(), lists_attributes);
     if let Err(refused) = config.add_capabilities(wanted) {
         tracing::debug!(?refused, "the kernel offered these capabilities and refused them");
@@ -59,6 +72,13 @@ pub(super) fn negotiate(config: &mut KernelConfig, lists_attributes: bool) {
         abi = ?config.kernel_abi(),
         "FUSE connection negotiated"
     );
+    let abi = config.kernel_abi();
+    Negotiated {
+        abi: (abi.0, abi.1),
+        flags: wanted.bits(),
+        max_write: MAX_WRITE,
+        max_background: MAX_BACKGROUND,
+    }
 }
 
 #[cfg(test)]

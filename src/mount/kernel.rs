@@ -51,6 +51,8 @@ pub(super) enum Unmounted {
     Detached,
     /// It was gone before, or something else stands above it.
     NotOurs,
+    /// Somebody else mounted it, and unmounts it.
+    Elsewhere,
 }
 
 /// Mounts on `point` as root; the descriptor is the kernel's end of every request.

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod daemon;
 mod ephemeral;
 mod failure;
+pub mod handoff;
 mod kernel;
 mod limits;
 pub mod mountinfo;
@@ -29,6 +30,7 @@ use crate::fuse::{self, Adapter, Dropper};
 use admin::Admin;
 use daemon::Starter;
 pub use failure::Failure;
+use handoff::{Handed, Line, Listener};
 use kernel::MountOptions;
 use point::Allowed;
 use session::Session;
@@ -58,6 +60,77 @@ pub fn run(config: &Config, starter: &Starter) -> Result<(), Failure> {
     ended
 }
 
+/// Serves a mount that somebody else makes and hands over at the socket `config.directory`, and
+/// ends in order: on a signal, or when it is unmounted. Of several volumes, only `volume` is
+/// taken, where it is given.
+///
+/// # Errors
+/// The sentence for standard error and the exit code.
+pub fn serve_handed(config: &Config, volume: Option<String>) -> Result<(), Failure> {
+    limits::raise_descriptors();
+    let runtime = runtime()?;
+    let ended = runtime.block_on(live_handed(config, volume));
+    runtime.shutdown_timeout(LAST_TASKS);
+    ended
+}
+
+async fn live_handed(config: &Config, volume: Option<String>) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
+    ephemeral::check(config)?;
+    // Before the offer: once it is taken, everybody on the mount waits for this process.
+    let stack = tokio::select! {
+        stack = stack::build(config) => stack?,
+        name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
+    };
+    let admin = admin(config, &stack);
+    admin.serve_port(config.admin_address).await?;
+    let listener = Arc::new(Listener::bind(&config.directory, volume)?);
+    admin.serve_path(&admin::path_beside(&config.directory))?;
+    let (mut session, _line) = tokio::select! {
+        served = take_over(config, &stack, &listener) => served?,
+        name = signals.next() => {
+            tracing::info!(name, "ending; no mount was handed over");
+            return Ok(());
+        }
+    };
+    // Ends with the process; it only ever says no.
+    std::thread::spawn(move || listener.refuse_all());
+    admin.set_ready(true);
+    tokio::select! {
+        name = signals.next() => tracing::info!(name, "ending; once more to end in a hurry"),
+        () = session.ended() => tracing::info!("unmounted by somebody else; ending"),
+    }
+    admin.set_ready(false);
+    shutdown::end(&stack.vfs, session, &mut signals).await
+}
+
+/// Waits for a descriptor and begins to serve it; the line to its sender stays open meanwhile.
+async fn take_over(
+    config: &Config,
+    stack: &Stack,
+    listener: &Arc<Listener>,
+) -> Result<(Session, Line), Failure> {
+    let accepting = Arc::clone(listener);
+    let Handed { offer, device, mut line } = tokio::task::spawn_blocking(move || accepting.next())
+        .await
+        .map_err(|error| Failure::passing(error.to_string()))?
+        .map_err(|error| Failure::passing(format!("the handoff socket: {error}")))?;
+    let adapter = adapter(config, stack);
+    let negotiated = adapter.negotiated();
+    let session = match Session::take_over(adapter, device, &mount_options(config)) {
+        Ok(session) => session,
+        Err(failure) => {
+            line.refuse(&failure.to_string());
+            return Err(failure);
+        }
+    };
+    line.accept(negotiated.get().copied().map(Into::into)).map_err(|error| {
+        Failure::passing(format!("who handed the mount over has gone: {error}"))
+    })?;
+    tracing::info!(bucket = config.bucket, volume = offer.volume, "serving a mount");
+    Ok((session, line))
+}
+
 async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
     let allowed = Allowed { nonempty: config.nonempty, stale: config.replace_stale };
@@ -67,8 +140,7 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
         stack = stack::build(config) => stack?,
         name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
     };
-    let store = Arc::clone(&stack.store);
-    let admin = Admin::new(stack.vfs.clone(), store, &config.prefix, stack.clock.clone());
+    let admin = admin(config, &stack);
     // Before the mount: a port that is taken must not leave a mount behind.
     admin.serve_port(config.admin_address).await?;
     let mut session = serve(config, &stack, &point)?;
@@ -91,14 +163,25 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
 }
 
 fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failure> {
+    Session::start(adapter(config, stack), point, &mount_options(config))
+}
+
+fn adapter(config: &Config, stack: &Stack) -> Adapter {
     let settings = fuse::Settings { op_timeout: config.op_timeout };
-    let adapter = Adapter::new(stack.vfs.clone(), Handle::current(), stack.clock.clone(), settings);
-    let options = MountOptions {
+    Adapter::new(stack.vfs.clone(), Handle::current(), stack.clock.clone(), settings)
+}
+
+fn mount_options(config: &Config) -> MountOptions {
+    MountOptions {
         source: source(config),
         read_only: config.read_only,
         allow_other: config.allow_other,
-    };
-    Session::start(adapter, point, &options)
+    }
+}
+
+fn admin(config: &Config, stack: &Stack) -> Admin {
+    let store = Arc::clone(&stack.store);
+    Admin::new(stack.vfs.clone(), store, &config.prefix, stack.clock.clone())
 }
 
 /// What `df` shows as the file system: the bucket, and the prefix where there is one.

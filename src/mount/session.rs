@@ -6,6 +6,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
 
@@ -35,6 +36,8 @@ enum Held {
     Root(Mounted),
     /// Mounted by fusermount3, and unmounted by it.
     User(SessionUnmounter),
+    /// Mounted by somebody else, who will unmount it.
+    Elsewhere,
 }
 
 impl std::fmt::Debug for Held {
@@ -42,6 +45,7 @@ impl std::fmt::Debug for Held {
         match self {
             Self::Root(mounted) => mounted.fmt(f),
             Self::User(_) => f.write_str("fusermount3"),
+            Self::Elsewhere => f.write_str("elsewhere"),
         }
     }
 }
@@ -70,11 +74,7 @@ impl Session {
         let config = config(options, true);
         let acl = config.acl;
         let session = fuser::Session::from_fd(file_system, device, acl, config);
-        let served = session.and_then(|session| {
-            let notifier = session.notifier();
-            serve(move || session.run()).map(|ended| (ended, notifier))
-        });
-        match served {
+        match session.and_then(serve) {
             Ok((ended, notifier)) => {
                 if let Held::Root(mounted) = &held {
                     mounted.raise_read_ahead();
@@ -87,6 +87,23 @@ impl Session {
                 Err(failure)
             }
         }
+    }
+
+    /// Serves a mount that somebody else made, on a descriptor whose INIT waits to be read.
+    pub(super) fn take_over(
+        file_system: impl Filesystem,
+        device: OwnedFd,
+        options: &MountOptions,
+    ) -> Result<Self, Failure> {
+        let mut config = config(options, true);
+        // Opening /dev/fuse again is not for whoever only received a descriptor.
+        config.clone_fd = false;
+        let acl = config.acl;
+        let session = fuser::Session::from_fd(file_system, device, acl, config);
+        let (ended, notifier) = session.and_then(serve).map_err(|error| {
+            Failure::passing(format!("the FUSE session did not start: {error}"))
+        })?;
+        Ok(Self { mount: Held::Elsewhere, ended, outcome: None, notifier })
     }
 
     /// As a user, fusermount3 (setuid root, from the package `fuse3`) does the mounting.
@@ -113,8 +130,7 @@ impl Session {
         let config = config(options, false);
         let mut session = fuser::Session::new(file_system, point, &config).map_err(refused)?;
         let held = Held::User(session.unmount_callable());
-        let notifier = session.notifier();
-        let ended = serve(move || session.run()).map_err(refused)?;
+        let (ended, notifier) = serve(session).map_err(refused)?;
         Ok(Self { mount: held, ended, outcome: None, notifier })
     }
 
@@ -157,6 +173,7 @@ impl Held {
             // asked while the session is alive.
             Self::User(_) if has_ended => Ok(Unmounted::NotOurs),
             Self::User(unmounter) => unmounter.unmount().map(|()| Unmounted::Clean),
+            Self::Elsewhere => Ok(Unmounted::Elsewhere),
         };
         match unmounted {
             Ok(unmounted) => unmounted,
@@ -168,16 +185,18 @@ impl Held {
     }
 }
 
-/// Runs the session's loop to its end on a thread of its own.
+/// Runs the session's loop to its end on a thread of its own; how it ended, and the way to tell
+/// the kernel something meanwhile.
 fn serve(
-    run: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    session: fuser::Session<impl Filesystem>,
+) -> io::Result<(oneshot::Receiver<io::Result<()>>, Notifier)> {
     let (sender, ended) = oneshot::channel();
+    let notifier = session.notifier();
     thread::Builder::new().name("fuse-session".to_owned()).spawn(move || {
         // Nobody is listening where the process ends first.
-        let _ = sender.send(run());
+        let _ = sender.send(session.run());
     })?;
-    Ok(ended)
+    Ok((ended, notifier))
 }
 
 fn config(options: &MountOptions, is_root: bool) -> Config {

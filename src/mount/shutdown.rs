@@ -65,7 +65,7 @@ pub(super) async fn end(
     let was_served = !session.has_ended();
     let unmounted = session.unmount();
     match unmounted {
-        Unmounted::Clean => {}
+        Unmounted::Clean | Unmounted::Elsewhere => {}
         Unmounted::NotOurs if !was_served => {}
         Unmounted::NotOurs => tracing::warn!(
             "something else is mounted above this mount; beneath it a dead mount stays"
@@ -78,7 +78,10 @@ pub(super) async fn end(
     if before == Drain::GivenUp {
         return report(before);
     }
-    let patience = if unmounted == Unmounted::NotOurs { Duration::ZERO } else { LAST_FILES };
+    let patience = match unmounted {
+        Unmounted::NotOurs | Unmounted::Elsewhere => Duration::ZERO,
+        Unmounted::Clean | Unmounted::Detached => LAST_FILES,
+    };
     tokio::select! {
         () = session.ended() => {}
         () = tokio::time::sleep(patience) => {}

@@ -13,7 +13,7 @@ use crate::pod::Pod;
 
 pub(crate) const BUCKET: &str = "photos";
 /// A shell that is process 1 ends at SIGTERM only if it says so.
-const IDLE: &str = "trap 'exit 0' TERM; echo up; while true; do sleep 0.1; done";
+pub(crate) const IDLE: &str = "trap 'exit 0' TERM; echo up; while true; do sleep 0.1; done";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Bench {
@@ -62,8 +62,40 @@ impl Bench {
         }})
     }
 
-    /// The container that serves the bucket.
-    fn sidecar(&self) -> Value {
+    /// A pod whose application runs this shell's line on a volume that the node mounts and a
+    /// container without any privilege serves.
+    pub(crate) fn unprivileged(&self, line: &str) -> Value {
+        json!({"kind": "Pod", "spec": {
+            "restartPolicy": "Never",
+            "initContainers": [
+                {"name": "s3", "image": "s3pod", "restartPolicy": "Always",
+                 "args": ["serve", "--volume", "v", BUCKET, "/handoff/s3pod.sock"],
+                 "env": self.env(),
+                 "securityContext": {"runAsUser": 65534, "capabilities": {"drop": ["ALL"]}},
+                 "resources": {"limits": {"memory": "256Mi"}},
+                 "startupProbe": {
+                    "exec": {"command": ["/s3pod", "health", "--served", "/handoff/s3pod.sock"]},
+                    "failureThreshold": 300},
+                 "volumeMounts": [
+                    {"name": "handoff", "mountPath": "/handoff"},
+                    {"name": "cache", "mountPath": "/cache"},
+                 ]},
+            ],
+            "containers": [
+                {"name": "app", "image": "busybox", "command": ["/bin/sh", "-c", line],
+                 "securityContext": {"runAsUser": 65534, "capabilities": {"drop": ["ALL"]}},
+                 "volumeMounts": [{"name": "data", "mountPath": "/data",
+                    "mountPropagation": "HostToContainer"}]},
+            ],
+            "volumes": [
+                {"name": "data", "csi": {"volumeAttributes": {"handoff": "handoff"}}},
+                {"name": "handoff", "emptyDir": {}},
+                {"name": "cache", "emptyDir": {}},
+            ],
+        }})
+    }
+
+    fn env(&self) -> Vec<Value> {
         let endpoint = self.server.s3_endpoint(BUCKET);
         let mut env: Vec<Value> = endpoint
             .environment()
@@ -72,9 +104,14 @@ impl Bench {
             .collect();
         env.push(json!({"name": "S3POD_ENDPOINT_URL", "value": endpoint.endpoint}));
         env.push(json!({"name": "S3POD_CACHE_DIR", "value": "/cache"}));
+        env
+    }
+
+    /// The container that serves the bucket.
+    fn sidecar(&self) -> Value {
         json!({"name": "s3", "image": "s3pod", "restartPolicy": "Always",
         "args": ["run", BUCKET, "/s3/data"],
-        "env": env,
+        "env": self.env(),
         "securityContext": {"privileged": true},
         "resources": {"limits": {"memory": "256Mi"}},
         "startupProbe": {

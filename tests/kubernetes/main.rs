@@ -12,5 +12,7 @@ mod crash;
 mod end;
 mod life;
 mod node;
+mod plugin;
 mod pod;
 mod spec;
+mod unprivileged;

@@ -99,7 +99,8 @@ impl Node {
     /// A root file system: busybox, and the libraries of our own programs, which are bound in.
     fn fill_root(&self) {
         let root = self.root();
-        for folder in ["bin", "dev", "etc", "proc", "sys", "tmp", "s3", "cache", "handoff"] {
+        for folder in ["bin", "dev", "etc", "proc", "sys", "tmp", "s3", "cache", "data", "handoff"]
+        {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
         fs::copy(BUSYBOX, root.join("bin/busybox")).unwrap();
@@ -173,9 +174,13 @@ impl Node {
         })
     }
 
-    /// Runs a command in a running container, charged to it.
-    pub(crate) fn exec(&self, id: &str, command: &[String]) -> Output {
-        crun().arg("exec").arg(id).args(command).stdin(Stdio::null()).output().expect("crun runs")
+    /// Runs a command in a running container, charged to it, as its user.
+    pub(crate) fn exec(&self, id: &str, what: &Container, command: &[String]) -> Output {
+        let uid = what.security_context.run_as_user.unwrap_or(0);
+        let user = format!("{uid}:{uid}");
+        let mut exec = crun();
+        exec.args(["exec", "--user", &user, id]).args(command).stdin(Stdio::null());
+        exec.output().expect("crun runs")
     }
 
     pub(crate) fn signal(&self, id: &str, signal: &str) {

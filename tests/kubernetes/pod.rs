@@ -21,6 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
 use crate::node::{Bind, Node};
+use crate::plugin::Published;
 use crate::spec::{self, Container, PodSpec, Probe, Volume};
 
 /// Of back-off and probe periods: 10 s become 100 ms.
@@ -40,6 +41,7 @@ pub(crate) struct Pod {
     folder: PathBuf,
     kept: Mutex<Vec<Arc<Kept>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    published: Vec<Published>,
     walker: Mutex<Option<JoinHandle<()>>>,
     is_over: Arc<AtomicBool>,
 }
@@ -91,18 +93,20 @@ impl Pod {
     /// Starts a pod; returns once its application containers are started.
     pub(crate) fn start(node: &Arc<Node>, name: &str, manifest: &Value) -> Self {
         let folder = node.pods().join(name);
-        let pod = Self {
+        let mut pod = Self {
             node: Arc::clone(node),
             spec: PodSpec::read(manifest),
             folder,
             kept: Mutex::default(),
             threads: Mutex::default(),
+            published: Vec::new(),
             walker: Mutex::default(),
             is_over: Arc::default(),
         };
         for volume in &pod.spec.volumes {
             pod.make(volume);
         }
+        pod.published = pod.publish(name);
         pod.walk();
         for container in &pod.spec.init_containers {
             pod.init(name, container);
@@ -131,6 +135,28 @@ impl Pod {
         fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
     }
 
+    /// What the node's plugin mounts for this pod.
+    fn publish(&self, name: &str) -> Vec<Published> {
+        let volumes = self.spec.volumes.iter();
+        let served = volumes.filter_map(|volume| Some((volume, volume.csi.as_ref()?)));
+        let publish = |(volume, csi): (&Volume, &spec::Csi)| {
+            let target = self.target(&volume.name);
+            fs::create_dir_all(&target).unwrap();
+            let handoff = self.volume(&csi.volume_attributes.handoff);
+            Published::new(&target, &handoff, &format!("{}-{name}-", std::process::id()))
+        };
+        served.map(publish).collect()
+    }
+
+    fn target(&self, volume: &str) -> PathBuf {
+        self.folder.join("volumes/kubernetes.io~csi").join(volume).join("mount")
+    }
+
+    /// The volume that the node mounted.
+    pub(crate) fn published(&self) -> &Published {
+        self.published.first().expect("a volume of the node's plugin")
+    }
+
     fn init(&self, name: &str, container: &Container) {
         let policy = if container.is_sidecar() { "Always" } else { "OnFailure" };
         let kept = self.launch(name, container, policy);
@@ -151,12 +177,13 @@ impl Pod {
             thread::sleep(POLL);
         }
         let name = &kept.container.name;
-        panic!("{name} did not start in {tries} probes:\n{}", self.log(name));
+        let last = self.node.exec(&kept.id, &kept.container, &probe.exec.command);
+        panic!("{name} did not start in {tries} probes: {last:?}\n{}", self.log(name));
     }
 
     fn probe(&self, kept: &Kept, probe: &Probe) -> bool {
         kept.state() == State::Running
-            && self.node.exec(&kept.id, &probe.exec.command).status.success()
+            && self.node.exec(&kept.id, &kept.container, &probe.exec.command).status.success()
     }
 
     fn launch(&self, pod: &str, container: &Container, policy: &str) -> Arc<Kept> {
@@ -180,12 +207,20 @@ impl Pod {
 
     fn binds(&self, container: &Container) -> Vec<Bind> {
         let bind = |mount: &spec::VolumeMount| Bind {
-            source: self.volume(&mount.name),
+            source: self.source(&mount.name),
             target: mount.mount_path.clone(),
             propagation: mount.mount_propagation.clone(),
             read_only: mount.read_only,
         };
         container.volume_mounts.iter().map(bind).collect()
+    }
+
+    fn source(&self, volume: &str) -> PathBuf {
+        let target = self.target(volume);
+        // Not a question to the file system: nobody may serve it yet.
+        let is_published =
+            self.spec.volumes.iter().any(|one| one.name == volume && one.csi.is_some());
+        if is_published { target } else { self.volume(volume) }
     }
 
     fn log_file(&self, container: &str) -> PathBuf {
@@ -209,7 +244,8 @@ impl Pod {
     /// Runs a command in a container.
     pub(crate) fn exec(&self, container: &str, command: &[&str]) -> std::process::Output {
         let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-        self.node.exec(&self.kept(container).id, &command)
+        let kept = self.kept(container);
+        self.node.exec(&kept.id, &kept.container, &command)
     }
 
     /// Runs a shell's line in a container, and gives its output; it must succeed.
@@ -297,6 +333,7 @@ impl Pod {
 
     /// One such try.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        self.published.iter().for_each(Published::unpublish);
         for volume in &self.spec.volumes {
             let is_memory = |empty_dir: &spec::EmptyDir| empty_dir.medium.is_some();
             if volume.empty_dir.as_ref().is_some_and(is_memory) {
@@ -332,6 +369,7 @@ impl Drop for Pod {
             kept.is_ending.store(true, Ordering::SeqCst);
             self.node.delete(&kept.id);
         }
+        self.published.iter().for_each(Published::unpublish);
         self.is_over.store(true, Ordering::SeqCst);
     }
 }
@@ -389,7 +427,7 @@ fn end(node: &Node, kept: &Kept, grace: Duration, deadline: Instant, before: &[A
         && !grace.is_zero()
         && is_running
     {
-        node.exec(&kept.id, &hook.exec.command);
+        node.exec(&kept.id, &kept.container, &hook.exec.command);
     }
     for other in before {
         other.ends_by(deadline);

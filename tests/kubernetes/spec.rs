@@ -115,6 +115,21 @@ pub(crate) struct Hook {
 pub(crate) struct Volume {
     pub(crate) name: String,
     pub(crate) empty_dir: Option<EmptyDir>,
+    pub(crate) csi: Option<Csi>,
+}
+
+/// A volume that the node mounts and a sidecar of the pod serves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Csi {
+    pub(crate) volume_attributes: Attributes,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attributes {
+    /// The emptyDir with the server's socket.
+    pub(crate) handoff: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

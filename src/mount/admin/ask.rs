@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::listen;
@@ -22,15 +23,27 @@ pub struct Answer {
     pub text: String,
 }
 
-/// Sends one request to the server of the mount on `device`.
+/// Where a mount's server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// By the device of the mount.
+    Mount(Device),
+    /// By a path ([`path_beside`](super::path_beside)).
+    Socket(PathBuf),
+}
+
+/// Sends one request to the server of a mount.
 ///
 /// # Errors
 /// `ConnectionRefused` where nobody serves that mount (any more); `TimedOut` or `WouldBlock`
 /// where its server does not answer within `patience`.
-pub fn ask(device: Device, method: &str, path: &str, patience: Duration) -> io::Result<Answer> {
+pub fn ask(place: &Place, method: &str, path: &str, patience: Duration) -> io::Result<Answer> {
     // Connecting to a full backlog would block, but the backlog (1 024 and more) is larger than
     // what any prober leaves behind.
-    let mut stream = UnixStream::connect_addr(&listen::address(device)?)?;
+    let mut stream = match place {
+        Place::Mount(device) => UnixStream::connect_addr(&listen::address(*device)?)?,
+        Place::Socket(path) => UnixStream::connect(path)?,
+    };
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: s3pod\r\nConnection: close\r\n\r\n")?;

@@ -5,7 +5,9 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net as unix_net;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +49,14 @@ pub(super) fn unix(device: Device) -> io::Result<UnixListener> {
     let listener = unix_net::UnixListener::bind_addr(&address(device)?)?;
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener)
+}
+
+/// A socket with a file, which an earlier server may have left.
+pub(super) fn unix_at(path: &Path) -> io::Result<UnixListener> {
+    if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
+        std::fs::remove_file(path)?;
+    }
+    UnixListener::bind(path)
 }
 
 pub(super) async fn serve_port(listener: TcpListener, state: Arc<State>) {

@@ -19,7 +19,7 @@ mod listen;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ use crate::store::{ListRequest, ObjectStore};
 use crate::tasks::Tasks;
 use crate::vfs::Vfs;
 
-pub use ask::{Answer, ask};
+pub use ask::{Answer, Place, ask};
 
 /// The store gets this long to answer a probe: a kubelet's probes wait 1 s by default, and who
 /// asks for the store sets more.
@@ -123,10 +123,26 @@ impl Admin {
         }
     }
 
+    /// Listens on a unix socket at `path`, where the mount cannot be seen.
+    pub(super) fn serve_path(&self, path: &Path) -> Result<(), Failure> {
+        let listener = listen::unix_at(path).map_err(|error| {
+            Failure::configuration(format!("{} cannot be listened at: {error}", path.display()))
+        })?;
+        self.tasks.spawn(listen::serve_unix(listener, Arc::clone(&self.state)));
+        Ok(())
+    }
+
     /// Says whether the mount is there to be used.
     pub(super) fn set_ready(&self, is_ready: bool) {
         self.state.is_ready.store(is_ready, Ordering::Relaxed);
     }
+}
+
+/// The admin socket of a server whose handoff socket is at `path`.
+pub fn path_beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".admin");
+    PathBuf::from(name)
 }
 
 /// Answers one request.

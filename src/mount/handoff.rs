@@ -1,0 +1,382 @@
+//! A mount that somebody else made: its descriptor comes over a unix socket.
+//!
+//! Owns the protocol, both ends of it. A server without privileges listens; whoever may mount
+//! connects, and sends one line of JSON with the descriptor of /dev/fuse beside it (SCM_RIGHTS,
+//! unix(7)); the server answers with one line, after the kernel's INIT. The connection then stays
+//! as the sign of life for both. Promises: only root and the server's own user are heard; what
+//! comes is bounded in size and time and is proven to be a FUSE descriptor; a descriptor that is
+//! not taken is closed. Must not know what is served, nor Kubernetes.
+//!
+//! | lease | means |
+//! |---|---|
+//! | 1 | a new connection, whose INIT waits to be read |
+//! | 2 and above | one that was served before; refused, as it cannot be adopted yet |
+//!
+//! Lines carry a version. Whoever receives a higher one refuses it and names its own, so that the
+//! sender can speak lower; fields that are not known are ignored.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use super::failure::Failure;
+use crate::fuse::Negotiated;
+
+/// What this program speaks.
+pub const VERSION: u32 = 1;
+
+/// The longest line; an offer has some 200 bytes.
+const LINE_MAX: usize = 4096;
+
+/// Each side gets this long for its line: both are on the same machine, and have it ready.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The kernel queues INIT within mount(2), so that it is there before the descriptor is.
+const INIT_PATIENCE: u16 = 1000;
+
+/// The device number of /dev/fuse: misc (10), 229 (the kernel's admin-guide/devices.txt).
+const FUSE_DEVICE: (u64, u64) = (10, 229);
+
+/// What the mounting side offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The version of this line.
+    pub version: u32,
+    /// Which volume it is; servers that serve one refuse another.
+    pub volume: String,
+    /// How often this connection was handed over, this time included.
+    pub lease: u64,
+}
+
+/// What the server says to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The version of this line.
+    pub version: u32,
+    /// Why it does not serve; absent where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What it answered to INIT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
+}
+
+/// An answer to INIT, as far as a later server has to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    /// The kernel's version of the protocol.
+    pub major: u32,
+    /// Its second half.
+    pub minor: u32,
+    /// The capabilities asked for.
+    pub flags: u64,
+    /// The largest WRITE.
+    pub max_write: u32,
+    /// Asynchronous requests in flight.
+    pub max_background: u16,
+}
+
+impl From<Negotiated> for Init {
+    fn from(negotiated: Negotiated) -> Self {
+        let Negotiated { abi: (major, minor), flags, max_write, max_background } = negotiated;
+        Self { major, minor, flags, max_write, max_background }
+    }
+}
+
+/// Offers a mount's descriptor, and waits for the answer: the mounting side's half.
+///
+/// # Errors
+/// Where the other side breaks off, is too slow, or does not speak this protocol. A refusal is an
+/// answer.
+pub fn offer(stream: &UnixStream, offer: &Offer, device: impl AsFd) -> io::Result<Reply> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(offer)?;
+    line.push(b'\n');
+    let descriptors = [device.as_fd().as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let data = [IoSlice::new(&line)];
+    let none: Option<&UnixAddr> = None;
+    let sent = sendmsg(stream.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, none)?;
+    let mut writer = stream;
+    // A line of that size goes at once, but a stream need not take it so.
+    writer.write_all(&line[sent..])?;
+    let mut answer = Vec::new();
+    read_line(stream, &mut answer)?;
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// A descriptor on offer.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub(super) offer: Offer,
+    pub(super) device: OwnedFd,
+    /// Open as long as the mount is served.
+    pub(super) line: Line,
+}
+
+/// The connection to the mounting side.
+#[derive(Debug)]
+pub(super) struct Line(UnixStream);
+
+impl Line {
+    /// Says that the mount is served.
+    pub(super) fn accept(&mut self, init: Option<Init>) -> io::Result<()> {
+        self.say(&Reply { version: VERSION, refused: None, init })
+    }
+
+    /// Says why it is not.
+    pub(super) fn refuse(mut self, why: &str) {
+        tracing::warn!(why, "a mount on offer was refused");
+        // A sender that has gone needs no answer.
+        let _ = self.say(&Reply { version: VERSION, refused: Some(why.to_owned()), init: None });
+    }
+
+    fn say(&mut self, reply: &Reply) -> io::Result<()> {
+        let mut line = serde_json::to_vec(reply)?;
+        line.push(b'\n');
+        self.0.write_all(&line)
+    }
+}
+
+/// The socket that offers come to. Its file goes when it is dropped.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    volume: Option<String>,
+}
+
+impl Listener {
+    /// Listens at `path`; `volume` is the only one taken, where it is given.
+    pub(super) fn bind(path: &Path, volume: Option<String>) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            Failure::configuration(format!(
+                "{} cannot be listened at: {error}; in a pod, mount there an emptyDir that no \
+                 other container mounts",
+                path.display()
+            ))
+        };
+        // What an earlier server left; anything but a socket stays, and fails the bind.
+        if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        let socket = UnixListener::bind(path).map_err(failed)?;
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, owner_only).map_err(failed)?;
+        Ok(Self { socket, path: path.to_owned(), volume })
+    }
+
+    /// Waits for an offer that can be taken; others are refused. Blocks.
+    pub(super) fn next(&self) -> io::Result<Handed> {
+        loop {
+            let (stream, _) = self.socket.accept()?;
+            match self.receive(stream) {
+                Ok(Some(handed)) => return Ok(handed),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "an offer of a mount broke off"),
+            }
+        }
+    }
+
+    /// Refuses everything that comes, for as long as something is served already. Blocks.
+    pub(super) fn refuse_all(&self) {
+        while let Ok((stream, _)) = self.socket.accept() {
+            if let Ok(true) = may_speak(&stream) {
+                Line(stream).refuse("cannot adopt: this server serves a mount already");
+            }
+        }
+    }
+
+    fn receive(&self, stream: UnixStream) -> io::Result<Option<Handed>> {
+        if !may_speak(&stream)? {
+            return Ok(None);
+        }
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let (line, device) = receive_line(&stream)?;
+        let stream = Line(stream);
+        let parsed: Result<Offer, _> = serde_json::from_slice(&line);
+        let why = match (&parsed, &device) {
+            (Err(error), _) => Some(format!("not an offer: {error}")),
+            (Ok(offer), _) if offer.version > VERSION => {
+                Some(format!("version {} is not spoken here, {VERSION} is", offer.version))
+            }
+            (Ok(offer), _) if self.volume.as_ref().is_some_and(|own| *own != offer.volume) => {
+                Some(format!("the volume {} is not served here", offer.volume))
+            }
+            (Ok(offer), _) if offer.lease != 1 => {
+                Some("cannot adopt: this connection was served before".to_owned())
+            }
+            (Ok(_), None) => Some("there is no descriptor with it".to_owned()),
+            (Ok(_), Some(device)) if !is_fuse(device) => {
+                Some("the descriptor is not one of /dev/fuse".to_owned())
+            }
+            (Ok(_), Some(device)) if !has_init(device) => {
+                Some("cannot adopt: no INIT waits on the descriptor".to_owned())
+            }
+            _ => None,
+        };
+        match (why, parsed, device) {
+            (None, Ok(offer), Some(device)) => Ok(Some(Handed { offer, device, line: stream })),
+            (why, _, _) => {
+                stream.refuse(&why.unwrap_or_default());
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // The folder goes with the pod in any case.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Root, who mounts, and this very user. Anybody else is turned away unheard.
+fn may_speak(stream: &UnixStream) -> io::Result<bool> {
+    let peer = getsockopt(stream, PeerCredentials)?;
+    let may = peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw();
+    if !may {
+        tracing::warn!(uid = peer.uid(), "a stranger at the handoff socket was turned away");
+    }
+    Ok(may)
+}
+
+/// The first line, and the descriptor that came with it. More than one are all closed.
+fn receive_line(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 2]);
+    let mut buffer = [0_u8; LINE_MAX];
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = control {
+            descriptors.extend(received.into_iter().map(own));
+        }
+    }
+    let count = message.bytes;
+    let mut line = buffer[..count].to_vec();
+    read_line(stream, &mut line)?;
+    let device = if descriptors.len() == 1 { descriptors.pop() } else { None };
+    Ok((line, device))
+}
+
+/// A descriptor that the kernel has just put into this process.
+fn own(received: RawFd) -> OwnedFd {
+    // SAFETY: recvmsg(2) made this descriptor for this process, and nobody else knows its number.
+    #[expect(unsafe_code, reason = "a received descriptor has no safe owner yet")]
+    unsafe {
+        OwnedFd::from_raw_fd(received)
+    }
+}
+
+/// Reads on until the line ends.
+fn read_line(mut stream: &UnixStream, line: &mut Vec<u8>) -> io::Result<()> {
+    let mut next = [0_u8; 512];
+    while line.last() != Some(&b'\n') {
+        if line.len() >= LINE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
+        }
+        match stream.read(&mut next)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => line.extend_from_slice(&next[..count]),
+        }
+    }
+    Ok(())
+}
+
+fn is_fuse(device: &OwnedFd) -> bool {
+    nix::sys::stat::fstat(device).is_ok_and(|found| {
+        let number = (libc::major(found.st_rdev).into(), libc::minor(found.st_rdev).into());
+        found.st_mode & libc::S_IFMT == libc::S_IFCHR && number == FUSE_DEVICE
+    })
+}
+
+fn has_init(device: &OwnedFd) -> bool {
+    let mut asked = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    let readable = poll(&mut asked, PollTimeout::from(INIT_PATIENCE));
+    let [asked] = asked;
+    readable == Ok(1) && asked.revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn first() -> Offer {
+        Offer { version: VERSION, volume: "v".to_owned(), lease: 1 }
+    }
+
+    /// What a server of the volume `v` says to each; it takes none of them.
+    fn refusals(offers: Vec<(Offer, File)>) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = Listener::bind(&path, Some("v".to_owned())).unwrap();
+        std::thread::spawn(move || listener.next());
+        let said = offers.into_iter().map(|(what, device)| {
+            let stream = UnixStream::connect(&path).unwrap();
+            offer(&stream, &what, &device).unwrap().refused.unwrap()
+        });
+        said.collect()
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_the_reason() {
+        let null = || File::open("/dev/null").unwrap();
+        let said = refusals(vec![
+            (Offer { lease: 2, ..first() }, null()),
+            (Offer { version: 2, ..first() }, null()),
+            (Offer { volume: "w".to_owned(), ..first() }, null()),
+            (first(), null()),
+        ]);
+        for (said, words) in said.iter().zip(["cannot adopt", "1 is", "volume w", "/dev/fuse"]) {
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_descriptor_or_without_sense_harms_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = Listener::bind(&path, None).unwrap();
+        std::thread::spawn(move || listener.next());
+        let long = "x".repeat(2 * LINE_MAX);
+        for text in ["nonsense\n", "{}\n", "", long.as_str()] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            // The other side may have hung up on a line that is too long.
+            let _ = stream.write_all(text.as_bytes());
+            drop(stream);
+        }
+        let stream = UnixStream::connect(&path).unwrap();
+        let mut line = serde_json::to_vec(&first()).unwrap();
+        line.push(b'\n');
+        (&stream).write_all(&line).unwrap();
+        let mut answer = Vec::new();
+        read_line(&stream, &mut answer).unwrap();
+        let reply: Reply = serde_json::from_slice(&answer).unwrap();
+        assert!(reply.refused.unwrap().contains("no descriptor"));
+    }
+
+    #[test]
+    fn fields_of_a_later_version_are_ignored() {
+        let text = r#"{"version":1,"volume":"v","lease":1,"colour":"red"}"#;
+        assert_eq!(serde_json::from_str::<Offer>(text).unwrap(), first());
+        let reply: Reply = serde_json::from_str(r#"{"version":1,"colour":"red"}"#).unwrap();
+        assert_eq!(reply.refused, None);
+    }
+}
