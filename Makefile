@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR
 VENV := .venv
 REQUIREMENTS := tests/testkit/requirements.txt
 
-.PHONY: help demo test lint docs soak tools setup deny clean
+.PHONY: help demo test lint docs soak image tools setup deny clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,10 @@ docs: ## write the generated pages anew
 
 soak: setup ## the long forms of the suites; the result goes into tests/soak.txt
 	.ci/soak
+
+image: ## the container image, by the Docker engine (IMAGE=name)
+	@.ci/setup compiler
+	@.ci/image
 
 tools:
 	@.ci/setup compiler python programs suites

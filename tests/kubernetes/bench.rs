@@ -95,7 +95,8 @@ impl Bench {
         }})
     }
 
-    fn env(&self) -> Vec<Value> {
+    /// What the server is told by its environment.
+    pub(crate) fn env(&self) -> Vec<Value> {
         let endpoint = self.server.s3_endpoint(BUCKET);
         let mut env: Vec<Value> = endpoint
             .environment()

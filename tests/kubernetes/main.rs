@@ -11,6 +11,7 @@ mod bench;
 mod crash;
 mod end;
 mod life;
+mod manifests;
 mod node;
 mod plugin;
 mod pod;
