@@ -1,67 +1,186 @@
 //! Blocks on their way: one flight per block, whoever asks.
 //!
-//! Owns the map of blocks that a GET is bringing and those who wait for them, and the GET itself
-//! ([`fly`]). A flight that fails, or that is dropped, tells everyone who waits and leaves no
-//! trace, so that the next reader asks anew. Must not know who reads.
+//! Owns the map of blocks that a GET is bringing and those who wait for them. Who waits is woken
+//! as soon as the bytes are there that he wants, although the block is not whole. A flight that
+//! fails tells everyone who waits; one that is given up makes them ask anew. Must not know how a
+//! GET is made, nor who reads.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
 
+use super::BlockKey;
 use super::memory::{Block, Memory};
-use super::pool::{Buffer, Pool, Promise};
-use super::{BLOCK_SIZE, BlockKey};
-use crate::budget::{Budget, Grant};
-use crate::store::{Error, ErrorKind, GetPin, GetRequest, ObjectStore, Operation, Result, Version};
+use crate::store::{Error, Result};
 use crate::units::ByteRange;
 
-type Outcome = Option<Result<Arc<Block>>>;
-type Waiting = HashMap<BlockKey, watch::Receiver<Outcome>>;
+/// What there is of a block on its way.
+#[derive(Debug, Default)]
+struct Arrived {
+    /// Its first bytes, where somebody wanted no more.
+    prefix: Bytes,
+    outcome: Option<Result<Arc<Block>>>,
+}
+
+/// One GET, as those see it who wait for some of its blocks.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    /// Up to where somebody waits.
+    demanded: AtomicU64,
+    changed: Notify,
+}
+
+impl Call {
+    fn demand(&self, end: u64) {
+        if self.demanded.fetch_max(end, Ordering::AcqRel) < end {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Up to where somebody waits; 0 where nobody does.
+    pub(super) fn demanded(&self) -> u64 {
+        self.demanded.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody waits for more than before. Only one may ask.
+    pub(super) async fn is_demanded(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// A block on its way.
+#[derive(Clone, Debug)]
+struct Coming {
+    arrived: watch::Receiver<Arrived>,
+    /// The least offset in the block up to which somebody wants it; `u64::MAX` for the whole.
+    wanted: Arc<AtomicU64>,
+    call: Arc<Call>,
+}
+
+type Waiting = HashMap<BlockKey, Coming>;
 
 /// The blocks on their way.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Arc<Mutex<Waiting>>);
 
 /// A block that is there or will be.
-pub(super) enum Pending {
-    Here(Arc<Block>),
-    Coming(watch::Receiver<Outcome>),
+#[derive(Debug)]
+pub(super) struct Pending {
+    key: BlockKey,
+    found: Found,
 }
 
-impl Pending {
-    pub(super) async fn wait(self) -> Result<Arc<Block>> {
-        let mut coming = match self {
-            Self::Here(block) => return Ok(block),
-            Self::Coming(coming) => coming,
-        };
-        let outcome = coming.wait_for(Option::is_some).await.ok().and_then(|seen| seen.clone());
-        outcome.unwrap_or_else(|| {
-            // The flight was cancelled with the cache: the mount is ending.
-            Err(Error::new(Operation::Get, ErrorKind::Connection("the mount is ending".into())))
-        })
+#[derive(Debug)]
+enum Found {
+    Here(Arc<Block>),
+    Coming(Coming),
+}
+
+/// Bytes of a block, whole or its beginning.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Whole(Arc<Block>),
+    Prefix(u64, Bytes),
+}
+
+impl Piece {
+    /// The bytes that lie in `range` of the object.
+    pub(super) fn slice(&self, range: ByteRange) -> Bytes {
+        match self {
+            Self::Whole(block) => block.slice(range),
+            Self::Prefix(start, bytes) => Block::new(*start, bytes.clone(), None).slice(range),
+        }
     }
 }
 
-/// The duty to bring one block: [`Landing::land`] fulfils it, dropping it reports a failure.
+impl Pending {
+    /// Where the block's bytes are in the object.
+    pub(super) fn range(&self) -> ByteRange {
+        self.key.range()
+    }
+
+    /// Says that somebody waits for the block now.
+    pub(super) fn demand(&self) {
+        if let Found::Coming(coming) = &self.found {
+            coming.call.demand(self.key.range().end);
+        }
+    }
+
+    /// The block's bytes up to the end of `range`; none where the flight was given up.
+    pub(super) async fn wait(self, range: ByteRange) -> Option<Result<Piece>> {
+        let Coming { mut arrived, wanted, .. } = match self.found {
+            Found::Here(block) => return Some(Ok(Piece::Whole(block))),
+            Found::Coming(coming) => coming,
+        };
+        let own = self.key.range();
+        let end = own.intersect(range).end - own.start;
+        loop {
+            if end < own.len() {
+                wanted.fetch_min(end, Ordering::AcqRel);
+            }
+            {
+                let seen = arrived.borrow_and_update();
+                if let Some(outcome) = &seen.outcome {
+                    return Some(outcome.clone().map(Piece::Whole));
+                }
+                if seen.prefix.len() as u64 >= end {
+                    return Some(Ok(Piece::Prefix(own.start, seen.prefix.clone())));
+                }
+            }
+            if arrived.changed().await.is_err() {
+                let outcome = arrived.borrow().outcome.clone();
+                return outcome.map(|outcome| outcome.map(Piece::Whole));
+            }
+        }
+    }
+}
+
+/// The duty to bring one block: [`Landing::land`] fulfils it, dropping it gives it up.
+#[derive(Debug)]
 pub(super) struct Landing {
     key: BlockKey,
-    outcome: watch::Sender<Outcome>,
+    arrived: watch::Sender<Arrived>,
+    wanted: Arc<AtomicU64>,
     flights: Arc<Mutex<Waiting>>,
     memory: Arc<Memory>,
 }
 
 impl Landing {
-    fn land(self, block: Block) {
-        let block = Arc::new(block);
-        self.memory.insert(self.key.clone(), Arc::clone(&block));
-        self.outcome.send_replace(Some(Ok(block)));
+    /// Which block.
+    pub(super) const fn key(&self) -> &BlockKey {
+        &self.key
     }
 
-    fn fail(self, error: &Error) {
-        self.outcome.send_replace(Some(Err(error.clone())));
+    /// Where the block's bytes are in the object.
+    pub(super) fn range(&self) -> ByteRange {
+        self.key.range()
+    }
+
+    /// `filled` is the block's beginning: it is shown to those who want no more.
+    pub(super) fn progress(&self, filled: &[u8]) {
+        if self.wanted.load(Ordering::Acquire) == u64::MAX {
+            return;
+        }
+        let wanted = self.wanted.swap(u64::MAX, Ordering::AcqRel);
+        if wanted <= filled.len() as u64 {
+            let prefix = Bytes::copy_from_slice(filled);
+            self.arrived.send_modify(|arrived| arrived.prefix = prefix);
+        } else {
+            self.wanted.fetch_min(wanted, Ordering::AcqRel);
+        }
+    }
+
+    pub(super) fn land(self, block: Block) {
+        let block = Arc::new(block);
+        self.memory.insert(self.key.clone(), Arc::clone(&block));
+        self.arrived.send_modify(|arrived| arrived.outcome = Some(Ok(block)));
+    }
+
+    pub(super) fn fail(self, error: &Error) {
+        self.arrived.send_modify(|arrived| arrived.outcome = Some(Err(error.clone())));
     }
 }
 
@@ -76,134 +195,32 @@ impl Flights {
         self.lock().contains_key(key)
     }
 
-    /// The block from memory or from a flight under way; else a new duty to bring it.
+    /// The block from memory or from a flight under way; else a new duty to bring it with `call`.
     pub(super) fn join_or_begin(
         &self,
-        key: &BlockKey,
+        key: BlockKey,
         memory: &Arc<Memory>,
+        call: &Arc<Call>,
     ) -> (Pending, Option<Landing>) {
         let mut waiting = self.lock();
-        if let Some(coming) = waiting.get(key) {
-            return (Pending::Coming(coming.clone()), None);
+        if let Some(coming) = waiting.get(&key) {
+            let found = Found::Coming(coming.clone());
+            return (Pending { key, found }, None);
         }
         // Under the lock, since a landing block enters memory before it leaves the map.
-        if let Some(block) = memory.get(key) {
-            return (Pending::Here(block), None);
+        if let Some(block) = memory.get(&key) {
+            return (Pending { key, found: Found::Here(block) }, None);
         }
-        let (outcome, coming) = watch::channel(None);
+        let (sender, arrived) = watch::channel(Arrived::default());
+        let wanted = Arc::new(AtomicU64::new(u64::MAX));
+        let coming = Coming { arrived, wanted: Arc::clone(&wanted), call: Arc::clone(call) };
         waiting.insert(key.clone(), coming.clone());
         let (flights, memory) = (Arc::clone(&self.0), Arc::clone(memory));
-        let landing = Landing { key: key.clone(), outcome, flights, memory };
-        (Pending::Coming(coming), Some(landing))
+        let landing = Landing { key: key.clone(), arrived: sender, wanted, flights, memory };
+        (Pending { key, found: Found::Coming(coming) }, Some(landing))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Fetches a run of adjacent blocks with one GET and lands each as soon as it is full.
-pub(super) async fn fly(
-    store: Arc<dyn ObjectStore>,
-    budget: Arc<Budget>,
-    pool: Arc<Pool>,
-    version: Arc<Version>,
-    run: Vec<Landing>,
-) {
-    let Some(range) = span(&run) else { return };
-    // Before the grant: what is evicted for it is what these blocks will lie in.
-    let promise = pool.promise(run.len());
-    let grant = budget.take(range.len()).await;
-    let mut run = run.into_iter();
-    if let Err(error) = land_all(&*store, &version, range, (grant, promise), &mut run).await {
-        run.for_each(|landing| landing.fail(&error));
-    }
-}
-
-fn span(run: &[Landing]) -> Option<ByteRange> {
-    let (first, last) = (run.first()?, run.last()?);
-    Some(ByteRange::new(first.key.range().start, last.key.range().end))
-}
-
-async fn land_all(
-    store: &dyn ObjectStore,
-    version: &Version,
-    range: ByteRange,
-    (mut grant, mut promise): (Grant, Promise),
-    run: &mut std::vec::IntoIter<Landing>,
-) -> Result<()> {
-    let pin = GetPin::Version(version.clone());
-    let mut body = store.get(&GetRequest { pin, range: Some(range) }).await?.body;
-    let mut spare = Bytes::new();
-    while let Some(wanted) = run.as_slice().first().map(|landing| landing.key.range()) {
-        let bytes = fill(&mut body, &mut spare, wanted, &mut promise).await?;
-        let landed = Block::new(wanted.start, bytes, grant.split(wanted.len()));
-        if let Some(landing) = run.next() {
-            landing.land(landed);
-        }
-    }
-    Ok(())
-}
-
-/// Gathers exactly one block from the body's frames; what is left of the last frame stays spare.
-/// The copy is wanted: a slice of a frame would keep the whole frame in memory, uncounted.
-async fn fill(
-    body: &mut (impl StreamExt<Item = Result<Bytes>> + Unpin),
-    spare: &mut Bytes,
-    wanted: ByteRange,
-    promise: &mut Promise,
-) -> Result<Bytes> {
-    let size = usize::try_from(wanted.len()).unwrap_or(usize::MAX);
-    let mut bytes = Gathered::new(wanted, promise);
-    while bytes.len() < size {
-        if spare.is_empty() {
-            *spare = match body.next().await {
-                Some(frame) => frame?,
-                None => {
-                    let said = format!("the body ended {} bytes early", size - bytes.len());
-                    return Err(Error::new(Operation::Get, ErrorKind::Damaged(said)));
-                }
-            };
-        }
-        bytes.append(&spare.split_to(spare.len().min(size - bytes.len())));
-    }
-    Ok(bytes.freeze())
-}
-
-/// A block while it is gathered. The short block at an object's end, and with it every small
-/// object, takes only what it needs.
-enum Gathered {
-    Whole(Buffer),
-    Short(BytesMut),
-}
-
-impl Gathered {
-    fn new(wanted: ByteRange, promise: &mut Promise) -> Self {
-        if wanted.len() == BLOCK_SIZE {
-            Self::Whole(promise.buffer())
-        } else {
-            Self::Short(BytesMut::with_capacity(usize::try_from(wanted.len()).unwrap_or(0)))
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Whole(buffer) => buffer.len(),
-            Self::Short(bytes) => bytes.len(),
-        }
-    }
-
-    fn append(&mut self, part: &[u8]) {
-        match self {
-            Self::Whole(buffer) => buffer.append(part),
-            Self::Short(bytes) => bytes.extend_from_slice(part),
-        }
-    }
-
-    fn freeze(self) -> Bytes {
-        match self {
-            Self::Whole(buffer) => buffer.freeze(),
-            Self::Short(bytes) => bytes.freeze(),
-        }
     }
 }

@@ -1,10 +1,13 @@
-//! Blocks in memory, least recently used first out.
+//! Blocks in memory: which there are, and in which order they go.
 //!
 //! Owns the resident blocks. How many fit is the budget's business: a block brings the grant it
-//! was fetched under, and eviction gives it back as soon as no reader holds the block. Must not
-//! know where blocks come from.
+//! was fetched under, and eviction gives it back as soon as no reader holds the block. The order
+//! is that of last use, except that a block which its reader has passed goes first: the kernel
+//! has those pages, and a long read would push everything else out. Must not know where blocks
+//! come from.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -14,22 +17,33 @@ use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::units::ByteRange;
 
+/// Blocks looked at for one that nobody waits for, from the end that goes first.
+const LOOKED_AT_MAX: usize = 256;
+
 /// One block's bytes and the memory they are counted under.
 #[derive(Debug)]
 pub struct Block {
     start: u64,
     bytes: Bytes,
+    /// Fetched ahead of a reader who has not come by yet.
+    is_awaited: AtomicBool,
     _grant: Option<Grant>,
 }
 
 impl Block {
     /// A block whose first byte is at `start` of its object.
     pub const fn new(start: u64, bytes: Bytes, grant: Option<Grant>) -> Self {
-        Self { start, bytes, _grant: grant }
+        Self { start, bytes, is_awaited: AtomicBool::new(false), _grant: grant }
+    }
+
+    /// Marks a block that was fetched before anybody asked for it.
+    pub(super) fn awaited(self) -> Self {
+        Self { is_awaited: AtomicBool::new(true), ..self }
     }
 
     /// The bytes of the block that lie in `range` of the object.
     pub fn slice(&self, range: ByteRange) -> Bytes {
+        self.is_awaited.store(false, Ordering::Relaxed);
         let own = ByteRange::at(self.start, self.bytes.len() as u64);
         let wanted = own.intersect(range);
         let index = |at: u64| usize::try_from(at - self.start).unwrap_or(usize::MAX);
@@ -68,6 +82,19 @@ impl Memory {
         self.lock().put(key, block);
     }
 
+    /// Lets a block go: its bytes are not the object's.
+    pub(super) fn remove(&self, key: &BlockKey) {
+        self.lock().pop(key);
+    }
+
+    /// The reader for whom these blocks were fetched needs them no more: they go before all others.
+    pub(super) fn passed(&self, keys: impl Iterator<Item = BlockKey>) {
+        let mut blocks = self.lock();
+        for key in keys {
+            blocks.demote(&key);
+        }
+    }
+
     /// Lets go of at least `bytes`, or of everything.
     pub(super) fn evict(&self, bytes: u64) {
         let mut blocks = self.lock();
@@ -78,7 +105,19 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<BlockKey, Arc<Block>>> {
+    /// Lets go of `bytes` that no reader is about to need, as far as there are such.
+    pub(super) fn evict_idle(&self, bytes: u64) {
+        let mut blocks = self.lock();
+        let wanted = usize::try_from(bytes.div_ceil(BLOCK_SIZE)).unwrap_or(usize::MAX);
+        let looked_at = blocks.iter().rev().take(LOOKED_AT_MAX);
+        let idle = looked_at.filter(|(_, block)| !block.is_awaited.load(Ordering::Relaxed));
+        let idle: Vec<BlockKey> = idle.take(wanted).map(|(key, _)| key.clone()).collect();
+        for key in idle {
+            blocks.pop(&key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<BlockKey, Arc<Block>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

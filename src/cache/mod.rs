@@ -2,17 +2,23 @@
 //!
 //! Owns where the bytes of a version are found: in memory, on their way, or in the store. A block
 //! is 128 KiB of one version, so nothing here is ever invalidated: another version is another
-//! key. Promises: one flight per block; a reader wakes when its blocks are there, not when the
-//! whole GET is over; every byte held is taken from the budget. Must not know handles, patterns
-//! or inodes.
+//! key. Promises: one flight per block; a reader wakes when his bytes are there, not when the
+//! whole GET is over; every byte held is taken from the budget, and what nobody waits for takes
+//! only what is free. Must not know handles, patterns or inodes.
 
+mod demand;
+mod fetch;
 mod flight;
 mod memory;
 mod pool;
+mod rate;
+mod share;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
 
 use crate::budget::Budget;
 use crate::clock::Clock;
@@ -20,10 +26,12 @@ use crate::store::{ObjectStore, Result, Version};
 use crate::tasks::Tasks;
 use crate::units::{ByteRange, KIB, MIB};
 
-use flight::Flights;
+use fetch::{Fetcher, Terms};
+use flight::{Call, Flights, Landing};
 use memory::Memory;
-use pool::Pool;
+use share::Shares;
 
+pub use demand::Demand;
 pub use memory::Block;
 
 /// Bytes of a block: the kernel's default read-ahead, so that a small random read fetches little
@@ -32,6 +40,13 @@ pub const BLOCK_SIZE: u64 = 128 * KIB;
 
 /// The longest run of blocks that one GET fetches.
 pub const RUN_SIZE_MAX: u64 = 8 * MIB;
+
+/// Up to this size an object is fetched whole by whoever reads its beginning: one GET, whose bytes
+/// are compared with the store's checksum before anybody has them.
+pub const SMALL_OBJECT: u64 = fetch::VERIFIED_MAX;
+
+/// GETs under way at once, where nobody says.
+const REQUESTS: usize = 64;
 
 /// A block of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,17 +71,28 @@ pub struct Cache(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    store: Arc<dyn ObjectStore>,
-    budget: Arc<Budget>,
-    memory: Arc<Memory>,
+    fetcher: Arc<Fetcher>,
     flights: Flights,
-    pool: Arc<Pool>,
+    shares: Mutex<Shares>,
+    streams: AtomicU64,
+    /// Half of the budget, in KiB: what is being read may hold that much and wait for more.
+    reading: Arc<Semaphore>,
+    clock: Clock,
     tasks: Tasks,
 }
 
 impl Cache {
     /// An empty cache that lives within `budget`.
     pub fn new(store: Arc<dyn ObjectStore>, budget: Arc<Budget>) -> Self {
+        Self::with_requests(store, budget, REQUESTS)
+    }
+
+    /// The same over a store that serves so many requests at once.
+    pub fn with_requests(
+        store: Arc<dyn ObjectStore>,
+        budget: Arc<Budget>,
+        requests: usize,
+    ) -> Self {
         let memory = Arc::new(Memory::default());
         let reclaimed = Arc::downgrade(&memory);
         budget.set_reclaimer(move |bytes| {
@@ -74,9 +100,19 @@ impl Cache {
                 memory.evict(bytes);
             }
         });
-        let (flights, tasks) = (Flights::default(), Tasks::new());
-        let pool = Pool::new(BLOCK_SIZE as usize);
-        Self(Arc::new(Inner { store, budget, memory, flights, pool, tasks }))
+        // The rest is for reads under way, and for writers.
+        let shares = Mutex::new(Shares::new(budget.limit() / 4 * 3));
+        let reading = usize::try_from(budget.limit() / KIB / 2).unwrap_or(Semaphore::MAX_PERMITS);
+        let reading = Arc::new(Semaphore::new(reading.min(Semaphore::MAX_PERMITS)));
+        Self(Arc::new(Inner {
+            fetcher: Arc::new(Fetcher::new(store, budget, memory, requests)),
+            flights: Flights::default(),
+            shares,
+            streams: AtomicU64::new(0),
+            reading,
+            clock: Clock::system(),
+            tasks: Tasks::new(),
+        }))
     }
 
     /// The bytes of `range` of `version`, cut to its size.
@@ -84,45 +120,87 @@ impl Cache {
     /// # Errors
     /// What the store said of the GET that was to bring one of the blocks.
     pub async fn get_or_fetch(&self, version: &Arc<Version>, range: ByteRange) -> Result<Bytes> {
-        let range = range.intersect(ByteRange::new(0, version.size));
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        let mut pending = self.request(version, range);
-        if pending.len() == 1
-            && let Some(first) = pending.pop()
-        {
-            return Ok(first.wait().await?.slice(range));
-        }
-        let mut blocks = Vec::with_capacity(pending.len());
-        for block in pending {
-            blocks.push(block.wait().await?);
-        }
-        // Only now, since it is counted nowhere: the kernel has up to 64 reads of 1 MiB waiting.
-        let mut joined = BytesMut::with_capacity(usize::try_from(range.len()).unwrap_or(0));
-        for block in blocks {
-            joined.extend_from_slice(&block.slice(range));
-        }
-        Ok(joined.freeze())
+        self.demand(version, range, range).await.bytes().await
     }
 
     /// What of `range` is in memory, in order; nothing is fetched.
     pub fn at_hand(&self, version: &Arc<Version>, range: ByteRange) -> Vec<(u64, Bytes)> {
         let range = range.intersect(ByteRange::new(0, version.size));
         let found = blocks_of(version, range).filter_map(|key| {
-            let block = self.0.memory.get(&key)?;
+            let block = self.memory().get(&key)?;
             Some((key.range().intersect(range).start, block.slice(range)))
         });
         found.collect()
     }
 
-    /// Begins to fetch what is missing of `range`, and does not wait.
-    pub fn prefetch(&self, version: &Arc<Version>, range: ByteRange) {
+    /// Begins to fetch what is missing of `range`, and does not wait. False where there is no
+    /// memory for it that nobody needs.
+    pub fn prefetch(&self, version: &Arc<Version>, range: ByteRange) -> bool {
         let range = range.intersect(ByteRange::new(0, version.size));
         // What would not be kept is not worth fetching ahead.
-        if !range.is_empty() && version.is_certain(Clock::system().wall()) {
-            drop(self.request(version, range));
+        if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
+            return true;
         }
+        let mut fits = true;
+        self.find(version, range, |run, call| {
+            let bytes = run.iter().map(|landing| landing.range().len()).sum();
+            match self.0.fetcher.spare(bytes) {
+                Some(grant) if fits => self.launch(version, run, call, Terms::Ahead(grant)),
+                _ => fits = false,
+            }
+        });
+        fits
+    }
+
+    /// Keeps one GET open that brings what is missing of `range`, as far as `until` says. None
+    /// where no request is free for it; else how far it reaches.
+    pub fn drain(
+        &self,
+        version: &Arc<Version>,
+        range: ByteRange,
+        until: &watch::Receiver<u64>,
+    ) -> Option<u64> {
+        let range = range.intersect(ByteRange::new(0, version.size));
+        if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
+            return None;
+        }
+        let mut slot = Some(self.0.fetcher.drain_slot()?);
+        let mut end = range.end;
+        self.find(version, range, |run, call| match slot.take() {
+            Some(slot) => {
+                let until = until.clone();
+                self.launch(version, run, call, Terms::Drain { until, slot });
+            }
+            None => end = run.first().map_or(end, |landing| landing.range().start.min(end)),
+        });
+        Some(end)
+    }
+
+    /// The reader has passed `range`: its blocks may go before all others.
+    pub fn passed(&self, version: &Arc<Version>, range: ByteRange) {
+        let whole = blocks_of(version, range).filter(|key| key.range().end <= range.end);
+        self.memory().passed(whole);
+    }
+
+    /// A number for a stream of reads, of this mount.
+    pub fn new_stream(&self) -> u64 {
+        self.0.streams.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A stream is read: how many bytes it may have ahead, its share of the memory.
+    pub fn share(&self, stream: u64) -> u64 {
+        let now = self.0.clock.now();
+        self.0.shares.lock().unwrap_or_else(PoisonError::into_inner).touch(stream, now)
+    }
+
+    /// A stream is over.
+    pub fn leave(&self, stream: u64) {
+        self.0.shares.lock().unwrap_or_else(PoisonError::into_inner).leave(stream);
+    }
+
+    /// How many bytes fill the way to the store in GETs of `request` bytes, where that is known.
+    pub fn way(&self, request: u64) -> Option<u64> {
+        self.0.fetcher.window(request)
     }
 
     /// Keeps the bytes of a whole object of at most one block, which somebody has fetched for
@@ -131,40 +209,52 @@ impl Cache {
         if bytes.is_empty() || bytes.len() as u64 != version.size || version.size > BLOCK_SIZE {
             return;
         }
-        let grant = self.0.budget.take(version.size).await;
+        let grant = self.0.fetcher.budget.take(version.size).await;
         let key = BlockKey { version: Arc::clone(version), index: 0 };
-        self.0.memory.insert(key, Arc::new(Block::new(0, bytes, Some(grant))));
+        self.memory().insert(key, Arc::new(Block::new(0, bytes, Some(grant))));
     }
 
     /// True where every byte of `range` is in memory or on its way.
     pub fn is_known(&self, version: &Arc<Version>, range: ByteRange) -> bool {
         blocks_of(version, range.intersect(ByteRange::new(0, version.size)))
-            .all(|key| self.0.memory.has(&key) || self.0.flights.has(&key))
+            .all(|key| self.memory().has(&key) || self.0.flights.has(&key))
     }
 
-    /// Finds or orders each block of `range`; what is missing goes out in runs.
-    fn request(&self, version: &Arc<Version>, range: ByteRange) -> Vec<flight::Pending> {
+    fn memory(&self) -> &Arc<Memory> {
+        &self.0.fetcher.memory
+    }
+
+    /// Finds each block of `range`; what is missing is given to `order` in runs.
+    fn find(
+        &self,
+        version: &Arc<Version>,
+        range: ByteRange,
+        mut order: impl FnMut(Vec<Landing>, Arc<Call>),
+    ) -> Vec<flight::Pending> {
         let mut pending = Vec::new();
-        let mut run: Vec<flight::Landing> = Vec::new();
+        let mut run: Vec<Landing> = Vec::new();
+        let mut call = Arc::new(Call::default());
         for key in blocks_of(version, range) {
-            let (found, landing) = self.0.flights.join_or_begin(&key, &self.0.memory);
-            pending.push(found);
             let run_is_full = run.len() as u64 * BLOCK_SIZE >= RUN_SIZE_MAX;
-            if (landing.is_none() || run_is_full) && !run.is_empty() {
-                self.launch(version, std::mem::take(&mut run));
+            if run_is_full {
+                order(std::mem::take(&mut run), std::mem::take(&mut call));
+            }
+            let (found, landing) = self.0.flights.join_or_begin(key, self.memory(), &call);
+            pending.push(found);
+            if landing.is_none() && !run.is_empty() {
+                order(std::mem::take(&mut run), std::mem::take(&mut call));
             }
             run.extend(landing);
         }
         if !run.is_empty() {
-            self.launch(version, run);
+            order(run, call);
         }
         pending
     }
 
-    fn launch(&self, version: &Arc<Version>, run: Vec<flight::Landing>) {
-        let (store, budget) = (Arc::clone(&self.0.store), Arc::clone(&self.0.budget));
-        let (version, pool) = (Arc::clone(version), Arc::clone(&self.0.pool));
-        self.0.tasks.spawn(flight::fly(store, budget, pool, version, run));
+    fn launch(&self, version: &Arc<Version>, run: Vec<Landing>, call: Arc<Call>, terms: Terms) {
+        let (fetcher, version) = (Arc::clone(&self.0.fetcher), Arc::clone(version));
+        self.0.tasks.spawn(fetcher.fly(version, run, call, terms));
     }
 }
 

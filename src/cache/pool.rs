@@ -143,11 +143,6 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// Bytes it holds so far.
-    pub(super) const fn len(&self) -> usize {
-        self.filled
-    }
-
     /// Appends `bytes`; what does not fit is left out.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         let Some(pages) = &mut self.pages else { return };
@@ -201,7 +196,7 @@ mod tests {
         let mut second = promise.buffer();
         assert_eq!(kept(&pool), 0, "the first one's memory is used again");
         second.append(b"short");
-        assert_eq!(second.len(), 5);
+        assert_eq!(second.as_ref().len(), 5);
         assert_eq!(second.freeze(), "short");
     }
 

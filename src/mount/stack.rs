@@ -20,10 +20,9 @@ use crate::units::{KIB, MIB};
 use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
 
-/// The most that is fetched ahead of one reader: eight blocks of 8 MiB fill 1 Gbit/s over 500 ms
-/// of latency, or 10 Gbit/s over 50 ms. Never more than a quarter of the budget, so that four
-/// readers fit.
-const WINDOW_MAX: u64 = 64 * MIB;
+/// The most that is fetched ahead of one reader, whatever the network and the budget allow: 10
+/// Gbit/s over 200 ms of latency.
+const WINDOW_MAX: u64 = 256 * MIB;
 
 /// What a request under way takes beside the blocks it brings: an upload's two frames of 256 KiB,
 /// or a download's read buffer, which hyper lets grow to 400 KiB.
@@ -53,7 +52,7 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     let set_aside = u64::from(requests) * REQUEST_BUFFERS + config.memory_limit / 8;
     let budget_bytes = config.memory_limit - set_aside;
     let budget = Budget::new(budget_bytes);
-    let cache = Cache::new(Arc::clone(&store), Arc::clone(&budget));
+    let cache = Cache::with_requests(Arc::clone(&store), Arc::clone(&budget), requests as usize);
     let staging = Staging::new(journal.folder(), config.staging_size);
     let engine = Engine::new(
         Arc::clone(&store),
@@ -64,11 +63,8 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         limits(config),
         recovery(config),
     );
-    let window_max = WINDOW_MAX.min(budget_bytes / 4);
-    let settings = Settings {
-        ahead_max: (requests as usize / 2).max(1),
-        ..vfs_settings(config, window_max, &clock)
-    };
+    let settings =
+        Settings { ahead_max: (requests as usize / 2).max(1), ..vfs_settings(config, &clock) };
     let vfs = Vfs::new(settings, Arc::clone(&store), cache, engine, clock.clone());
     vfs.take_up(pending).await;
     Ok(Stack { vfs, store, clock, _journal: journal })
@@ -125,7 +121,7 @@ fn limits(config: &Config) -> Limits {
     Limits { upload_part: part, single_put_max: part, ..Limits::S3 }
 }
 
-fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
+fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
     Settings {
         prefix: config.prefix.clone(),
         read_only: config.read_only,
@@ -148,7 +144,7 @@ fn vfs_settings(config: &Config, window_max: u64, clock: &Clock) -> Settings {
         gid: config.gid,
         file_mode: config.file_mode,
         dir_mode: config.dir_mode,
-        window_max,
+        window_max: WINDOW_MAX,
         ahead_max: 1,
         inodes_max: Settings::inodes_within(config.memory_limit),
         started: clock.wall(),

@@ -1,0 +1,130 @@
+//! Bytes that somebody waits for.
+//!
+//! Owns one read: the memory that reads under way may hold, the blocks it found or ordered, and
+//! how they are joined. Promises: reads that wait for more never hold all of the memory, so that
+//! one of them always goes on. Must not know how blocks are fetched.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::fetch::Terms;
+use super::flight::{Pending, Piece};
+use super::{BLOCK_SIZE, Cache};
+use crate::store::{Error, ErrorKind, Operation, Result, Version};
+use crate::units::{ByteRange, KIB};
+
+/// A flight that was given up is asked for again so often; the second time somebody waits for it,
+/// so it is given up only when the mount ends.
+const TRIES: u32 = 3;
+
+/// A read under way: what is missing was ordered.
+#[derive(Debug)]
+pub struct Demand {
+    cache: Cache,
+    version: Arc<Version>,
+    range: ByteRange,
+    pending: Vec<Pending>,
+    missed: u64,
+    _admitted: Option<OwnedSemaphorePermit>,
+}
+
+impl Cache {
+    /// Finds `range` of `version`, cut to its size, and orders what is missing. Where anything is,
+    /// all of `reach` around it is ordered in the same GET.
+    pub async fn demand(
+        &self,
+        version: &Arc<Version>,
+        range: ByteRange,
+        reach: ByteRange,
+    ) -> Demand {
+        let range = range.intersect(ByteRange::new(0, version.size));
+        let mut demand = Demand {
+            cache: self.clone(),
+            version: Arc::clone(version),
+            range,
+            pending: Vec::new(),
+            missed: 0,
+            _admitted: None,
+        };
+        if !range.is_empty() {
+            demand._admitted = self.admitted(range).await;
+            demand.order(reach);
+        }
+        demand
+    }
+
+    async fn admitted(&self, range: ByteRange) -> Option<OwnedSemaphorePermit> {
+        let most = self.0.fetcher.budget.limit() / KIB / 2;
+        let blocks = range.end.div_ceil(BLOCK_SIZE) - range.start / BLOCK_SIZE;
+        let permits = (blocks * BLOCK_SIZE / KIB).min(most);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        Arc::clone(&self.0.reading).acquire_many_owned(permits).await.ok()
+    }
+}
+
+impl Demand {
+    /// Bytes that were neither there nor on their way.
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    fn order(&mut self, reach: ByteRange) {
+        let reach = reach.intersect(ByteRange::new(0, self.version.size));
+        let whole =
+            ByteRange::new(reach.start.min(self.range.start), reach.end.max(self.range.end));
+        let sought =
+            if self.cache.is_known(&self.version, self.range) { self.range } else { whole };
+        let mut missed = 0;
+        let pending = self.cache.find(&self.version, sought, |run, call| {
+            missed += run.iter().map(|landing| landing.range().len()).sum::<u64>();
+            self.cache.launch(&self.version, run, call, Terms::Demand);
+        });
+        let range = self.range;
+        let is_asked = |pending: &Pending| !pending.range().intersect(range).is_empty();
+        self.pending = pending.into_iter().filter(is_asked).collect();
+        self.pending.iter().for_each(Pending::demand);
+        self.missed += missed;
+    }
+
+    /// Waits for the bytes.
+    ///
+    /// # Errors
+    /// What the store said of the GET that was to bring one of the blocks.
+    pub async fn bytes(mut self) -> Result<Bytes> {
+        for _ in 0..TRIES {
+            if let Some(found) = self.pieces().await {
+                return found.map(|pieces| self.joined(&pieces));
+            }
+            self.order(self.range);
+        }
+        let ending = ErrorKind::Connection("the mount is ending".to_owned());
+        Err(Error::new(Operation::Get, ending).with_key(&self.version.key))
+    }
+
+    /// None where a flight was given up.
+    async fn pieces(&mut self) -> Option<Result<Vec<Piece>>> {
+        let mut pieces = Vec::with_capacity(self.pending.len());
+        for pending in std::mem::take(&mut self.pending) {
+            match pending.wait(self.range).await? {
+                Ok(piece) => pieces.push(piece),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        Some(Ok(pieces))
+    }
+
+    /// The copy is made when all is there, since it is counted nowhere: the kernel has up to 64
+    /// reads of 1 MiB waiting.
+    fn joined(&self, pieces: &[Piece]) -> Bytes {
+        if let [only] = pieces {
+            return only.slice(self.range);
+        }
+        let mut joined = BytesMut::with_capacity(usize::try_from(self.range.len()).unwrap_or(0));
+        for piece in pieces {
+            joined.extend_from_slice(&piece.slice(self.range));
+        }
+        joined.freeze()
+    }
+}

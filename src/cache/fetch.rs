@@ -1,0 +1,443 @@
+//! How missing blocks are fetched: one GET for a run of neighbours.
+//!
+//! Owns the GET, the memory it is granted, and when it may go: at once where somebody waits for
+//! it, in its turn where it runs ahead of a reader, and as far as its reader has come where a
+//! reader's share of the memory is less than one GET. Promises: what is demanded never waits for
+//! what is not; bytes that a checksum of the store proves wrong are given to nobody, as far as the
+//! object is small enough to be held back until then. Must not know who reads.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::flight::{Call, Landing};
+use super::memory::{Block, Memory};
+use super::pool::{Buffer, Pool, Promise};
+use super::rate::{Finished, Rate};
+use super::{BLOCK_SIZE, BlockKey};
+use crate::budget::{Budget, Grant};
+use crate::clock::Clock;
+use crate::store::{Error, ErrorKind, GetPin, GetRequest, ObjectStore, Operation, Result, Version};
+use crate::units::{ByteRange, MIB};
+
+/// Up to this size an object that is fetched whole is given out when its checksum has been seen
+/// to be right: it takes 11 ms to arrive at 90 MB/s, about what its first byte takes.
+pub(super) const VERIFIED_MAX: u64 = MIB;
+
+/// A drained GET whose reader does not come on is given up after this, so that its connection
+/// serves others; coming back costs one more GET.
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
+
+/// A drained GET that found no memory looks again after this, or when its reader comes on.
+const LOOKED_FOR_MEMORY: Duration = Duration::from_millis(10);
+
+/// Bodies whose checksum was wrong.
+const DAMAGED: &str = "s3pod_cache_damaged_bodies_total";
+
+/// On what terms a run is fetched.
+#[derive(Debug)]
+pub(super) enum Terms {
+    /// Somebody waits.
+    Demand,
+    /// Ahead of a reader, into memory that was free, when a request is.
+    Ahead(Grant),
+    /// As far as the reader has come; the request is free already.
+    Drain {
+        /// How far the body may be read, in the object.
+        until: watch::Receiver<u64>,
+        /// Held while it lasts.
+        slot: OwnedSemaphorePermit,
+    },
+}
+
+/// What a fetch needs.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) memory: Arc<Memory>,
+    pool: Arc<Pool>,
+    rate: Mutex<Rate>,
+    clock: Clock,
+    /// GETs ahead of readers at once: a few requests are left for those who wait.
+    ahead: Semaphore,
+    /// GETs kept open for readers at once; the others are left for what must end.
+    drains: Arc<Semaphore>,
+}
+
+impl Fetcher {
+    /// A fetcher that may have `requests` GETs under way.
+    pub(super) fn new(
+        store: Arc<dyn ObjectStore>,
+        budget: Arc<Budget>,
+        memory: Arc<Memory>,
+        requests: usize,
+    ) -> Self {
+        let clock = Clock::system();
+        let kept_free = (requests / 8).max(1);
+        Self {
+            store,
+            budget,
+            memory,
+            pool: Pool::new(BLOCK_SIZE as usize),
+            rate: Mutex::new(Rate::new(clock.now())),
+            clock,
+            ahead: Semaphore::new(requests.saturating_sub(kept_free).max(1)),
+            drains: Arc::new(Semaphore::new(requests / 2)),
+        }
+    }
+
+    /// Memory for `bytes` that nobody waits for; what no reader is about to need makes room.
+    pub(super) fn spare(&self, bytes: u64) -> Option<Grant> {
+        self.budget.try_take(bytes).or_else(|| {
+            self.memory.evict_idle(bytes);
+            self.budget.try_take(bytes)
+        })
+    }
+
+    /// The right to keep a GET open for a reader.
+    pub(super) fn drain_slot(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.drains).try_acquire_owned().ok()
+    }
+
+    /// Bytes to have on their way in GETs of `request` bytes, where that is known.
+    pub(super) fn window(&self, request: u64) -> Option<u64> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).window(request)
+    }
+
+    /// Fetches a run of adjacent blocks with one GET and lands each as soon as it is full.
+    pub(super) async fn fly(
+        self: Arc<Self>,
+        version: Arc<Version>,
+        run: Vec<Landing>,
+        call: Arc<Call>,
+        terms: Terms,
+    ) {
+        let Some(range) = span(&run) else { return };
+        let run = VecDeque::from(run);
+        let mut flight = Flight { fetcher: &self, version: &version, range, run };
+        // Before the grant: what is evicted for it is what these blocks will lie in.
+        let blocks = flight.run.len();
+        let flown = match terms {
+            Terms::Demand => {
+                let promise = self.pool.promise(blocks);
+                let grant = self.budget.take(range.len()).await;
+                flight.land(Supply { promise, grants: Grants::Whole(grant) }).await
+            }
+            Terms::Ahead(grant) => {
+                let promise = self.pool.promise(blocks);
+                let _turn = tokio::select! {
+                    biased;
+                    turn = self.ahead.acquire() => turn.ok(),
+                    () = call.is_demanded() => None,
+                };
+                let grants = Grants::Ahead(grant, &call);
+                flight.land(Supply { promise, grants }).await
+            }
+            Terms::Drain { until, slot: _slot } => {
+                // One buffer at a time: the next is asked for when this one has landed.
+                let promise = self.pool.promise(1);
+                let grants = Grants::Each { fetcher: &self, until, call: &call };
+                flight.land(Supply { promise, grants }).await
+            }
+        };
+        if let Err(error) = flown {
+            flight.run.into_iter().for_each(|landing| landing.fail(&error));
+        }
+    }
+
+    fn finished(&self, started: Instant, answered: Instant, bytes: u64) {
+        let now = self.clock.now();
+        let get = Finished {
+            bytes,
+            first_byte: answered.saturating_duration_since(started),
+            body: now.saturating_duration_since(answered),
+        };
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).finished(now, get);
+    }
+}
+
+fn span(run: &[Landing]) -> Option<ByteRange> {
+    let (first, last) = (run.first()?, run.last()?);
+    Some(ByteRange::new(first.range().start, last.range().end))
+}
+
+/// The buffers and the memory of a run's blocks.
+struct Supply<'a> {
+    promise: Promise,
+    grants: Grants<'a>,
+}
+
+enum Grants<'a> {
+    Whole(Grant),
+    Ahead(Grant, &'a Call),
+    Each { fetcher: &'a Fetcher, until: watch::Receiver<u64>, call: &'a Call },
+}
+
+/// The memory of one block, and whether it comes before anybody asked for it.
+struct Granted {
+    grant: Option<Grant>,
+    is_ahead: bool,
+}
+
+impl Grants<'_> {
+    /// Waits until the next block may come; none where nobody will want it.
+    async fn next(&mut self, block: ByteRange) -> Option<Granted> {
+        match self {
+            Self::Whole(grant) => {
+                Some(Granted { grant: grant.split(block.len()), is_ahead: false })
+            }
+            Self::Ahead(grant, call) => {
+                let is_ahead = call.demanded() < block.end;
+                Some(Granted { grant: grant.split(block.len()), is_ahead })
+            }
+            Self::Each { fetcher, until, call } => drained(fetcher, until, call, block).await,
+        }
+    }
+}
+
+async fn drained(
+    fetcher: &Fetcher,
+    until: &mut watch::Receiver<u64>,
+    call: &Call,
+    block: ByteRange,
+) -> Option<Granted> {
+    loop {
+        if call.demanded() >= block.end {
+            let grant = Some(fetcher.budget.take(block.len()).await);
+            return Some(Granted { grant, is_ahead: false });
+        }
+        let may_come = *until.borrow_and_update() >= block.end;
+        if may_come && let Some(grant) = fetcher.spare(block.len()) {
+            return Some(Granted { grant: Some(grant), is_ahead: true });
+        }
+        let patience = if may_come { LOOKED_FOR_MEMORY } else { DRAIN_IDLE };
+        tokio::select! {
+            () = call.is_demanded() => {}
+            moved = until.changed() => if moved.is_err() && call.demanded() < block.end {
+                return None;
+            },
+            () = tokio::time::sleep(patience) => if !may_come { return None },
+        }
+    }
+}
+
+/// A GET under way.
+struct Flight<'a> {
+    fetcher: &'a Fetcher,
+    version: &'a Version,
+    range: ByteRange,
+    /// What has not landed yet.
+    run: VecDeque<Landing>,
+}
+
+impl Flight<'_> {
+    async fn land(&mut self, supply: Supply<'_>) -> Result<()> {
+        let is_whole = self.range == ByteRange::new(0, self.version.size);
+        if is_whole && self.range.len() <= VERIFIED_MAX && matches!(supply.grants, Grants::Whole(_))
+        {
+            return self.land_verified(supply).await;
+        }
+        let begun: Vec<BlockKey> = self.run.iter().map(|landing| landing.key().clone()).collect();
+        let landed = self.land_as_it_comes(supply, is_whole).await;
+        if let Err(error) = &landed
+            && is_whole
+            && is_damaged(error)
+        {
+            count_damage(error);
+            // Nobody else is given what came before the end proved it wrong.
+            begun.iter().for_each(|key| self.fetcher.memory.remove(key));
+        }
+        landed
+    }
+
+    /// Lands each block when it is full. Of a whole object the last one waits for the body's end,
+    /// where the store's checksum is compared.
+    async fn land_as_it_comes(&mut self, mut supply: Supply<'_>, is_whole: bool) -> Result<()> {
+        let mut body = self.open(is_whole).await?;
+        while let Some(landing) = self.run.front() {
+            let wanted = landing.range();
+            let Some(granted) = supply.grants.next(wanted).await else {
+                self.run.clear();
+                return Ok(());
+            };
+            let is_last = self.run.len() == 1;
+            let shown = (!(is_last && is_whole)).then_some(landing);
+            let bytes = body.fill(wanted, &mut supply.promise, shown).await?;
+            if is_last {
+                if is_whole {
+                    body.end().await?;
+                }
+                if !matches!(supply.grants, Grants::Each { .. }) {
+                    self.fetcher.finished(body.started, body.answered, self.range.len());
+                }
+            } else if matches!(supply.grants, Grants::Each { .. }) {
+                supply.promise = self.fetcher.pool.promise(1);
+            }
+            let block = Block::new(wanted.start, bytes, granted.grant);
+            if let Some(landing) = self.run.pop_front() {
+                landing.land(if granted.is_ahead { block.awaited() } else { block });
+            }
+        }
+        Ok(())
+    }
+
+    /// Lands all blocks of a small object when its checksum has been compared; what was wrong is
+    /// fetched once more.
+    async fn land_verified(&mut self, mut supply: Supply<'_>) -> Result<()> {
+        let blocks = match self.gather(&mut supply.promise).await {
+            Err(error) if is_damaged(&error) => {
+                count_damage(&error);
+                self.gather(&mut supply.promise).await.inspect_err(|error| {
+                    if is_damaged(error) {
+                        count_damage(error);
+                    }
+                })?
+            }
+            gathered => gathered?,
+        };
+        for (start, bytes) in blocks {
+            let Some(landing) = self.run.pop_front() else { break };
+            let granted = supply.grants.next(landing.range()).await;
+            let grant = granted.and_then(|granted| granted.grant);
+            landing.land(Block::new(start, bytes, grant));
+        }
+        Ok(())
+    }
+
+    async fn gather(&self, promise: &mut Promise) -> Result<Vec<(u64, Bytes)>> {
+        let mut body = self.open(true).await?;
+        let mut blocks = Vec::with_capacity(self.run.len());
+        for landing in &self.run {
+            let wanted = landing.range();
+            blocks.push((wanted.start, body.fill(wanted, promise, None).await?));
+        }
+        body.end().await?;
+        self.fetcher.finished(body.started, body.answered, self.range.len());
+        Ok(blocks)
+    }
+
+    async fn open(&self, is_whole: bool) -> Result<Body> {
+        let pin = GetPin::Version(self.version.clone());
+        // A store tells the checksum of an object only to those who ask for all of it.
+        let range = (!is_whole).then_some(self.range);
+        let started = self.fetcher.clock.now();
+        let response = self.fetcher.store.get(&GetRequest { pin, range }).await?;
+        if response.range != self.range {
+            let said = format!("asked for {}, and {} came", self.range, response.range);
+            let error = Error::new(Operation::Get, ErrorKind::Damaged(said));
+            return Err(error.with_key(&self.version.key));
+        }
+        let answered = self.fetcher.clock.now();
+        Ok(Body { frames: response.body, spare: Bytes::new(), started, answered })
+    }
+}
+
+fn is_damaged(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Damaged(_))
+}
+
+fn count_damage(error: &Error) {
+    metrics::counter!(DAMAGED).increment(1);
+    tracing::warn!(%error, "an object did not arrive as it was stored");
+}
+
+/// The body of a GET, cut into blocks.
+struct Body {
+    frames: BoxStream<'static, Result<Bytes>>,
+    /// What is left of the last frame.
+    spare: Bytes,
+    started: Instant,
+    answered: Instant,
+}
+
+impl Body {
+    /// Gathers exactly one block; `shown` tells of its progress. The copy is wanted: a slice of a
+    /// frame would keep the whole frame in memory, uncounted.
+    async fn fill(
+        &mut self,
+        wanted: ByteRange,
+        promise: &mut Promise,
+        shown: Option<&Landing>,
+    ) -> Result<Bytes> {
+        let size = usize::try_from(wanted.len()).unwrap_or(usize::MAX);
+        let mut bytes = Gathered::new(wanted, promise);
+        while bytes.len() < size {
+            if self.spare.is_empty() {
+                self.spare = match self.frames.next().await {
+                    Some(frame) => frame?,
+                    None => return Err(ended_early(size - bytes.len())),
+                };
+            }
+            bytes.append(&self.spare.split_to(self.spare.len().min(size - bytes.len())));
+            if let Some(landing) = shown {
+                landing.progress(bytes.filled());
+            }
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Waits for the end of a body all of whose bytes have come.
+    async fn end(&mut self) -> Result<()> {
+        match self.frames.next().await {
+            None => Ok(()),
+            Some(Err(error)) => Err(error),
+            Some(Ok(more)) => {
+                let said = format!("{} bytes more than the object has", more.len());
+                Err(Error::new(Operation::Get, ErrorKind::Damaged(said)))
+            }
+        }
+    }
+}
+
+fn ended_early(missing: usize) -> Error {
+    let said = format!("the body ended {missing} bytes early");
+    Error::new(Operation::Get, ErrorKind::Damaged(said))
+}
+
+/// A block while it is gathered. The short block at an object's end, and with it every small
+/// object, takes only what it needs.
+enum Gathered {
+    Whole(Buffer),
+    Short(BytesMut),
+}
+
+impl Gathered {
+    fn new(wanted: ByteRange, promise: &mut Promise) -> Self {
+        if wanted.len() == BLOCK_SIZE {
+            Self::Whole(promise.buffer())
+        } else {
+            Self::Short(BytesMut::with_capacity(usize::try_from(wanted.len()).unwrap_or(0)))
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.filled().len()
+    }
+
+    fn filled(&self) -> &[u8] {
+        match self {
+            Self::Whole(buffer) => buffer.as_ref(),
+            Self::Short(bytes) => bytes,
+        }
+    }
+
+    fn append(&mut self, part: &[u8]) {
+        match self {
+            Self::Whole(buffer) => buffer.append(part),
+            Self::Short(bytes) => bytes.extend_from_slice(part),
+        }
+    }
+
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::Whole(buffer) => buffer.freeze(),
+            Self::Short(bytes) => bytes.freeze(),
+        }
+    }
+}
