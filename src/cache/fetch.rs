@@ -15,11 +15,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::BLOCK_SIZE;
 use super::flight::{Call, Landing};
 use super::memory::{Block, Memory};
 use super::pool::{Buffer, Pool, Promise};
 use super::rate::{Finished, Rate};
-use super::{BLOCK_SIZE, BlockKey};
 use crate::budget::{Budget, Grant};
 use crate::clock::Clock;
 use crate::store::{Error, ErrorKind, GetPin, GetRequest, ObjectStore, Operation, Result, Version};
@@ -239,50 +239,34 @@ struct Flight<'a> {
 impl Flight<'_> {
     async fn land(&mut self, supply: Supply<'_>) -> Result<()> {
         let is_whole = self.range == ByteRange::new(0, self.version.size);
-        if is_whole && self.range.len() <= VERIFIED_MAX && matches!(supply.grants, Grants::Whole(_))
-        {
-            return self.land_verified(supply).await;
+        let is_drained = matches!(supply.grants, Grants::Each { .. });
+        if is_whole && self.range.len() <= VERIFIED_MAX && !is_drained {
+            self.land_verified(supply).await
+        } else {
+            self.land_as_it_comes(supply, is_drained).await
         }
-        let begun: Vec<BlockKey> = self.run.iter().map(|landing| landing.key().clone()).collect();
-        let landed = self.land_as_it_comes(supply, is_whole).await;
-        if let Err(error) = &landed
-            && is_whole
-            && is_damaged(error)
-        {
-            count_damage(error);
-            // Nobody else is given what came before the end proved it wrong.
-            begun.iter().for_each(|key| self.fetcher.memory.remove(key));
-        }
-        landed
     }
 
-    /// Lands each block when it is full. Of a whole object the last one waits for the body's end,
-    /// where the store's checksum is compared.
-    async fn land_as_it_comes(&mut self, mut supply: Supply<'_>, is_whole: bool) -> Result<()> {
-        let mut body = self.open(is_whole).await?;
+    /// Lands each block when it is full.
+    async fn land_as_it_comes(&mut self, mut supply: Supply<'_>, is_drained: bool) -> Result<()> {
+        let mut body = self.open(false).await?;
         while let Some(landing) = self.run.front() {
             let wanted = landing.range();
             let Some(granted) = supply.grants.next(wanted).await else {
                 self.run.clear();
                 return Ok(());
             };
-            let is_last = self.run.len() == 1;
-            let shown = (!(is_last && is_whole)).then_some(landing);
-            let bytes = body.fill(wanted, &mut supply.promise, shown).await?;
-            if is_last {
-                if is_whole {
-                    body.end().await?;
-                }
-                if !matches!(supply.grants, Grants::Each { .. }) {
-                    self.fetcher.finished(body.started, body.answered, self.range.len());
-                }
-            } else if matches!(supply.grants, Grants::Each { .. }) {
+            let bytes = body.fill(wanted, &mut supply.promise, Some(landing)).await?;
+            if is_drained {
                 supply.promise = self.fetcher.pool.promise(1);
             }
             let block = Block::new(wanted.start, bytes, granted.grant);
             if let Some(landing) = self.run.pop_front() {
                 landing.land(if granted.is_ahead { block.awaited() } else { block });
             }
+        }
+        if !is_drained {
+            self.fetcher.finished(body.started, body.answered, self.range.len());
         }
         Ok(())
     }

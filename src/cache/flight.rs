@@ -149,11 +149,6 @@ pub(super) struct Landing {
 }
 
 impl Landing {
-    /// Which block.
-    pub(super) const fn key(&self) -> &BlockKey {
-        &self.key
-    }
-
     /// Where the block's bytes are in the object.
     pub(super) fn range(&self) -> ByteRange {
         self.key.range()

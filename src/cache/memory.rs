@@ -82,11 +82,6 @@ impl Memory {
         self.lock().put(key, block);
     }
 
-    /// Lets a block go: its bytes are not the object's.
-    pub(super) fn remove(&self, key: &BlockKey) {
-        self.lock().pop(key);
-    }
-
     /// The reader for whom these blocks were fetched needs them no more: they go before all others.
     pub(super) fn passed(&self, keys: impl Iterator<Item = BlockKey>) {
         let mut blocks = self.lock();

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, MetadataMode};
 use crate::journal::{Journal, Leftover, Pending, Recovery, Slot};
 use crate::store::s3::{Checksums, S3Settings, S3Store};
-use crate::store::{Conditional, Limit, Metered, ObjectStore, Retry, RetryPolicy};
+use crate::store::{Conditional, Hedged, Limit, Metered, ObjectStore, Retry, RetryPolicy};
 use crate::units::{KIB, MIB};
 use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
@@ -78,11 +78,13 @@ fn requests_max(config: &Config) -> u32 {
     config.s3.max_requests.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(1)
 }
 
-/// Each attempt is counted, the number of attempts at once is bounded, what failed in passing is
-/// tried again, and conditions go only where the store keeps them.
+/// Each attempt is counted, a slow GET is raced by another one, the number of attempts at once is
+/// bounded, what failed in passing is tried again, and conditions go only where the store keeps
+/// them.
 fn decorate(base: S3Store, requests: u32, config: &Config, clock: &Clock) -> Arc<dyn ObjectStore> {
     let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
-    let limited = Limit::new(Metered::new(base), requests as usize);
+    let hedged = Hedged::new(Metered::new(base), clock.clone());
+    let limited = Limit::new(hedged, requests as usize);
     let patient = Retry::new(limited, policy, clock.clone());
     Arc::new(Conditional::new(patient, config.prefix.clone()))
 }

@@ -21,6 +21,7 @@ use crate::units::ByteRange;
 
 mod conditional;
 mod error;
+mod hedged;
 mod limit;
 mod metered;
 mod retry;
@@ -29,6 +30,7 @@ mod text;
 
 pub use conditional::Conditional;
 pub use error::{Error, ErrorKind, Operation, Result};
+pub use hedged::Hedged;
 pub use limit::Limit;
 pub use metered::{Counters, Metered};
 pub use retry::{Retry, RetryPolicy};

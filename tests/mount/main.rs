@@ -21,6 +21,7 @@ mod fsync;
 mod interrupted;
 mod lab;
 mod lock;
+mod memory;
 mod mkdir;
 mod mmap;
 mod namespace;

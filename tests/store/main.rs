@@ -13,6 +13,7 @@ mod delete;
 mod endpoint;
 mod faults;
 mod get;
+mod hedged;
 mod list;
 mod multipart;
 mod put;

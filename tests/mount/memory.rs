@@ -1,0 +1,124 @@
+//! How much memory reading takes, and what is ordered in it.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use s3pod_testkit::{Bucket, Fault, Op, synthetic_bytes};
+
+use crate::bench::read;
+use crate::lab::Lab;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// The process stays under `--memory-limit` and a fixed 48 MiB.
+const LIMIT: [&str; 2] = ["--memory-limit", "64MiB"];
+const RSS_MAX: u64 = (64 + 48) * MIB;
+
+const READERS: u64 = 64;
+const SIZE: u64 = 12 * MIB;
+
+fn many(bucket: &Bucket) {
+    for number in 0..READERS {
+        bucket.put_synthetic(&format!("f{number}"), SIZE, number);
+    }
+}
+
+fn read_to_end(lab: &Lab, number: u64) {
+    let mut file = File::open(lab.path(&format!("f{number}"))).unwrap();
+    let (mut block, mut at) = (vec![0; 256 * KIB as usize], 0);
+    while at < SIZE {
+        file.read_exact(&mut block).unwrap();
+        let end = at + block.len() as u64;
+        assert!(block == synthetic_bytes(number, at..end), "f{number} at {at}");
+        at = end;
+    }
+}
+
+#[test]
+fn sixty_four_readers_fit_into_64_mib() {
+    let lab = Lab::new(&LIMIT, many);
+    std::thread::scope(|scope| {
+        for number in 0..READERS {
+            let lab = &lab;
+            scope.spawn(move || read_to_end(lab, number));
+        }
+    });
+    let peak = lab.mount().rss_bytes().unwrap().peak;
+    assert!(peak < RSS_MAX, "{} MiB", peak / MIB);
+    let log = lab.count();
+    // Every byte once, but for what was given up and asked for again.
+    assert!(log.bytes_out() < READERS * SIZE * 3 / 2, "{} MiB", log.bytes_out() / MIB);
+}
+
+#[test]
+fn one_thread_that_reads_many_files_by_turns_goes_on() {
+    let lab = Lab::new(&LIMIT, many);
+    let open = |number| File::open(lab.path(&format!("f{number}"))).unwrap();
+    let files: Vec<File> = (0..READERS).map(open).collect();
+    let mut block = vec![0; 64 * KIB as usize];
+    for at in (0..2 * MIB).step_by(block.len()) {
+        for (number, file) in files.iter().enumerate() {
+            file.read_exact_at(&mut block, at).unwrap();
+            let want = synthetic_bytes(number as u64, at..at + block.len() as u64);
+            assert!(block == want, "f{number} at {at}");
+        }
+    }
+    let peak = lab.mount().rss_bytes().unwrap().peak;
+    assert!(peak < RSS_MAX, "{} MiB", peak / MIB);
+    drop(files);
+    assert!(lab.end().success());
+}
+
+#[test]
+fn random_reads_fetch_the_blocks_they_touch() {
+    let lab = Lab::new(&[], |bucket| drop(bucket.put_synthetic("f", 1024 * MIB, 5)));
+    let file = File::open(lab.path("f")).unwrap();
+    let mut page = vec![0; 4096];
+    for number in 1..=40 {
+        let at = (number * 617 * MIB + number * 12_288) % (1023 * MIB) / 4096 * 4096;
+        file.read_exact_at(&mut page, at).unwrap();
+        assert!(page == synthetic_bytes(5, at..at + 4096));
+    }
+    drop(file);
+    let log = lab.count();
+    assert_eq!(log.count(Op::Get), 40);
+    assert!(log.bytes_out() <= 41 * 128 * KIB, "{} bytes", log.bytes_out());
+}
+
+#[test]
+fn a_sequential_read_fetches_each_byte_once_in_large_requests() {
+    let size = 256 * MIB;
+    let lab = Lab::new(&[], |bucket| drop(bucket.put_synthetic("f", size, 5)));
+    let whole = read(&lab.path("f"));
+    assert!(whole == synthetic_bytes(5, 0..size));
+    let log = lab.count();
+    assert!(log.bytes_out() < size + MIB, "{} bytes", log.bytes_out());
+    // 32 of 8 MiB, and the small ones of the beginning.
+    assert!(log.count(Op::Get) <= 32 + 8, "{} GETs", log.count(Op::Get));
+}
+
+#[test]
+fn a_small_object_is_one_get_and_compared_with_its_checksum() {
+    let bytes = crate::bench::pattern(700_001);
+    let lab = Lab::new(&[], |bucket| {
+        bucket.put("once", bytes.clone());
+        bucket.put("always", bytes.clone());
+    });
+    let flip = |key| Fault::FlipByte { at: 300_000 }.on(Op::Get).key(key);
+    lab.server().faults().add(flip("once"));
+    lab.server().faults().add(flip("always").always());
+    assert!(read(&lab.path("once")) == bytes, "the wrong byte was given out");
+    let mut file = File::open(lab.path("always")).unwrap();
+    let error = file.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
+    drop(file);
+    lab.server().faults().clear();
+    assert!(read(&lab.path("always")) == bytes, "wrong bytes were kept");
+    let log = lab.count();
+    let gets = |key| log.requests_of(Op::Get).iter().filter(|one| one.key == key).count();
+    assert_eq!(gets("once"), 2);
+    // The kernel asks again for the page after its read-ahead failed; each time it is two.
+    assert!(matches!(gets("always"), 3 | 5), "{:?}", log.counts());
+}
