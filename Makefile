@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR
 VENV := .venv
 REQUIREMENTS := tests/testkit/requirements.txt
 
-.PHONY: help demo test lint docs soak image tools setup deny clean
+.PHONY: help demo test bench lint docs soak image tools setup deny clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,6 +23,11 @@ demo: ## a bucket mounted as files, in one command (KEEP=1 stays mounted)
 
 test: setup ## every test
 	.ci/test
+
+bench: setup ## measure the mount beside what is possible; the result goes into docs/performance.md
+	@.ci/setup fio
+	cargo bench --workspace --bench pure
+	cargo bench --workspace --bench mount
 
 lint: ## formatting, clippy with warnings denied, the floors of the house
 	@.ci/setup compiler

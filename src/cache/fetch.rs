@@ -7,7 +7,7 @@
 //! object is small enough to be held back until then. Must not know who reads.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -44,8 +44,8 @@ const DAMAGED: &str = "s3pod_cache_damaged_bodies_total";
 pub(super) enum Terms {
     /// Somebody waits.
     Demand,
-    /// Ahead of a reader, into memory that was free, when a request is.
-    Ahead(Grant),
+    /// Ahead of a reader, into memory that was free, when a request is, as long as he reads on.
+    Ahead(Grant, Weak<()>),
     /// As far as the reader has come; the request is free already.
     Drain {
         /// How far the body may be read, in the object.
@@ -129,14 +129,17 @@ impl Fetcher {
                 let grant = self.budget.take(range.len()).await;
                 flight.land(Supply { promise, grants: Grants::Whole(grant) }).await
             }
-            Terms::Ahead(grant) => {
+            Terms::Ahead(grant, reader) => {
                 let promise = self.pool.promise(blocks);
                 let _turn = tokio::select! {
                     biased;
                     turn = self.ahead.acquire() => turn.ok(),
                     () = call.is_demanded() => None,
                 };
-                let grants = Grants::Ahead(grant, &call);
+                if is_pointless(&reader, &call, range) {
+                    return;
+                }
+                let grants = Grants::Ahead(grant, reader, &call);
                 flight.land(Supply { promise, grants }).await
             }
             Terms::Drain { until, slot: _slot } => {
@@ -175,7 +178,7 @@ struct Supply<'a> {
 
 enum Grants<'a> {
     Whole(Grant),
-    Ahead(Grant, &'a Call),
+    Ahead(Grant, Weak<()>, &'a Call),
     Each { fetcher: &'a Fetcher, until: watch::Receiver<u64>, call: &'a Call },
 }
 
@@ -192,13 +195,19 @@ impl Grants<'_> {
             Self::Whole(grant) => {
                 Some(Granted { grant: grant.split(block.len()), is_ahead: false })
             }
-            Self::Ahead(grant, call) => {
+            Self::Ahead(_, reader, call) if is_pointless(reader, call, block) => None,
+            Self::Ahead(grant, _, call) => {
                 let is_ahead = call.demanded() < block.end;
                 Some(Granted { grant: grant.split(block.len()), is_ahead })
             }
             Self::Each { fetcher, until, call } => drained(fetcher, until, call, block).await,
         }
     }
+}
+
+/// The reader went elsewhere, and nobody else waits.
+fn is_pointless(reader: &Weak<()>, call: &Call, range: ByteRange) -> bool {
+    reader.strong_count() == 0 && call.demanded() <= range.start
 }
 
 async fn drained(

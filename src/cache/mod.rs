@@ -133,9 +133,9 @@ impl Cache {
         found.collect()
     }
 
-    /// Begins to fetch what is missing of `range`, and does not wait. False where there is no
-    /// memory for it that nobody needs.
-    pub fn prefetch(&self, version: &Arc<Version>, range: ByteRange) -> bool {
+    /// Begins to fetch what is missing of `range`, and does not wait; what has not come when
+    /// `reader` is dropped stays away. False where there is no memory for it that nobody needs.
+    pub fn prefetch(&self, version: &Arc<Version>, range: ByteRange, reader: &Arc<()>) -> bool {
         let range = range.intersect(ByteRange::new(0, version.size));
         // What would not be kept is not worth fetching ahead.
         if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
@@ -145,7 +145,10 @@ impl Cache {
         self.find(version, range, |run, call| {
             let bytes = run.iter().map(|landing| landing.range().len()).sum();
             match self.0.fetcher.spare(bytes) {
-                Some(grant) if fits => self.launch(version, run, call, Terms::Ahead(grant)),
+                Some(grant) if fits => {
+                    let terms = Terms::Ahead(grant, Arc::downgrade(reader));
+                    self.launch(version, run, call, terms);
+                }
                 _ => fits = false,
             }
         });

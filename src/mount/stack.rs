@@ -64,7 +64,7 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         recovery(config),
     );
     let settings =
-        Settings { ahead_max: (requests as usize / 2).max(1), ..vfs_settings(config, &clock) };
+        Settings { ahead_max: (requests as usize * 3 / 4).max(1), ..vfs_settings(config, &clock) };
     let vfs = Vfs::new(settings, Arc::clone(&store), cache, engine, clock.clone());
     vfs.take_up(pending).await;
     Ok(Stack { vfs, store, clock, _journal: journal })

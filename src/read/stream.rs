@@ -3,7 +3,6 @@
 //! Owns the stream's window, its share of the mount's memory, and the GETs that are kept open for
 //! it where that share is smaller than one request. Must not know how reads are judged.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -15,8 +14,8 @@ use crate::store::Version;
 use crate::units::ByteRange;
 
 /// While nothing is known of the way to the store: eight requests fill 1 Gbit/s over 500 ms, or
-/// 10 Gbit/s over 50 ms.
-const UNKNOWN_WAY: u64 = 8 * REQUEST;
+/// 10 Gbit/s over 50 ms, and as many are read meanwhile.
+const UNKNOWN_WAY: u64 = 16 * REQUEST;
 
 /// The least window where the way is known: one request is read while another is on its way.
 const WAY_MIN: u64 = 2 * REQUEST;
@@ -29,27 +28,25 @@ const DRAINS_MAX: usize = 2;
 pub(super) struct Stream {
     cache: Cache,
     number: u64,
+    /// What runs ahead of the stream ends with it.
+    reader: Arc<()>,
     window: Window,
     frontier: u64,
-    drains: VecDeque<Drain>,
-}
-
-/// A GET that is read as its reader comes on.
-#[derive(Debug)]
-struct Drain {
-    end: u64,
-    until: watch::Sender<u64>,
+    /// How far the GETs kept open for it may be read.
+    drains: Vec<watch::Sender<u64>>,
 }
 
 impl Stream {
     pub(super) fn new(cache: Cache) -> Self {
         let number = cache.new_stream();
-        Self { cache, number, window: Window::default(), frontier: 0, drains: VecDeque::new() }
+        let (reader, window, drains) = (Arc::default(), Window::default(), Vec::new());
+        Self { cache, number, reader, window, frontier: 0, drains }
     }
 
     /// The reads went elsewhere; true where that leaves much that was fetched for nothing.
     pub(super) fn ends(&mut self) -> bool {
         self.drains.clear();
+        self.reader = Arc::default();
         self.cache.leave(self.number);
         self.window.ahead(self.frontier) > START
     }
@@ -78,7 +75,9 @@ impl Stream {
                     // What was fetched for this read was dropped before it came.
                     self.window.shrink(frontier);
                 }
-                if share < REQUEST && self.drain(version, share) {
+                let until = frontier.saturating_add(share);
+                self.come_on(until);
+                if share < REQUEST && self.drain(version, until) {
                     return;
                 }
                 self.window.forward(frontier, version.size, limit)
@@ -89,7 +88,7 @@ impl Stream {
             }
         };
         for order in orders {
-            if !self.cache.prefetch(version, order) {
+            if !self.cache.prefetch(version, order, &self.reader) {
                 if matches!(access, Access::Forward { .. }) {
                     self.window.refused(order);
                 }
@@ -104,28 +103,26 @@ impl Stream {
         way.min(share)
     }
 
-    /// Lets what is kept open for the stream come on, and opens the next; false where no request
-    /// is free for that.
-    fn drain(&mut self, version: &Arc<Version>, share: u64) -> bool {
-        let until = self.frontier.saturating_add(share);
-        while self.drains.front().is_some_and(|drain| drain.end <= self.frontier) {
-            self.drains.pop_front();
-        }
+    /// Lets what is kept open for the stream come on.
+    fn come_on(&mut self, until: u64) {
+        // Those that have brought everything, or were given up, are closed.
+        self.drains.retain(|drain| !drain.is_closed());
         for drain in &self.drains {
-            drain.until.send_replace(until);
+            drain.send_replace(until);
         }
+    }
+
+    /// Keeps a GET open that is read up to `until`; false where no request is free for that.
+    fn drain(&mut self, version: &Arc<Version>, until: u64) -> bool {
         let ordered = self.window.ordered().unwrap_or(self.frontier).max(self.frontier);
-        if ordered >= until.min(version.size) {
-            return true;
-        }
-        if self.drains.len() >= DRAINS_MAX {
+        if ordered >= until.min(version.size) || self.drains.len() >= DRAINS_MAX {
             return true;
         }
         let boundary = (ordered / REQUEST + 1) * REQUEST;
         let (sender, receiver) = watch::channel(until);
         match self.cache.drain(version, ByteRange::new(ordered, boundary), &receiver) {
             Some(end) => {
-                self.drains.push_back(Drain { end, until: sender });
+                self.drains.push(sender);
                 self.window.reached(end);
                 true
             }

@@ -46,7 +46,7 @@ pub use copied::{Copied, CopiedRun};
 pub use error::{Error, Result};
 pub use extents::Extents;
 pub use intent::Resumed;
-pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge};
+pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge, plan};
 pub use stage::{Slice, Staging};
 
 /// The user metadata key under which each commit's id stands, so that a lost answer can be

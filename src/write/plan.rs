@@ -248,7 +248,7 @@ impl Plan {
 ///
 /// # Errors
 /// [`TooLarge`] where no upload could hold the file.
-pub(super) fn plan(edit: &Edit<'_>, limits: &Limits) -> Result<Plan, TooLarge> {
+pub fn plan(edit: &Edit<'_>, limits: &Limits) -> Result<Plan, TooLarge> {
     let (size, max) = (edit.size, limits.max_size());
     if size > max {
         return Err(TooLarge { size, max });

@@ -26,6 +26,7 @@ mod mkdir;
 mod mmap;
 mod namespace;
 mod open;
+mod patterns;
 mod properties;
 mod races;
 mod raw;

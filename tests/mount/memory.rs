@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use s3pod_testkit::{Bucket, Fault, Op, synthetic_bytes};
 
 use crate::bench::read;
-use crate::lab::Lab;
+use crate::lab::{Lab, PATIENCE};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -97,6 +97,54 @@ fn a_sequential_read_fetches_each_byte_once_in_large_requests() {
     assert!(log.bytes_out() < size + MIB, "{} bytes", log.bytes_out());
     // 32 of 8 MiB, and the small ones of the beginning.
     assert!(log.count(Op::Get) <= 32 + 8, "{} GETs", log.count(Op::Get));
+}
+
+#[test]
+fn who_waits_does_not_wait_for_what_is_ahead_of_others() {
+    let lab = Lab::new(&["--max-requests", "8"], |bucket| {
+        bucket.put_synthetic("long", 1024 * MIB, 1);
+        bucket.put_synthetic("other", 16 * MIB, 2);
+    });
+    let long = File::open(lab.path("long")).unwrap();
+    let mut block = vec![0; MIB as usize];
+    for at in 0..64 {
+        long.read_exact_at(&mut block, at * MIB).unwrap();
+    }
+    // From here on nothing arrives of the long file, however much is ordered of it.
+    let hold = lab.server().faults().hold(Op::Get, "long");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut block = vec![0; MIB as usize];
+            for at in 64..256 {
+                long.read_exact_at(&mut block, at * MIB).unwrap();
+            }
+        });
+        assert!(hold.wait_for_blocking(7, PATIENCE), "{} requests", hold.arrived());
+        let other = File::open(lab.path("other")).unwrap();
+        let mut page = [0; 4096];
+        other.read_exact_at(&mut page, 9 * MIB).unwrap();
+        assert!(page[..] == synthetic_bytes(2, 9 * MIB..9 * MIB + 4096)[..]);
+        hold.release();
+        reader.join().unwrap();
+    });
+    drop(long);
+    assert!(lab.end().success());
+}
+
+#[test]
+fn what_runs_ahead_of_a_file_ends_with_its_last_close() {
+    let lab = Lab::new(&["--max-requests", "2"], |bucket| {
+        bucket.put_synthetic("f", 1024 * MIB, 1);
+    });
+    let mut file = File::open(lab.path("f")).unwrap();
+    let mut block = vec![0; MIB as usize];
+    for _ in 0..4 {
+        file.read_exact(&mut block).unwrap();
+    }
+    drop(file);
+    let log = lab.count();
+    // What was read, the kernel's read-ahead, and the GETs that were under way.
+    assert!(log.bytes_out() <= 32 * MIB, "{} MiB", log.bytes_out() / MIB);
 }
 
 #[test]
