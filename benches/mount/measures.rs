@@ -40,9 +40,11 @@ pub(crate) struct Measure {
     pub(crate) run: Box<dyn FnMut(usize) -> anyhow::Result<Sample>>,
 }
 
+type Maker = fn() -> anyhow::Result<Measure>;
+
 /// Every measure; `wanted` is a part of its name.
 pub(crate) fn all(wanted: &str) -> anyhow::Result<Vec<Measure>> {
-    let makers: [(&str, fn() -> anyhow::Result<Measure>); 10] = [
+    let makers: [(&str, Maker); 10] = [
         ("sequential remote", sequential_remote),
         ("sequential seaweedfs", sequential_seaweed),
         ("random remote", random_remote),

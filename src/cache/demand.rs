@@ -106,12 +106,15 @@ impl Demand {
     /// None where a flight was given up.
     async fn pieces(&mut self) -> Option<Result<Vec<Piece>>> {
         let mut pieces = Vec::with_capacity(self.pending.len());
-        for pending in std::mem::take(&mut self.pending) {
+        // The last one first: when it has landed the others of its flight have, so that a read of
+        // eight blocks is woken once.
+        for pending in std::mem::take(&mut self.pending).into_iter().rev() {
             match pending.wait(self.range).await? {
                 Ok(piece) => pieces.push(piece),
                 Err(error) => return Some(Err(error)),
             }
         }
+        pieces.reverse();
         Some(Ok(pieces))
     }
 

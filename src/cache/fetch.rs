@@ -45,7 +45,7 @@ pub(super) enum Terms {
     /// Somebody waits.
     Demand,
     /// Ahead of a reader, into memory that was free, when a request is, as long as he reads on.
-    Ahead(Grant, Weak<()>),
+    Ahead(Room, Weak<()>),
     /// As far as the reader has come; the request is free already.
     Drain {
         /// How far the body may be read, in the object.
@@ -53,6 +53,13 @@ pub(super) enum Terms {
         /// Held while it lasts.
         slot: OwnedSemaphorePermit,
     },
+}
+
+/// Memory for a run that nobody waits for, and what its blocks will lie in.
+#[derive(Debug)]
+pub(super) struct Room {
+    grant: Grant,
+    promise: Promise,
 }
 
 /// What a fetch needs.
@@ -100,6 +107,14 @@ impl Fetcher {
         })
     }
 
+    /// The same for a run of blocks.
+    pub(super) fn room(&self, run: &[Landing]) -> Option<Room> {
+        // Before the grant: what is evicted for it is what these blocks will lie in.
+        let promise = self.pool.promise(run.len());
+        let grant = self.spare(run.iter().map(|landing| landing.range().len()).sum())?;
+        Some(Room { grant, promise })
+    }
+
     /// The right to keep a GET open for a reader.
     pub(super) fn drain_slot(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.drains).try_acquire_owned().ok()
@@ -121,16 +136,14 @@ impl Fetcher {
         let Some(range) = span(&run) else { return };
         let run = VecDeque::from(run);
         let mut flight = Flight { fetcher: &self, version: &version, range, run };
-        // Before the grant: what is evicted for it is what these blocks will lie in.
-        let blocks = flight.run.len();
         let flown = match terms {
             Terms::Demand => {
-                let promise = self.pool.promise(blocks);
+                // Before the grant, as for what runs ahead.
+                let promise = self.pool.promise(flight.run.len());
                 let grant = self.budget.take(range.len()).await;
                 flight.land(Supply { promise, grants: Grants::Whole(grant) }).await
             }
-            Terms::Ahead(grant, reader) => {
-                let promise = self.pool.promise(blocks);
+            Terms::Ahead(Room { grant, promise }, reader) => {
                 let _turn = tokio::select! {
                     biased;
                     turn = self.ahead.acquire() => turn.ok(),

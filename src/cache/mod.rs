@@ -142,15 +142,12 @@ impl Cache {
             return true;
         }
         let mut fits = true;
-        self.find(version, range, |run, call| {
-            let bytes = run.iter().map(|landing| landing.range().len()).sum();
-            match self.0.fetcher.spare(bytes) {
-                Some(grant) if fits => {
-                    let terms = Terms::Ahead(grant, Arc::downgrade(reader));
-                    self.launch(version, run, call, terms);
-                }
-                _ => fits = false,
+        self.find(version, range, |run, call| match self.0.fetcher.room(&run) {
+            Some(room) if fits => {
+                let terms = Terms::Ahead(room, Arc::downgrade(reader));
+                self.launch(version, run, call, terms);
             }
+            _ => fits = false,
         });
         fits
     }

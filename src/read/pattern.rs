@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn one_reader() {
-        let cases: [(&str, &[(u64, u64)], &str); 10] = [
+        type Case = (&'static str, &'static [(u64, u64)], &'static str);
+        let cases: [Case; 10] = [
             ("from the beginning", &[(0, 4096), (4096, 4096), (8192, 4096)], "fff"),
             ("read-ahead out of order", &[(0, K), (2 * K, K), (K, K), (3 * K, K)], "ffff"),
             ("a jump, and on from it", &[(FAR, 4096), (FAR + 4096, 4096), (0, 4096)], "rfr"),

@@ -78,7 +78,7 @@ impl Waits {
         }
         self.earned = (self.earned + EARNED).min(BURST * PRICE);
         self.answers += 1;
-        if self.recent.len() >= ENOUGH && (self.late.is_none() || self.answers % 16 == 0) {
+        if self.recent.len() >= ENOUGH && (self.late.is_none() || self.answers.is_multiple_of(16)) {
             let mut sorted = self.recent.clone();
             sorted.sort_unstable();
             let percentile = sorted[(sorted.len() * 99).div_ceil(100).max(1) - 1];
