@@ -119,6 +119,7 @@ impl Vfs {
             return Err(Error::AttributesTooBig);
         }
         state.mtime_is_explicit |= mtime.is_some();
+        state.mtime_is_guess &= mtime.is_none();
         state.changed_attributes(now);
         Ok(true)
     }

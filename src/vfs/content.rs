@@ -138,6 +138,7 @@ impl Vfs {
         let now = self.0.clock.wall();
         let mut state = inode.state();
         (state.mtime, state.ctime, state.mtime_is_explicit) = (now, now, false);
+        state.mtime_is_guess = false;
     }
 
     /// A close(2) of one of the handle's descriptors: a dirty one commits, any other sends
@@ -232,6 +233,7 @@ impl Vfs {
         let mut state = inode.state();
         if !committed.carries_mtime && !state.mtime_is_explicit {
             state.mtime = committed.version.last_modified;
+            state.mtime_is_guess = true;
         }
         if committed.carries_attributes {
             state.attributes_sent(attributes);

@@ -60,7 +60,7 @@ impl HeldIntent {
     fn apply(self, state: &mut State, now: SystemTime) {
         (state.perm, state.uid, state.gid) = (self.perm, self.uid, self.gid);
         if let Some(mtime) = self.mtime {
-            (state.mtime, state.mtime_is_explicit) = (mtime, true);
+            (state.mtime, state.mtime_is_explicit, state.mtime_is_guess) = (mtime, true, false);
         }
         state.xattrs = self.xattrs;
         state.changed_attributes(now);

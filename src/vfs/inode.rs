@@ -64,6 +64,9 @@ pub(super) struct State {
     pub(super) attributes_epoch: u64,
     /// The modification time was set by a call.
     pub(super) mtime_is_explicit: bool,
+    /// The modification time is the object's, and only the store knows it: the answer to an upload
+    /// does not tell, and S3 takes the time when the upload began.
+    pub(super) mtime_is_guess: bool,
     /// Created with O_EXCL and not committed yet.
     pub(super) exclusive: bool,
     /// An object of an earlier file that stands under this key until this inode's first commit
@@ -224,6 +227,7 @@ impl State {
             held: None,
             attributes_epoch: 0,
             mtime_is_explicit: false,
+            mtime_is_guess: false,
             exclusive: false,
             hides: None,
             executions: 0,
@@ -340,6 +344,13 @@ impl State {
         let properties = self.properties_for(kind, &key, settings, Some(self.mtime));
         let size = posix_metadata::size_of(&properties.user_metadata);
         size + COMMIT_ID_BYTES <= MAX_USER_METADATA
+    }
+
+    /// The store has told when the object was made.
+    pub(super) fn time_told(&mut self, version: &Version) {
+        if std::mem::take(&mut self.mtime_is_guess) {
+            self.mtime = version.last_modified;
+        }
     }
 
     /// S3 has `version` with `properties` now.

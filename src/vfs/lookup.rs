@@ -296,10 +296,25 @@ impl Vfs {
         let inode = self.inode(ino)?;
         let ttl = self.settings().metadata_ttl;
         self.learn(&inode).await?;
+        self.learn_mtime(&inode).await;
         if fh.is_none() && !self.is_believed(&inode) && !self.is_listed_directory(&inode) {
             self.revalidate(&inode).await?;
         }
         Ok((inode.attr(), ttl))
+    }
+
+    /// Asks for the time of an object that was streamed, once somebody looks at it. Where the store
+    /// does not say, the guess stands: it is off by what the upload took.
+    async fn learn_mtime(&self, inode: &Arc<Inode>) {
+        let version = {
+            let state = inode.state();
+            state.version.clone().filter(|_| state.mtime_is_guess)
+        };
+        let Some(version) = version.filter(|_| !inode.is_dirty()) else { return };
+        let Ok(head) = self.0.store.head(&version.key).await else { return };
+        if head.version.is_same(&version) {
+            inode.state().time_told(&head.version);
+        }
     }
 
     /// True for a directory that a walk of the one above has just brought: whoever goes on into
@@ -393,7 +408,11 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
             is_same
         }
         (Found::Listed(version), FileKind::File) => {
-            state.version.as_ref().is_some_and(|own| own.is_same(version))
+            let is_same = state.version.as_ref().is_some_and(|own| own.is_same(version));
+            if is_same {
+                state.time_told(version);
+            }
+            is_same
         }
         _ => false,
     };
