@@ -55,7 +55,8 @@ fn a_strided_reader_gets_the_next_strides_and_nothing_between() {
     // Of each stride one block; at the end some were ordered that nobody came for.
     let most = 64 + 16;
     assert!((64..=most).contains(&log.count(Op::Get)), "{} GETs", log.count(Op::Get));
-    assert!(log.bytes_out() <= most as u64 * 128 * KIB, "{} bytes", log.bytes_out());
+    // And what other answers weigh.
+    assert!(log.bytes_out() <= (most as u64 + 1) * 128 * KIB, "{} bytes", log.bytes_out());
 }
 
 #[test]
