@@ -50,8 +50,8 @@ pub(super) enum Terms {
     Drain {
         /// How far the body may be read, in the object.
         until: watch::Receiver<u64>,
-        /// Held while it lasts.
-        slot: OwnedSemaphorePermit,
+        reader: Weak<()>,
+        slot: DrainSlot,
     },
 }
 
@@ -61,6 +61,10 @@ pub(super) struct Room {
     grant: Grant,
     promise: Promise,
 }
+
+/// The right to keep a GET open for a reader: one of those that run ahead, and not of the last.
+#[derive(Debug)]
+pub(super) struct DrainSlot(#[expect(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
 
 /// What a fetch needs.
 #[derive(Debug)]
@@ -72,8 +76,8 @@ pub(super) struct Fetcher {
     rate: Mutex<Rate>,
     clock: Clock,
     /// GETs ahead of readers at once: a few requests are left for those who wait.
-    ahead: Semaphore,
-    /// GETs kept open for readers at once; the others are left for what must end.
+    ahead: Arc<Semaphore>,
+    /// GETs of those that are kept open for readers; the others are left for what ends soon.
     drains: Arc<Semaphore>,
 }
 
@@ -94,7 +98,7 @@ impl Fetcher {
             pool: Pool::new(BLOCK_SIZE as usize),
             rate: Mutex::new(Rate::new(clock.now())),
             clock,
-            ahead: Semaphore::new(requests.saturating_sub(kept_free).max(1)),
+            ahead: Arc::new(Semaphore::new(requests.saturating_sub(kept_free).max(1))),
             drains: Arc::new(Semaphore::new(requests / 2)),
         }
     }
@@ -116,8 +120,10 @@ impl Fetcher {
     }
 
     /// The right to keep a GET open for a reader.
-    pub(super) fn drain_slot(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.drains).try_acquire_owned().ok()
+    pub(super) fn drain_slot(&self) -> Option<DrainSlot> {
+        let drain = Arc::clone(&self.drains).try_acquire_owned().ok()?;
+        let ahead = Arc::clone(&self.ahead).try_acquire_owned().ok()?;
+        Some(DrainSlot([drain, ahead]))
     }
 
     /// Bytes to have on their way in GETs of `request` bytes, where that is known.
@@ -155,10 +161,10 @@ impl Fetcher {
                 let grants = Grants::Ahead(grant, reader, &call);
                 flight.land(Supply { promise, grants }).await
             }
-            Terms::Drain { until, slot: _slot } => {
+            Terms::Drain { until, reader, slot: _slot } => {
                 // One buffer at a time: the next is asked for when this one has landed.
                 let promise = self.pool.promise(1);
-                let grants = Grants::Each { fetcher: &self, until, call: &call };
+                let grants = Grants::Each { fetcher: &self, until, reader, call: &call };
                 flight.land(Supply { promise, grants }).await
             }
         };
@@ -192,13 +198,13 @@ struct Supply<'a> {
 enum Grants<'a> {
     Whole(Grant),
     Ahead(Grant, Weak<()>, &'a Call),
-    Each { fetcher: &'a Fetcher, until: watch::Receiver<u64>, call: &'a Call },
+    Each { fetcher: &'a Fetcher, until: watch::Receiver<u64>, reader: Weak<()>, call: &'a Call },
 }
 
-/// The memory of one block, and whether it comes before anybody asked for it.
+/// The memory of one block, and whom it runs ahead of where nobody has asked for it yet.
 struct Granted {
     grant: Option<Grant>,
-    is_ahead: bool,
+    reader: Weak<()>,
 }
 
 impl Grants<'_> {
@@ -206,14 +212,17 @@ impl Grants<'_> {
     async fn next(&mut self, block: ByteRange) -> Option<Granted> {
         match self {
             Self::Whole(grant) => {
-                Some(Granted { grant: grant.split(block.len()), is_ahead: false })
+                Some(Granted { grant: grant.split(block.len()), reader: Weak::new() })
             }
             Self::Ahead(_, reader, call) if is_pointless(reader, call, block) => None,
-            Self::Ahead(grant, _, call) => {
-                let is_ahead = call.demanded() < block.end;
-                Some(Granted { grant: grant.split(block.len()), is_ahead })
+            Self::Ahead(grant, reader, call) => {
+                let is_demanded = call.demanded() >= block.end;
+                let reader = if is_demanded { Weak::new() } else { Weak::clone(reader) };
+                Some(Granted { grant: grant.split(block.len()), reader })
             }
-            Self::Each { fetcher, until, call } => drained(fetcher, until, call, block).await,
+            Self::Each { fetcher, until, reader, call } => {
+                drained(fetcher, until, reader, (call, block)).await
+            }
         }
     }
 }
@@ -226,17 +235,17 @@ fn is_pointless(reader: &Weak<()>, call: &Call, range: ByteRange) -> bool {
 async fn drained(
     fetcher: &Fetcher,
     until: &mut watch::Receiver<u64>,
-    call: &Call,
-    block: ByteRange,
+    reader: &Weak<()>,
+    (call, block): (&Call, ByteRange),
 ) -> Option<Granted> {
     loop {
         if call.demanded() >= block.end {
             let grant = Some(fetcher.budget.take(block.len()).await);
-            return Some(Granted { grant, is_ahead: false });
+            return Some(Granted { grant, reader: Weak::new() });
         }
         let may_come = *until.borrow_and_update() >= block.end;
         if may_come && let Some(grant) = fetcher.spare(block.len()) {
-            return Some(Granted { grant: Some(grant), is_ahead: true });
+            return Some(Granted { grant: Some(grant), reader: Weak::clone(reader) });
         }
         let patience = if may_come { LOOKED_FOR_MEMORY } else { DRAIN_IDLE };
         tokio::select! {
@@ -284,7 +293,7 @@ impl Flight<'_> {
             }
             let block = Block::new(wanted.start, bytes, granted.grant);
             if let Some(landing) = self.run.pop_front() {
-                landing.land(if granted.is_ahead { block.awaited() } else { block });
+                landing.land(block.ahead_of(granted.reader));
             }
         }
         if !is_drained {

@@ -7,7 +7,7 @@
 //! come from.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use lru::LruCache;
@@ -25,25 +25,32 @@ const LOOKED_AT_MAX: usize = 256;
 pub struct Block {
     start: u64,
     bytes: Bytes,
-    /// Fetched ahead of a reader who has not come by yet.
-    is_awaited: AtomicBool,
+    /// For whom it was fetched ahead.
+    reader: Weak<()>,
+    /// Somebody has had bytes of it.
+    is_read: AtomicBool,
     _grant: Option<Grant>,
 }
 
 impl Block {
     /// A block whose first byte is at `start` of its object.
     pub const fn new(start: u64, bytes: Bytes, grant: Option<Grant>) -> Self {
-        Self { start, bytes, is_awaited: AtomicBool::new(false), _grant: grant }
+        Self { start, bytes, reader: Weak::new(), is_read: AtomicBool::new(false), _grant: grant }
     }
 
     /// Marks a block that was fetched before anybody asked for it.
-    pub(super) fn awaited(self) -> Self {
-        Self { is_awaited: AtomicBool::new(true), ..self }
+    pub(super) fn ahead_of(self, reader: Weak<()>) -> Self {
+        Self { reader, ..self }
+    }
+
+    /// Its reader has not come by yet, and still reads.
+    fn is_awaited(&self) -> bool {
+        self.reader.strong_count() > 0 && !self.is_read.load(Ordering::Relaxed)
     }
 
     /// The bytes of the block that lie in `range` of the object.
     pub fn slice(&self, range: ByteRange) -> Bytes {
-        self.is_awaited.store(false, Ordering::Relaxed);
+        self.is_read.store(true, Ordering::Relaxed);
         let own = ByteRange::at(self.start, self.bytes.len() as u64);
         let wanted = own.intersect(range);
         let index = |at: u64| usize::try_from(at - self.start).unwrap_or(usize::MAX);
@@ -105,7 +112,7 @@ impl Memory {
         let mut blocks = self.lock();
         let wanted = usize::try_from(bytes.div_ceil(BLOCK_SIZE)).unwrap_or(usize::MAX);
         let looked_at = blocks.iter().rev().take(LOOKED_AT_MAX);
-        let idle = looked_at.filter(|(_, block)| !block.is_awaited.load(Ordering::Relaxed));
+        let idle = looked_at.filter(|(_, block)| !block.is_awaited());
         let idle: Vec<BlockKey> = idle.take(wanted).map(|(key, _)| key.clone()).collect();
         for key in idle {
             blocks.pop(&key);
@@ -114,5 +121,60 @@ impl Memory {
 
     fn lock(&self) -> MutexGuard<'_, LruCache<BlockKey, Arc<Block>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::naming::Key;
+    use crate::store::Version;
+
+    fn key(index: u64) -> BlockKey {
+        let version = Version {
+            key: Key::from("f"),
+            etag: Some("\"1\"".into()),
+            version_id: None,
+            size: 100 * BLOCK_SIZE,
+            last_modified: UNIX_EPOCH,
+        };
+        BlockKey { version: Arc::new(version), index }
+    }
+
+    fn with(readers: &[&Arc<()>]) -> Memory {
+        let memory = Memory::default();
+        for (index, reader) in readers.iter().enumerate() {
+            let (key, bytes) = (key(index as u64), Bytes::from_static(&[0; 16]));
+            let block = Block::new(key.range().start, bytes, None);
+            memory.insert(key, Arc::new(block.ahead_of(Arc::downgrade(reader))));
+        }
+        memory
+    }
+
+    fn left(memory: &Memory) -> Vec<u64> {
+        (0..100).filter(|index| memory.has(&key(*index))).collect()
+    }
+
+    #[test]
+    fn what_a_reader_is_about_to_need_makes_no_room_for_others() {
+        let (here, gone) = (Arc::default(), Arc::default());
+        let memory = with(&[&here, &here, &gone, &here]);
+        drop(gone);
+        memory.get(&key(0)).unwrap().slice(ByteRange::new(0, 8));
+        memory.evict_idle(10 * BLOCK_SIZE);
+        assert_eq!(left(&memory), [1, 3], "one was read, and one is nobody's");
+        memory.evict(BLOCK_SIZE);
+        assert_eq!(left(&memory), [3], "who waits comes before who will");
+    }
+
+    #[test]
+    fn what_was_passed_goes_first() {
+        let reader = Arc::default();
+        let memory = with(&[&reader, &reader, &reader]);
+        memory.passed([key(2)].into_iter());
+        memory.evict(BLOCK_SIZE);
+        assert_eq!(left(&memory), [0, 1]);
     }
 }

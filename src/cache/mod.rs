@@ -159,6 +159,7 @@ impl Cache {
         version: &Arc<Version>,
         range: ByteRange,
         until: &watch::Receiver<u64>,
+        reader: &Arc<()>,
     ) -> Option<u64> {
         let range = range.intersect(ByteRange::new(0, version.size));
         if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
@@ -168,8 +169,8 @@ impl Cache {
         let mut end = range.end;
         self.find(version, range, |run, call| match slot.take() {
             Some(slot) => {
-                let until = until.clone();
-                self.launch(version, run, call, Terms::Drain { until, slot });
+                let (until, reader) = (until.clone(), Arc::downgrade(reader));
+                self.launch(version, run, call, Terms::Drain { until, reader, slot });
             }
             None => end = run.first().map_or(end, |landing| landing.range().start.min(end)),
         });

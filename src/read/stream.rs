@@ -120,7 +120,8 @@ impl Stream {
         }
         let boundary = (ordered / REQUEST + 1) * REQUEST;
         let (sender, receiver) = watch::channel(until);
-        match self.cache.drain(version, ByteRange::new(ordered, boundary), &receiver) {
+        let range = ByteRange::new(ordered, boundary);
+        match self.cache.drain(version, range, &receiver, &self.reader) {
             Some(end) => {
                 self.drains.push(sender);
                 self.window.reached(end);
