@@ -330,7 +330,10 @@ impl Vfs {
             (place, above)
         };
         let (Some(place), Some(above)) = (place, above) else { return false };
-        let hint = above.state().knowledge.listing.get(&place.name, self.0.clock.now());
+        let (now, ttl) = (self.0.clock.now(), self.settings().metadata_ttl);
+        let listing = &mut above.state().knowledge.listing;
+        let goes_on = listing.used().is_some_and(|at| now.saturating_duration_since(at) < ttl);
+        let hint = listing.get(&place.name, now).filter(|_| goes_on);
         hint.is_some_and(|hint| matches!(hint.listed, Listed::Directory))
     }
 
