@@ -16,6 +16,7 @@ use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::BLOCK_SIZE;
+use super::disk::Disk;
 use super::flight::{Call, Landing};
 use super::memory::{Block, Memory};
 use super::pool::{Buffer, Pool, Promise};
@@ -58,8 +59,8 @@ pub(super) enum Terms {
 /// Memory for a run that nobody waits for, and what its blocks will lie in.
 #[derive(Debug)]
 pub(super) struct Room {
-    grant: Grant,
-    promise: Promise,
+    pub(super) grant: Grant,
+    pub(super) promise: Promise,
 }
 
 /// The right to keep a GET open for a reader: one of those that run ahead, and not of the last.
@@ -72,7 +73,8 @@ pub(super) struct Fetcher {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) budget: Arc<Budget>,
     pub(super) memory: Arc<Memory>,
-    pool: Arc<Pool>,
+    pub(super) disk: Option<Disk>,
+    pub(super) pool: Arc<Pool>,
     rate: Mutex<Rate>,
     clock: Clock,
     /// GETs ahead of readers at once: a few requests are left for those who wait.
@@ -82,12 +84,13 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that may have `requests` GETs under way.
+    /// A fetcher that may have `requests` GETs under way, and keeps what they bring on `disk`.
     pub(super) fn new(
         store: Arc<dyn ObjectStore>,
         budget: Arc<Budget>,
         memory: Arc<Memory>,
         requests: usize,
+        disk: Option<Disk>,
     ) -> Self {
         let clock = Clock::system();
         let kept_free = (requests / 8).max(1);
@@ -95,6 +98,7 @@ impl Fetcher {
             store,
             budget,
             memory,
+            disk,
             pool: Pool::new(BLOCK_SIZE as usize),
             rate: Mutex::new(Rate::new(clock.now())),
             clock,
@@ -293,7 +297,7 @@ impl Flight<'_> {
             }
             let block = Block::new(wanted.start, bytes, granted.grant);
             if let Some(landing) = self.run.pop_front() {
-                landing.land(block.ahead_of(granted.reader));
+                self.landed(landing, block.ahead_of(granted.reader));
             }
         }
         if !is_drained {
@@ -320,9 +324,17 @@ impl Flight<'_> {
             let Some(landing) = self.run.pop_front() else { break };
             let granted = supply.grants.next(landing.range()).await;
             let grant = granted.and_then(|granted| granted.grant);
-            landing.land(Block::new(start, bytes, grant));
+            self.landed(landing, Block::new(start, bytes, grant));
         }
         Ok(())
+    }
+
+    fn landed(&self, landing: Landing, block: Block) {
+        let block = Arc::new(block);
+        if let Some(disk) = &self.fetcher.disk {
+            disk.offer(&landing.key().version, landing.key().index, &block);
+        }
+        landing.land(block);
     }
 
     async fn gather(&self, promise: &mut Promise) -> Result<Vec<(u64, Bytes)>> {

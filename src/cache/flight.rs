@@ -149,6 +149,11 @@ pub(super) struct Landing {
 }
 
 impl Landing {
+    /// Which block.
+    pub(super) const fn key(&self) -> &BlockKey {
+        &self.key
+    }
+
     /// Where the block's bytes are in the object.
     pub(super) fn range(&self) -> ByteRange {
         self.key.range()
@@ -168,8 +173,7 @@ impl Landing {
         }
     }
 
-    pub(super) fn land(self, block: Block) {
-        let block = Arc::new(block);
+    pub(super) fn land(self, block: Arc<Block>) {
         self.memory.insert(self.key.clone(), Arc::clone(&block));
         self.arrived.send_modify(|arrived| arrived.outcome = Some(Ok(block)));
     }

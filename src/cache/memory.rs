@@ -48,6 +48,11 @@ impl Block {
         self.reader.strong_count() > 0 && !self.is_read.load(Ordering::Relaxed)
     }
 
+    /// All of its bytes.
+    pub(super) fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// The bytes of the block that lie in `range` of the object.
     pub fn slice(&self, range: ByteRange) -> Bytes {
         self.is_read.store(true, Ordering::Relaxed);

@@ -1,12 +1,14 @@
 //! Blocks of object versions, fetched once whoever asks.
 //!
-//! Owns where the bytes of a version are found: in memory, on their way, or in the store. A block
-//! is 128 KiB of one version, so nothing here is ever invalidated: another version is another
-//! key. Promises: one flight per block; a reader wakes when his bytes are there, not when the
-//! whole GET is over; every byte held is taken from the budget, and what nobody waits for takes
+//! Owns where the bytes of a version are found: in memory, on disk, on their way, or in the store.
+//! A block is 128 KiB of one version, so nothing here is ever invalidated: another version is
+//! another key. Promises: one flight per block; a reader wakes when his bytes are there, not when
+//! the whole GET is over; every byte held is taken from the budget, and what nobody waits for takes
 //! only what is free. Must not know handles, patterns or inodes.
 
+mod bring;
 mod demand;
+mod disk;
 mod fetch;
 mod flight;
 mod memory;
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::{Semaphore, watch};
 
 use crate::budget::Budget;
@@ -32,6 +35,7 @@ use memory::Memory;
 use share::Shares;
 
 pub use demand::Demand;
+pub use disk::{Disk, DiskSettings, DiskSnapshot, Seal, WholeFile};
 pub use memory::Block;
 
 /// Bytes of a block: the kernel's default read-ahead, so that a small random read fetches little
@@ -93,6 +97,16 @@ impl Cache {
         budget: Arc<Budget>,
         requests: usize,
     ) -> Self {
+        Self::over(store, budget, requests, None)
+    }
+
+    /// The same over what is on `disk`.
+    pub fn over(
+        store: Arc<dyn ObjectStore>,
+        budget: Arc<Budget>,
+        requests: usize,
+        disk: Option<Disk>,
+    ) -> Self {
         let memory = Arc::new(Memory::default());
         let reclaimed = Arc::downgrade(&memory);
         budget.set_reclaimer(move |bytes| {
@@ -105,7 +119,7 @@ impl Cache {
         let reading = usize::try_from(budget.limit() / KIB / 2).unwrap_or(Semaphore::MAX_PERMITS);
         let reading = Arc::new(Semaphore::new(reading.min(Semaphore::MAX_PERMITS)));
         Self(Arc::new(Inner {
-            fetcher: Arc::new(Fetcher::new(store, budget, memory, requests)),
+            fetcher: Arc::new(Fetcher::new(store, budget, memory, requests, disk)),
             flights: Flights::default(),
             shares,
             streams: AtomicU64::new(0),
@@ -123,14 +137,33 @@ impl Cache {
         self.demand(version, range, range).await.bytes().await
     }
 
-    /// What of `range` is in memory, in order; nothing is fetched.
-    pub fn at_hand(&self, version: &Arc<Version>, range: ByteRange) -> Vec<(u64, Bytes)> {
+    /// What of `range` is in memory or on disk, in order and block by block; nothing is fetched.
+    pub fn at_hand(
+        &self,
+        version: &Arc<Version>,
+        range: ByteRange,
+    ) -> impl Stream<Item = (u64, Bytes)> {
         let range = range.intersect(ByteRange::new(0, version.size));
-        let found = blocks_of(version, range).filter_map(|key| {
-            let block = self.memory().get(&key)?;
-            Some((key.range().intersect(range).start, block.slice(range)))
-        });
-        found.collect()
+        let cache = self.clone();
+        let blocks = stream::iter(blocks_of(version, range));
+        blocks.filter_map(move |key| {
+            let cache = cache.clone();
+            async move {
+                let block = match cache.memory().get(&key) {
+                    Some(block) => block,
+                    None => cache.read_back(&key).await?,
+                };
+                Some((key.range().intersect(range).start, block.slice(range)))
+            }
+        })
+    }
+
+    async fn read_back(&self, key: &BlockKey) -> Option<Arc<Block>> {
+        let disk = self.disk()?;
+        let own = key.range();
+        let grant = self.0.fetcher.budget.take(own.len()).await;
+        let bytes = disk.block(&key.version, key.index, &self.0.fetcher.pool).await?;
+        Some(Arc::new(Block::new(own.start, bytes, Some(grant))))
     }
 
     /// Begins to fetch what is missing of `range`, and does not wait; what has not come when
@@ -212,13 +245,58 @@ impl Cache {
         }
         let grant = self.0.fetcher.budget.take(version.size).await;
         let key = BlockKey { version: Arc::clone(version), index: 0 };
-        self.memory().insert(key, Arc::new(Block::new(0, bytes, Some(grant))));
+        let block = Arc::new(Block::new(0, bytes, Some(grant)));
+        if let Some(disk) = self.disk() {
+            disk.offer(version, 0, &block);
+        }
+        self.memory().insert(key, block);
     }
 
     /// True where every byte of `range` is in memory or on its way.
     pub fn is_known(&self, version: &Arc<Version>, range: ByteRange) -> bool {
         blocks_of(version, range.intersect(ByteRange::new(0, version.size)))
             .all(|key| self.memory().has(&key) || self.0.flights.has(&key))
+    }
+
+    /// True where the bytes of a whole object are in memory or on their way, or, as far as they
+    /// fit into one block, on disk.
+    pub fn is_near(&self, version: &Arc<Version>) -> bool {
+        let is_on_disk = || self.disk().is_some_and(|disk| disk.has(version));
+        self.is_known(version, ByteRange::new(0, version.size))
+            || (version.size <= BLOCK_SIZE && is_on_disk())
+    }
+
+    /// The version's file on disk, if it is whole, this process has read and verified each of its
+    /// blocks, and nobody has touched it since.
+    pub fn whole_file(&self, version: &Version) -> Option<WholeFile> {
+        self.disk()?.whole_file(version)
+    }
+
+    /// The same, after the file was verified; that takes as long as reading it.
+    pub async fn verified_file(&self, version: &Version) -> Option<WholeFile> {
+        self.disk()?.verified_file(version, &self.0.fetcher.pool).await
+    }
+
+    /// Bytes of the version that are on disk, once what was fetched is there or was refused.
+    pub async fn on_disk(&self, version: &Version) -> u64 {
+        match self.disk() {
+            Some(disk) => {
+                disk.flush().await;
+                disk.present(version).await
+            }
+            None => 0,
+        }
+    }
+
+    /// Waits until what was fetched is on disk, or was refused there.
+    pub async fn flush(&self) {
+        if let Some(disk) = self.disk() {
+            disk.flush().await;
+        }
+    }
+
+    fn disk(&self) -> Option<&Disk> {
+        self.0.fetcher.disk.as_ref()
     }
 
     fn memory(&self) -> &Arc<Memory> {
@@ -255,7 +333,7 @@ impl Cache {
 
     fn launch(&self, version: &Arc<Version>, run: Vec<Landing>, call: Arc<Call>, terms: Terms) {
         let (fetcher, version) = (Arc::clone(&self.0.fetcher), Arc::clone(version));
-        self.0.tasks.spawn(fetcher.fly(version, run, call, terms));
+        self.0.tasks.spawn(fetcher.bring(version, run, call, terms));
     }
 }
 

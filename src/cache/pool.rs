@@ -152,6 +152,13 @@ impl Buffer {
         self.filled += length;
     }
 
+    /// All of its memory, to be filled as a whole.
+    pub(super) fn fill(&mut self) -> &mut [u8] {
+        let bytes = self.pages.as_mut().map_or(&mut [][..], Pages::bytes_mut);
+        self.filled = bytes.len();
+        bytes
+    }
+
     /// What it was filled with, for as many readers as want it.
     pub(super) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)

@@ -38,6 +38,8 @@ pub struct LocalOptions {
     pub allow_other: Option<bool>,
     pub ca_bundle: Option<PathBuf>,
     pub cache_dir: Option<CacheDir>,
+    pub cache_min_free: Option<u64>,
+    pub cache_size: Option<u64>,
     pub foreground: Option<bool>,
     pub log_file: Option<PathBuf>,
     pub log_format: Option<LogFormat>,

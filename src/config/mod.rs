@@ -80,6 +80,10 @@ pub struct Config {
     pub memory_limit: u64,
     /// The folder for staging files, made and found writable; none keeps everything in memory.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes of that folder for what was read; 0 caches in memory alone.
+    pub cache_size: u64,
+    /// Bytes of its file system that the cache leaves free.
+    pub cache_min_free: u64,
     /// Bytes that may be staged: on disk, or in memory where there is no folder.
     pub staging_size: u64,
     /// A call that made no progress for so long fails.

@@ -397,12 +397,43 @@ pub static OPTIONS: &[Definition] = &[
         kind: Kind::Value("DIR|none"),
         default: "/var/cache/s3pod for root, else $XDG_CACHE_HOME/s3pod or ~/.cache/s3pod",
         help: "Folder for what is kept on local disk",
-        details: "Files that are being written are staged there. `none` stages in the memory \
-                  budget (ENOSPC beyond it) and makes --attr-delay 0 and --delete sync.",
+        details: "Files that are being written are staged there, and what was read is cached. \
+                  Mounts that share it share what they read, so only mounts that may read the \
+                  same objects should. `none` stages in the memory budget (ENOSPC beyond it), \
+                  caches in memory alone, and makes --attr-delay 0 and --delete sync.",
         category: Category::Resources,
         authority: Authority::Local,
         example: "/var/cache/s3pod",
         set: |o, text| parse(text).map(|folder| o.local.cache_dir = folder),
+    },
+    Definition {
+        flag: "cache-size",
+        kind: Kind::Value("SIZE"),
+        default: "a quarter of the file system of --cache-dir",
+        help: "Disk for what was read, kept over restarts",
+        details: "Counted as the file system allocates it, for all mounts that share the folder. \
+                  0 caches in memory alone. On an emptyDir, which is part of the node's disk, it \
+                  and --staging-size have to fit into the sizeLimit.",
+        category: Category::Resources,
+        authority: Authority::Local,
+        example: "50GiB",
+        set: |o, text| {
+            values::size_within(text, 0, 1024 * TIB).map(|size| o.local.cache_size = Some(size))
+        },
+    },
+    Definition {
+        flag: "cache-min-free",
+        kind: Kind::Value("SIZE"),
+        default: "a twentieth of the file system of --cache-dir",
+        help: "Disk that the cache leaves free for others",
+        details: "Where less is free, cached objects go before anything is cached, whatever \
+                  --cache-size allows. kubelet evicts pods when less than a tenth is free.",
+        category: Category::Resources,
+        authority: Authority::Local,
+        example: "10GiB",
+        set: |o, text| {
+            values::size_within(text, 0, 1024 * TIB).map(|size| o.local.cache_min_free = Some(size))
+        },
     },
     Definition {
         flag: "staging-size",

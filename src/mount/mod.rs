@@ -44,6 +44,9 @@ const FIRST_ANSWER: Duration = Duration::from_secs(30);
 /// 512 is reached by eight writers, each thread with a stack and an arena of malloc's.
 const BLOCKING_THREADS: usize = 32;
 
+/// How long the disk of the cache may take to write what was read last.
+const LAST_BLOCKS: Duration = Duration::from_secs(5);
+
 /// How long tasks that nobody waits for any more may go on after the unmount.
 const LAST_TASKS: Duration = Duration::from_secs(1);
 
@@ -159,7 +162,9 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
     admin.set_ready(false);
     // The kernel may hold what it would wait for while it unmounts.
     drop(dropper);
-    shutdown::end(&stack.vfs, session, &mut signals).await
+    let ended = shutdown::end(&stack.vfs, session, &mut signals).await;
+    stack.settle(LAST_BLOCKS).await;
+    ended
 }
 
 fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failure> {

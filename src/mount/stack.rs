@@ -6,11 +6,12 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::probe;
 use crate::budget::Budget;
-use crate::cache::Cache;
+use crate::cache::{Cache, Disk, DiskSettings};
 use crate::clock::Clock;
 use crate::config::{self, Config, MetadataMode};
 use crate::journal::{Journal, Leftover, Pending, Recovery, Slot};
@@ -28,12 +29,25 @@ const WINDOW_MAX: u64 = 256 * MIB;
 /// or a download's read buffer, which hyper lets grow to 400 KiB.
 const REQUEST_BUFFERS: u64 = 512 * KIB;
 
+/// One part in so many of the memory may hold blocks that wait to be written to the cache's disk.
+const QUEUE_SHARE: u64 = 8;
+
+/// One part in so many of the memory is for the table of what is cached on disk: 192 MiB are
+/// enough for 145 000 objects.
+const TABLE_SHARE: u64 = 16;
+
+/// What the smallest cached object takes on disk, a page for itself and one for its metadata...
+const VERSION_MIN: u64 = 8 * KIB;
+/// ...and in the table, where one that went may be remembered for each.
+const VERSION_NODES: u64 = 144;
+
 /// A composed mount. Dropping it cancels what runs for it and gives its slot back.
 #[derive(Debug)]
 pub(super) struct Stack {
     pub(super) vfs: Vfs,
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) clock: Clock,
+    cache: Cache,
     // Dropped last: it locks the folder that the file system stages in.
     _journal: Journal,
 }
@@ -46,13 +60,15 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         .map_err(|error| Failure::configuration(error.to_string()))?;
     probe::probe(&base, config).await?;
     let requests = requests_max(config);
+    let disk = open_disk(config, base.endpoint(), &clock);
     let store = decorate(base, requests, config, &clock);
 
     let (journal, pending) = open_journal(config)?;
-    let set_aside = u64::from(requests) * REQUEST_BUFFERS + config.memory_limit / 8;
+    let table = disk.as_ref().map_or(0, |_| table(config));
+    let set_aside = u64::from(requests) * REQUEST_BUFFERS + config.memory_limit / 8 + table;
     let budget_bytes = config.memory_limit - set_aside;
     let budget = Budget::new(budget_bytes);
-    let cache = Cache::with_requests(Arc::clone(&store), Arc::clone(&budget), requests as usize);
+    let cache = Cache::over(Arc::clone(&store), Arc::clone(&budget), requests as usize, disk);
     let staging = Staging::new(journal.folder(), config.staging_size);
     let engine = Engine::new(
         Arc::clone(&store),
@@ -65,9 +81,48 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     );
     let settings =
         Settings { ahead_max: (requests as usize * 3 / 4).max(1), ..vfs_settings(config, &clock) };
-    let vfs = Vfs::new(settings, Arc::clone(&store), cache, engine, clock.clone());
+    let vfs = Vfs::new(settings, Arc::clone(&store), cache.clone(), engine, clock.clone());
     vfs.take_up(pending).await;
-    Ok(Stack { vfs, store, clock, _journal: journal })
+    Ok(Stack { vfs, store, clock, cache, _journal: journal })
+}
+
+impl Stack {
+    /// Waits for the disk to have what was read, within `patience`.
+    pub(super) async fn settle(&self, patience: Duration) {
+        if tokio::time::timeout(patience, self.cache.flush()).await.is_err() {
+            tracing::warn!(
+                ?patience,
+                "the disk of the cache is slow; its last blocks are not kept"
+            );
+        }
+    }
+}
+
+/// The cache on disk. A folder below --cache-dir that cannot be used is no reason not to mount.
+fn open_disk(config: &Config, endpoint: Option<&str>, clock: &Clock) -> Option<Disk> {
+    let folder = config.cache_dir.clone().filter(|_| config.cache_size > 0)?;
+    let settings = DiskSettings {
+        folder,
+        place: format!("{}\n{}", endpoint.unwrap_or_default(), config.bucket),
+        size: config.cache_size,
+        free_min: config.cache_min_free,
+        queue: config.memory_limit / QUEUE_SHARE,
+        table: table(config),
+    };
+    match Disk::open(&settings, clock.clone()) {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            let folder = settings.folder.join("cache");
+            let folder = folder.display();
+            tracing::warn!(%folder, %error, "no cache on disk: reads are kept in memory alone");
+            None
+        }
+    }
+}
+
+/// Memory for the table of what is on disk.
+fn table(config: &Config) -> u64 {
+    (config.memory_limit / TABLE_SHARE).min(config.cache_size / VERSION_MIN * VERSION_NODES)
 }
 
 /// Requests at once: as many as asked for, within a quarter of the memory. Their buffers are set

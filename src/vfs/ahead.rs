@@ -89,8 +89,7 @@ impl Vfs {
 
     /// True where the bytes of a version are few, and not here.
     pub(super) fn is_wanted(&self, version: &Arc<Version>) -> bool {
-        let whole = ByteRange::new(0, version.size);
-        version.size <= BODY_MAX && !self.0.cache.is_known(version, whole)
+        version.size <= BODY_MAX && !self.0.cache.is_near(version)
     }
 
     /// Asks about a listed name on somebody's behalf; about the next ones too, where he walks.

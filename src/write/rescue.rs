@@ -4,6 +4,9 @@
 //! hand, which are missing. Must not know the folder they are kept in, or who won.
 
 use std::io;
+use std::pin::pin;
+
+use futures::StreamExt;
 
 use super::stage::{Quota, Slice};
 use super::{Error, Staged};
@@ -26,7 +29,7 @@ pub(super) async fn keep(
         return Err(io::Error::other("staged in memory, since there is no --cache-dir"));
     };
     let whole = ByteRange::new(0, size);
-    bring_cached(staged, whole);
+    bring_cached(staged, whole).await;
     let account = staged.stage.account().clone();
     let lost = Lost {
         key: key.clone(),
@@ -48,11 +51,12 @@ pub(super) async fn keep(
 }
 
 /// What does not fit into the staging folder any more is as good as not cached.
-fn bring_cached(staged: &Staged, whole: ByteRange) {
+async fn bring_cached(staged: &Staged, whole: ByteRange) {
     let Some(base) = staged.base() else { return };
     for slice in staged.slices(whole) {
         let Slice::Base(gap) = slice else { continue };
-        for (at, bytes) in staged.engine.0.cache.at_hand(&base, gap) {
+        let mut at_hand = pin!(staged.engine.0.cache.at_hand(&base, gap));
+        while let Some((at, bytes)) = at_hand.next().await {
             if staged.stage.fill(at, &bytes, Quota::Kept).is_err() {
                 return;
             }

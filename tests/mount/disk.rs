@@ -14,11 +14,11 @@ use crate::lab::Lab;
 const MIB: u64 = 1 << 20;
 
 /// A mount of something else than s3pod; gone when dropped.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
     /// A disk of so many bytes.
-    fn disk(at: &Path, size: u64) -> Self {
+    pub(crate) fn disk(at: &Path, size: u64) -> Self {
         let options = format!("size={size}");
         mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
         Self(at.to_owned())

@@ -15,6 +15,7 @@ mod crash;
 mod create;
 mod deletes;
 mod disk;
+mod disk_cache;
 mod durability;
 mod fallocate;
 mod fsync;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that fails is a failed test")]
 
 mod bench;
+mod disk_cache;
 mod model;
 mod streams;
 

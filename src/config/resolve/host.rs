@@ -1,6 +1,6 @@
 //! The machine, as far as the settings depend on it.
 //!
-//! Owns [`Host`]: environment, user and cgroup, read once, and the two questions asked of the
+//! Owns [`Host`]: environment, user and cgroup, read once, and the questions asked of the
 //! disk. Promises: nothing else in the library reads the environment. Must not know which
 //! setting asks.
 
@@ -122,6 +122,12 @@ pub(super) fn make_writable(folder: &Path) -> io::Result<PathBuf> {
 pub(super) fn free_space(folder: &Path) -> io::Result<u64> {
     let space = nix::sys::statvfs::statvfs(folder)?;
     Ok(space.blocks_available().saturating_mul(space.fragment_size()))
+}
+
+/// Bytes of the file system of `folder`, free or not.
+pub(super) fn total_space(folder: &Path) -> io::Result<u64> {
+    let space = nix::sys::statvfs::statvfs(folder)?;
+    Ok(space.blocks().saturating_mul(space.fragment_size()))
 }
 
 #[cfg(test)]

@@ -24,6 +24,13 @@ pub use host::Host;
 /// What the process needs beside its budget: code, stacks, allocator, TLS.
 const FIXED_MEMORY: u64 = 48 * MIB;
 
+/// The cache gets one part in so many of its file system. Not of what is free there: a restart,
+/// which finds its own files, must not shrink it.
+const CACHE_SHARE: u64 = 4;
+
+/// It leaves one part in so many free, as journals, logs and other programs need.
+const FREE_SHARE: u64 = 20;
+
 /// Addresses of instance and pod metadata: AWS's IMDS (v4 and v6), ECS's credentials, EKS Pod
 /// Identity (v4 and v6). A proxy could not reach them, and must not see what they answer.
 const METADATA_ADDRESSES: &str =
@@ -78,6 +85,12 @@ impl Config {
             dir_mode: tuning.dir_mode.unwrap_or(0o755),
             file_mode: tuning.file_mode.unwrap_or(0o644),
             memory_limit,
+            cache_size: cache_share(asked.local.cache_size, cache_dir.as_deref(), CACHE_SHARE)?,
+            cache_min_free: cache_share(
+                asked.local.cache_min_free,
+                cache_dir.as_deref(),
+                FREE_SHARE,
+            )?,
             staging_size: staging_size(&asked, cache_dir.as_deref(), memory_limit)?,
             cache_dir,
             op_timeout: tuning.op_timeout.unwrap_or(Duration::from_secs(60)),
@@ -150,6 +163,10 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
         (
             in_memory && operator.write_back == Some(true),
             ("--cache-dir none", "--write-back", "what close() promises needs a folder"),
+        ),
+        (
+            in_memory && local.cache_size.is_some_and(|size| size > 0),
+            ("--cache-dir none", "--cache-size", "a cache on disk needs a folder"),
         ),
         (
             operator.write_back_ephemeral == Some(true) && operator.write_back != Some(true),
@@ -318,7 +335,7 @@ fn default_cache_dir(host: &Host) -> Result<PathBuf, Error> {
 
 fn staging_size(
     asked: &Options,
-    cache_dir: Option<&std::path::Path>,
+    cache_dir: Option<&Path>,
     memory_limit: u64,
 ) -> Result<u64, Error> {
     let Some(folder) = cache_dir else {
@@ -331,6 +348,17 @@ fn staging_size(
     host::free_space(folder)
         .map(|free| free / 2)
         .map_err(|source| Error::CacheDir { path: folder.to_owned(), source })
+}
+
+/// What was asked for, or one part in `share` of the folder's file system; 0 without a folder.
+fn cache_share(asked: Option<u64>, folder: Option<&Path>, share: u64) -> Result<u64, Error> {
+    match (folder, asked) {
+        (None, _) => Ok(0),
+        (Some(_), Some(size)) => Ok(size),
+        (Some(folder), None) => host::total_space(folder)
+            .map(|total| total / share)
+            .map_err(|source| Error::CacheDir { path: folder.to_owned(), source }),
+    }
 }
 
 fn log(asked: &Options) -> LogSettings {

@@ -46,6 +46,8 @@ fn nothing_asked_for_gives_the_documented_defaults() {
     assert!(!config.s3.force_path_style);
     assert_eq!(config.cache_dir, Some(folder.path().canonicalize().unwrap()));
     assert!(config.staging_size > 0);
+    // A quarter and a twentieth of the same file system.
+    assert!(config.cache_size > 0 && config.cache_min_free.abs_diff(config.cache_size / 5) <= 1);
     assert!(config.notices.is_empty());
     assert_eq!(config.log, LogSettings::default());
 }
@@ -136,6 +138,7 @@ fn more_memory_than_the_cgroup_has_is_refused() {
 fn without_a_folder_everything_is_in_memory_and_nothing_is_queued() {
     let config = resolved("memory-limit=100MiB", &host()).unwrap();
     assert_eq!((config.cache_dir, config.staging_size), (None, 50 * MIB));
+    assert_eq!((config.cache_size, config.cache_min_free), (0, 0));
     assert_eq!((config.attr_delay, config.delete), (Duration::ZERO, DeleteMode::Sync));
     assert_eq!(resolved("staging-size=16MiB", &host()).unwrap().staging_size, 16 * MIB);
 }

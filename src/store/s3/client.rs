@@ -53,6 +53,7 @@ pub(super) async fn connect(settings: S3Settings) -> Result<S3Store, ConnectErro
         client,
         bucket: settings.bucket.as_str().into(),
         region: region.as_ref().into(),
+        endpoint: shared.endpoint_url().map(Into::into),
         payer: settings.requester_pays.then_some(RequestPayer::Requester),
         defaults: Properties {
             storage_class: settings.storage_class,

@@ -154,6 +154,7 @@ pub struct S3Store {
     client: Client,
     bucket: Arc<str>,
     region: Arc<str>,
+    endpoint: Option<Arc<str>>,
     payer: Option<RequestPayer>,
     /// What new objects get where their properties say nothing.
     defaults: Properties,
@@ -182,6 +183,11 @@ impl S3Store {
     /// A setting that cannot be used.
     pub async fn connect(settings: S3Settings) -> Result<Self, ConnectError> {
         client::connect(settings).await
+    }
+
+    /// The endpoint that was asked for, by whatever setting or file; none for AWS itself.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
     }
 
     /// Asks for the bucket and one line of a listing under `prefix`: what a mount does first, so

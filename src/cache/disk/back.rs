@@ -1,0 +1,270 @@
+//! Reading blocks back for those who wait for them.
+//!
+//! Owns the way from a run of wanted blocks to their landing: look which are there, wait for
+//! memory, read adjacent ones together, check, land. Promises: what cannot be landed is given
+//! back, so that it is fetched; nobody's wait ends in an error of the disk's. Must not know how
+//! blocks are fetched.
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+
+use super::super::flight::Landing;
+use super::super::pool::{Pool, Promise};
+use super::super::{BLOCK_SIZE, Block};
+use super::Disk;
+use super::format::{Identity, Record};
+use super::opened::{self, Opened};
+use crate::budget::{Budget, Grant};
+use crate::store::Version;
+use crate::units::MIB;
+
+/// Blocks that are read with one call, and land together: a reader who wants the first need not
+/// wait for more than this.
+const STEP_MAX: usize = (MIB / BLOCK_SIZE) as usize;
+
+/// Wanted blocks of one version that are on disk.
+pub(in crate::cache) struct Held {
+    disk: Disk,
+    opened: Arc<Opened>,
+    steps: Vec<Step>,
+}
+
+/// What blocks are read back into.
+pub(in crate::cache) struct Means<'m> {
+    pub(in crate::cache) budget: &'m Arc<Budget>,
+    pub(in crate::cache) pool: &'m Arc<Pool>,
+    /// Memory that was found for them, ahead of this reader; none where somebody waits.
+    pub(in crate::cache) ahead: Option<(Grant, Weak<()>)>,
+}
+
+impl Means<'_> {
+    /// Memory for the next blocks, and whom they run ahead of.
+    async fn next(&mut self, bytes: u64) -> (Grant, Weak<()>) {
+        if let Some((grant, reader)) = &mut self.ahead
+            && let Some(part) = grant.split(bytes)
+        {
+            return (part, Weak::clone(reader));
+        }
+        (self.budget.take(bytes).await, Weak::new())
+    }
+}
+
+/// Adjacent blocks and their checksums.
+#[derive(Default)]
+struct Step {
+    landings: Vec<Landing>,
+    checksums: Vec<u32>,
+}
+
+/// Adjacent blocks that have to be fetched.
+type Runs = Vec<Vec<Landing>>;
+
+impl Disk {
+    /// Which blocks of a run are on disk, and runs of those that are not.
+    pub(in crate::cache) async fn look(
+        &self,
+        version: &Version,
+        run: Vec<Landing>,
+    ) -> (Runs, Option<Held>) {
+        let Some(identity) = Identity::new(&self.0.place, version) else {
+            return (vec![run], None);
+        };
+        let Some(first) = run.first().map(|landing| landing.key().index) else {
+            return (Vec::new(), None);
+        };
+        let Ok(turn) = Arc::clone(&self.0.reads).acquire_owned().await else {
+            return (vec![run], None);
+        };
+        let (disk, identity, count) = (self.clone(), Arc::new(identity), run.len());
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            disk.records(&identity, first, count)
+        });
+        match looked.await.ok().flatten() {
+            Some((opened, records)) => self.split(opened, run, &records),
+            None => {
+                self.0.counters.misses.add(run.len() as u64);
+                (vec![run], None)
+            }
+        }
+    }
+
+    /// What is known of the blocks, from the files as they are now.
+    fn records(
+        &self,
+        identity: &Arc<Identity>,
+        first: u64,
+        count: usize,
+    ) -> Option<(Arc<Opened>, Vec<Record>)> {
+        let mut opened = self.opened(identity)?;
+        let mut records = opened.look(first, count);
+        let is_present = |record: &Record| matches!(record, Record::Present { .. });
+        let is_complete = matches!(&records, Ok(records) if records.iter().all(is_present));
+        if !is_complete && opened.is_removed() {
+            // Evicted since it was opened, and perhaps cached anew.
+            self.0.opened.close(identity.id);
+            opened = self.opened(identity)?;
+            records = opened.look(first, count);
+        }
+        match records {
+            Ok(records) => Some((opened, records)),
+            Err(error) => {
+                self.failed(identity, &error);
+                None
+            }
+        }
+    }
+
+    fn split(
+        &self,
+        opened: Arc<Opened>,
+        run: Vec<Landing>,
+        records: &[Record],
+    ) -> (Runs, Option<Held>) {
+        let (mut missing, mut steps) = (Vec::new(), Vec::<Step>::new());
+        for (landing, record) in run.into_iter().zip(records) {
+            match record {
+                Record::Present { checksum } => {
+                    let is_next = |step: &Step| {
+                        step.landings.len() < STEP_MAX && follows(&step.landings, &landing)
+                    };
+                    if !steps.last().is_some_and(is_next) {
+                        steps.push(Step::default());
+                    }
+                    if let Some(step) = steps.last_mut() {
+                        step.landings.push(landing);
+                        step.checksums.push(*checksum);
+                    }
+                }
+                Record::Absent => missing.push(landing),
+                Record::Damaged => {
+                    self.is_damaged(&opened.identity, landing.key().index);
+                    missing.push(landing);
+                }
+            }
+        }
+        self.0.counters.misses.add(missing.len() as u64);
+        let held = Held { disk: self.clone(), opened, steps };
+        (runs(missing), Some(held).filter(|held| !held.steps.is_empty()))
+    }
+
+    /// Bytes of the version that are there.
+    pub(in crate::cache) async fn present(&self, version: &Version) -> u64 {
+        let Some(identity) = Identity::new(&self.0.place, version).map(Arc::new) else { return 0 };
+        let Ok(turn) = Arc::clone(&self.0.reads).acquire_owned().await else { return 0 };
+        let disk = self.clone();
+        let counted = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let (opened, _) = disk.records(&identity, 0, 1)?;
+            opened.present().ok()
+        });
+        counted.await.ok().flatten().unwrap_or(0)
+    }
+
+    /// One block's bytes, if they are there, for whoever wants no more than that.
+    pub(in crate::cache) async fn block(
+        &self,
+        version: &Version,
+        index: u64,
+        pool: &Arc<Pool>,
+    ) -> Option<Bytes> {
+        let identity = Arc::new(Identity::new(&self.0.place, version)?);
+        let turn = Arc::clone(&self.0.reads).acquire_owned().await.ok()?;
+        let (disk, mut promise) = (self.clone(), pool.promise(1));
+        let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let (opened, records) = disk.records(&identity, index, 1)?;
+            let Some(Record::Present { checksum }) = records.first() else { return None };
+            match opened.read(index, &[*checksum], &mut promise) {
+                Ok(mut read) => match read.pop() {
+                    Some(opened::Block::Sound(bytes)) => Some(bytes),
+                    _ => None,
+                },
+                Err(_) => None,
+            }
+        });
+        read.await.ok().flatten()
+    }
+}
+
+impl Held {
+    /// Reads and lands the blocks; gives back runs of those that could not be.
+    pub(in crate::cache) async fn land(self, mut means: Means<'_>) -> Runs {
+        let Self { disk, opened, steps } = self;
+        disk.0.room.used(opened.identity.id);
+        let mut lost = Vec::new();
+        for step in steps {
+            // Before the grant: what is evicted for it is what these blocks will lie in.
+            let promise = means.pool.promise(step.landings.len());
+            let bytes = step.landings.iter().map(|landing| landing.range().len()).sum();
+            let (grant, reader) = means.next(bytes).await;
+            let Ok(turn) = Arc::clone(&disk.0.reads).acquire_owned().await else {
+                lost.extend(step.landings);
+                continue;
+            };
+            let (disk, opened) = (disk.clone(), Arc::clone(&opened));
+            let read = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                disk.read_back(&opened, step, (grant, promise), &reader)
+            });
+            // A thread that panicked has dropped its landings, which tells their readers.
+            lost.extend(read.await.unwrap_or_default());
+        }
+        runs(lost)
+    }
+}
+
+impl Disk {
+    fn read_back(
+        &self,
+        opened: &Opened,
+        step: Step,
+        (mut grant, mut promise): (Grant, Promise),
+        reader: &Weak<()>,
+    ) -> Vec<Landing> {
+        let Step { landings, checksums } = step;
+        let first = landings.first().map_or(0, |landing| landing.key().index);
+        let blocks: io::Result<Vec<_>> = opened.read(first, &checksums, &mut promise);
+        let blocks = match blocks {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                self.failed(&opened.identity, &error);
+                return landings;
+            }
+        };
+        let mut lost = Vec::new();
+        for (landing, block) in landings.into_iter().zip(blocks) {
+            match block {
+                opened::Block::Sound(bytes) => {
+                    self.0.counters.hits.add(1);
+                    let range = landing.range();
+                    let block = Block::new(range.start, bytes, grant.split(range.len()));
+                    landing.land(Arc::new(block.ahead_of(Weak::clone(reader))));
+                }
+                opened::Block::Damaged => {
+                    self.is_damaged(&opened.identity, landing.key().index);
+                    lost.push(landing);
+                }
+            }
+        }
+        lost
+    }
+}
+
+fn follows(before: &[Landing], landing: &Landing) -> bool {
+    before.last().is_some_and(|last| last.key().index + 1 == landing.key().index)
+}
+
+/// Landings in order, split where blocks are not adjacent.
+fn runs(landings: Vec<Landing>) -> Runs {
+    let mut runs: Runs = Vec::new();
+    for landing in landings {
+        match runs.last_mut() {
+            Some(run) if follows(run, &landing) => run.push(landing),
+            _ => runs.push(vec![landing]),
+        }
+    }
+    runs
+}

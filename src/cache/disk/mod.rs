@@ -1,0 +1,227 @@
+//! Blocks on local disk, by version.
+//!
+//! Owns the disk's part of the cache: files that outlive the mount, one sparse file per version,
+//! bounded in bytes and by what must stay free. Promises: what it gives are the bytes that were
+//! fetched, checked again at each read; damage, a full disk, a failing one, or files of another
+//! program are a miss and a number, never an error; a reader never waits for a write. Mounts that
+//! share a folder share what they read. Must not know how blocks are fetched.
+//!
+//! ```text
+//!   land ──> offer ──> queue ──> writer ──> draft ──> files      eviction <── room
+//!   look ──> opened ──> read back, checked ──> land
+//! ```
+
+mod back;
+mod counters;
+mod draft;
+mod eviction;
+mod folder;
+mod format;
+mod opened;
+mod room;
+mod whole;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::pool::Pool;
+use super::{BLOCK_SIZE, Block};
+use crate::clock::Clock;
+use crate::store::Version;
+use crate::units::MIB;
+
+use counters::Counters;
+use folder::Folder;
+use format::Identity;
+use opened::{OpenFiles, Opened};
+use room::{Bounds, Room};
+use whole::{Seals, Verdict};
+use writer::{Desk, Said, Writer};
+
+pub(super) use back::{Held, Means};
+pub use counters::DiskSnapshot;
+pub use whole::{Seal, WholeFile};
+
+/// Reads from disk at once: a few keep any disk busy, and the blocking threads are shared with
+/// staging and journal.
+const READS_MAX: usize = 8;
+
+/// The most that waits to be written, whatever memory there is: what a disk of 500 MiB/s writes
+/// in an eighth of a second.
+const QUEUE_MAX: u64 = 64 * MIB;
+
+/// What the disk cache has to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// The mount's cache folder.
+    pub folder: PathBuf,
+    /// Endpoint and bucket: what makes a key one object in the world.
+    pub place: String,
+    /// Bytes on disk that all versions may take together.
+    pub size: u64,
+    /// Bytes of the file system that must stay free.
+    pub free_min: u64,
+    /// Bytes of memory for blocks that wait to be written.
+    pub queue: u64,
+    /// Bytes of memory for the table of versions.
+    pub table: u64,
+}
+
+/// The cache on disk; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Disk(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    place: Arc<str>,
+    folder: Arc<Folder>,
+    room: Arc<Room>,
+    counters: Arc<Counters>,
+    said: Arc<Said>,
+    opened: Arc<OpenFiles>,
+    seals: Seals,
+    reads: Arc<Semaphore>,
+    verifications: Arc<Semaphore>,
+    writer: Writer,
+}
+
+impl Disk {
+    /// Opens the cache below the settings' folder and begins to count what is there.
+    ///
+    /// # Errors
+    /// The disk's, where the folder cannot be made or written to.
+    pub fn open(settings: &DiskSettings, clock: Clock) -> io::Result<Self> {
+        let folder = Arc::new(Folder::create(&settings.folder)?);
+        let counters = Arc::new(Counters::default());
+        let bounds =
+            Bounds { size: settings.size, free_min: settings.free_min, table: settings.table };
+        let room = Room::new(Arc::clone(&folder), bounds, Arc::clone(&counters), clock);
+        let (room, place) = (Arc::new(room), Arc::from(settings.place.as_str()));
+        let said = Arc::new(Said::new(Arc::clone(&counters), Arc::clone(&folder)));
+        let opened = Arc::new(OpenFiles::default());
+        let desk = Desk {
+            place: Arc::clone(&place),
+            folder: Arc::clone(&folder),
+            room: Arc::clone(&room),
+            counters: Arc::clone(&counters),
+            opened: Arc::clone(&opened),
+            said: Arc::clone(&said),
+        };
+        let blocks = (settings.queue.min(QUEUE_MAX) / BLOCK_SIZE).max(8);
+        let writer = Writer::start(desk, usize::try_from(blocks).unwrap_or(8))?;
+        Ok(Self(Arc::new(Inner {
+            place,
+            folder,
+            room,
+            counters,
+            said,
+            opened,
+            seals: Seals::default(),
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            verifications: Arc::new(Semaphore::new(1)),
+            writer,
+        })))
+    }
+
+    /// Keeps a block that was fetched, if the disk keeps up.
+    pub(super) fn offer(&self, version: &Arc<Version>, index: u64, block: &Arc<Block>) {
+        if version.etag.is_some() {
+            self.0.writer.write(version, index, block);
+        }
+    }
+
+    /// Waits until everything that was offered is written or refused.
+    pub async fn flush(&self) {
+        self.0.writer.flush().await;
+    }
+
+    /// True for a version of which something is on disk, as far as this mount knows.
+    pub(super) fn has(&self, version: &Version) -> bool {
+        Identity::new(&self.0.place, version).is_some_and(|one| self.0.room.has(one.id))
+    }
+
+    /// The numbers.
+    pub fn snapshot(&self) -> DiskSnapshot {
+        self.0.room.complete(self.0.counters.snapshot())
+    }
+
+    /// The version's file, if it is whole and this process has verified it.
+    pub(super) fn whole_file(&self, version: &Version) -> Option<WholeFile> {
+        let identity = Identity::new(&self.0.place, version)?;
+        let file = self.0.seals.file(&self.0.folder, identity.id)?;
+        self.0.room.used(identity.id);
+        Some(file)
+    }
+
+    /// The same, after it was verified, for as long as that takes; one at a time.
+    pub(super) async fn verified_file(
+        &self,
+        version: &Version,
+        pool: &Arc<Pool>,
+    ) -> Option<WholeFile> {
+        if let Some(file) = self.whole_file(version) {
+            return Some(file);
+        }
+        let turn = Arc::clone(&self.0.verifications).acquire_owned().await.ok()?;
+        let identity = Arc::new(Identity::new(&self.0.place, version)?);
+        let (disk, pool) = (self.clone(), Arc::clone(pool));
+        let verified = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            disk.verify(&identity, &pool)
+        });
+        if verified.await.unwrap_or(false) { self.whole_file(version) } else { None }
+    }
+
+    fn verify(&self, identity: &Arc<Identity>, pool: &Arc<Pool>) -> bool {
+        match self.0.seals.verify(&self.0.folder, identity, pool) {
+            Ok(Verdict::Verified) => return true,
+            Ok(Verdict::NotWhole) => {}
+            Ok(Verdict::Damaged(index)) => self.is_damaged(identity, index),
+            Err(error) => self.failed(identity, &error),
+        }
+        false
+    }
+
+    /// A block is not as it was written.
+    fn is_damaged(&self, identity: &Arc<Identity>, index: u64) {
+        self.0.counters.damaged.add(1);
+        // The files may have been replaced since they were opened.
+        self.0.opened.close(identity.id);
+        self.0.writer.forget(identity, index);
+    }
+
+    /// A version's files cannot be read, or are not its own: they go, so that they fail once.
+    fn failed(&self, identity: &Arc<Identity>, error: &io::Error) {
+        self.0.opened.close(identity.id);
+        let is_foreign = error.kind() == io::ErrorKind::InvalidData;
+        if is_foreign {
+            self.0.counters.damaged.add(1);
+        } else {
+            self.0.said.failure(error);
+        }
+        self.0.writer.remove(identity, is_foreign);
+    }
+
+    /// The version's files, if they are there. Blocks, on the disk.
+    fn opened(&self, identity: &Arc<Identity>) -> Option<Arc<Opened>> {
+        let known = self.0.opened.get(identity.id);
+        if let Some(opened) = known.filter(|opened| opened.identity == *identity) {
+            return Some(opened);
+        }
+        match Opened::open(&self.0.folder, identity) {
+            Ok(found) => {
+                let opened = Arc::new(found?);
+                self.0.opened.put(&opened);
+                Some(opened)
+            }
+            Err(error) => {
+                self.failed(identity, &error);
+                None
+            }
+        }
+    }
+}
