@@ -8,6 +8,7 @@ mod health;
 mod mount;
 mod recover;
 mod serve;
+mod warm;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -23,6 +24,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Some((mount::NAME, matches)) => mount::run(matches),
             Some((serve::NAME, matches)) => serve::run(matches),
             Some((recover::NAME, matches)) => recover::run(matches),
+            Some((warm::NAME, matches)) => warm::run(matches),
             _ => ExitCode::from(2),
         },
         // Help and version are "errors" with code 0 that go to stdout.
@@ -45,6 +47,7 @@ fn command() -> Command {
         .subcommand(mount::command())
         .subcommand(recover::command())
         .subcommand(serve::command())
+        .subcommand(warm::command())
 }
 
 /// Prints one line for the person at the terminal.
@@ -82,6 +85,8 @@ mod tests {
             &["recover", "discard"],
             &["recover", "discard", "1", "--all"],
             &["recover", "list", "--cache-dir", "none"],
+            &["warm"],
+            &["warm", "/", "--jobs", "0"],
         ] {
             assert_eq!(exit_code(arguments), usage, "{arguments:?}");
         }

@@ -17,7 +17,7 @@ use super::{Core, Error, Metadata, Result, Vfs};
 use crate::naming::{Key, Name};
 use crate::store::{self, GetPin, GetRequest, GetResponse, ObjectHead, Version};
 use crate::tasks::Tasks;
-use crate::units::{ByteRange, KIB};
+use crate::units::KIB;
 
 /// Up to this size a readdir asks whether an object is a symlink or a FIFO. Longer links are so
 /// rare that they are not worth a HEAD for each object of their size: READDIR calls them files.

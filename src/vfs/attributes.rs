@@ -18,6 +18,9 @@ use crate::posix_metadata::{self, PosixMetadata};
 use crate::store::{Condition, Payload, PutRequest, Version};
 use crate::write;
 
+/// The attribute that no object has and no list names, so that nobody copies it: how much of a file
+/// is on local disk. `s3pod warm` asks for it.
+const ON_DISK: &str = "user.s3pod.cached";
 /// `XATTR_CREATE` of setxattr(2).
 const XATTR_CREATE: i32 = 1;
 /// `XATTR_REPLACE` of setxattr(2).
@@ -219,8 +222,18 @@ impl Vfs {
         let inode = self.inode(ino)?;
         self.learn(&inode).await?;
         let name = name.to_str().ok_or(Error::NoData)?;
+        if name == ON_DISK {
+            return self.on_disk(&inode).await;
+        }
         let state = inode.state();
         state.xattrs.get(name).map(|value| Bytes::copy_from_slice(value)).ok_or(Error::NoData)
+    }
+
+    /// How many bytes of the file's version are in the cache's folder, in decimal.
+    async fn on_disk(&self, inode: &Inode) -> Result<Bytes> {
+        let version = inode.state().version.clone();
+        let version = version.filter(|_| !inode.is_dirty()).ok_or(Error::NoData)?;
+        Ok(self.0.cache.on_disk(&version).await.to_string().into())
     }
 
     /// The names of the `user.*` attributes, each followed by a NUL.

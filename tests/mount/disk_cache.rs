@@ -13,22 +13,22 @@ const MIB: u64 = 1 << 20;
 const BUCKET: &str = "photos";
 
 /// A server and a folder that outlive mounts.
-struct Place {
+pub(crate) struct Place {
     server: TestServer,
     folder: tempfile::TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
         Self { server, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn put(&self, key: &str, bytes: &[u8]) {
+    pub(crate) fn put(&self, key: &str, bytes: &[u8]) {
         self.server.bucket(BUCKET).put(key, bytes.to_vec());
     }
 
-    fn mount(&self, arguments: &[&str]) -> Mount {
+    pub(crate) fn mount(&self, arguments: &[&str]) -> Mount {
         Mount::options(env!("CARGO_BIN_EXE_s3pod"), &self.server.s3_endpoint(BUCKET))
             .without_own_cache()
             .arg("--cache-dir")
@@ -38,8 +38,12 @@ impl Place {
             .unwrap()
     }
 
+    pub(crate) const fn server(&self) -> &TestServer {
+        &self.server
+    }
+
     /// GETs that `work` causes.
-    fn gets(&self, work: impl FnOnce()) -> usize {
+    pub(crate) fn gets(&self, work: impl FnOnce()) -> usize {
         let before = self.server.log().count(Op::Get);
         work();
         self.server.log().count(Op::Get) - before
@@ -68,7 +72,7 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn unmount(mount: Mount) {
+pub(crate) fn unmount(mount: Mount) {
     let said = mount.stderr();
     assert!(mount.unmount().unwrap().success(), "{said}");
 }

@@ -47,6 +47,7 @@ mod symlink;
 mod truncate;
 mod unlink;
 mod weak;
+mod warm;
 mod write;
 mod write_back;
 mod xattr;
