@@ -84,6 +84,7 @@ pub struct TuningOptions {
     pub gid: Option<u32>,
     pub metadata: Option<MetadataMode>,
     pub metadata_ttl: Option<Duration>,
+    pub no_passthrough: Option<bool>,
     pub op_timeout: Option<Duration>,
     pub part_size: Option<u64>,
     pub read_only: Option<bool>,

@@ -67,6 +67,8 @@ pub struct Config {
     pub write_back: bool,
     /// Even where that disk goes with the pod.
     pub write_back_ephemeral: bool,
+    /// Whole files of the cache are offered to the kernel.
+    pub passthrough: bool,
     /// Owner of files that name none.
     pub uid: u32,
     /// Group of files that name none.

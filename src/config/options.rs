@@ -436,6 +436,19 @@ pub static OPTIONS: &[Definition] = &[
         },
     },
     Definition {
+        flag: "no-passthrough",
+        kind: Kind::Switch,
+        default: "",
+        help: "Never let the kernel read cached files by itself",
+        details: "A file that lies wholly in the cache is otherwise handed to the kernel where it \
+                  takes it (Linux 6.9, CAP_SYS_ADMIN): reads are then those of the local disk. \
+                  Each block's checksum is verified before that, and not with every read.",
+        category: Category::Resources,
+        authority: Authority::Tuning,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.tuning.no_passthrough = Some(on)),
+    },
+    Definition {
         flag: "staging-size",
         kind: Kind::Value("SIZE"),
         default: "half of the folder's free space at start",

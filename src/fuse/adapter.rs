@@ -22,6 +22,7 @@ use nix::libc;
 use tokio::runtime::Handle;
 
 use super::negotiate::{Negotiated, negotiate};
+use super::passthrough::Backings;
 use super::reply::{self, Page};
 use super::request::{Call, Requests, Settings};
 use crate::clock::Clock;
@@ -41,12 +42,17 @@ pub struct Adapter {
     vfs: Vfs,
     requests: Requests,
     negotiated: Arc<OnceLock<Negotiated>>,
+    backings: Arc<Backings>,
+    request_max: u32,
 }
 
 impl Adapter {
     /// An adapter that answers from `vfs` and finishes slow requests on `runtime`.
     pub fn new(vfs: Vfs, runtime: Handle, clock: Clock, settings: Settings) -> Self {
-        Self { vfs, requests: Requests::new(runtime, clock, settings), negotiated: Arc::default() }
+        let request_max = settings.request_max;
+        let requests = Requests::new(runtime, clock, settings);
+        let (backings, negotiated) = (Arc::default(), Arc::default());
+        Self { vfs, requests, backings, request_max, negotiated }
     }
 
     /// What the connection begins with, once the kernel was answered.
@@ -96,8 +102,12 @@ fn is_user_attribute(name: &OsStr) -> bool {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let negotiated = negotiate(config, self.vfs.lists_attributes(), self.request_max);
+        if negotiated.max_stack_depth == 0 {
+            self.vfs.without_passthrough();
+        }
         // A connection begins once.
-        let _ = self.negotiated.set(negotiate(config, self.vfs.lists_attributes()));
+        let _ = self.negotiated.set(negotiated);
         Ok(())
     }
 
@@ -247,7 +257,10 @@ impl Filesystem for Adapter {
         let vfs = self.vfs();
         let verb = async move { vfs.open(ino(nodeid), flags).await };
         let call = Call::change("open", req, nodeid);
-        self.requests.answer(call, verb, |answer| reply::opened(reply, answer));
+        let (backings, vfs) = (Arc::clone(&self.backings), self.vfs());
+        self.requests.answer(call, verb, move |answer| {
+            backings.opened(reply, &vfs, ino(nodeid), answer);
+        });
     }
 
     fn create(
@@ -343,7 +356,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let vfs = self.vfs();
-        let verb = async move { vfs.release(handle(fh)).await };
+        let backings = Arc::clone(&self.backings);
+        let verb = async move {
+            backings.released(handle(fh));
+            vfs.release(handle(fh)).await
+        };
         let call = Call::change("release", req, nodeid);
         self.requests.answer(call, verb, |answer| reply::empty(reply, answer));
     }

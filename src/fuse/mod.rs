@@ -9,6 +9,7 @@ mod adapter;
 mod dropper;
 mod errno;
 mod negotiate;
+mod passthrough;
 mod reply;
 mod request;
 

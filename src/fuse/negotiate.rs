@@ -4,13 +4,13 @@
 
 use fuser::{InitFlags, KernelConfig};
 
-/// The largest WRITE, and since fuser sizes `max_pages` by it the largest READ: 1 MiB, the kernel's
-/// own default limit (256 pages) and what every request may cost in memory.
-const MAX_WRITE: u32 = 1024 * 1024;
-
 /// Readaheads and asynchronous requests the kernel keeps in flight. The default of 16 starves
 /// parallel readers: at 128 KiB each it is 2 MiB per mount, less than one connection's window.
 const MAX_BACKGROUND: u16 = 64;
+
+/// A cache folder lies on a plain file system; with one level more, overlayfs could not use our
+/// mount as a layer (FILESYSTEM_MAX_STACK_DEPTH is 2).
+const STACK_DEPTH: u32 = 1;
 
 /// The capabilities to ask for, of those the kernel offers.
 ///
@@ -18,6 +18,7 @@ const MAX_BACKGROUND: u16 = 64;
 /// * `PARALLEL_DIROPS`: lookups in one directory need not wait for each other's network.
 /// * `ASYNC_DIO`: a large direct read is split and its pieces travel together.
 /// * `CACHE_SYMLINKS`: an inode is one version, so its target never changes.
+/// * `PASSTHROUGH`: the kernel reads whole files of the cache by itself.
 /// * `READDIRPLUS`, `READDIRPLUS_AUTO`: only where listings are all that is known of a file;
 ///   otherwise an entry without attributes would go out with d_ino 0.
 ///
@@ -35,7 +36,8 @@ fn wanted(offered: InitFlags, lists_attributes: bool) -> InitFlags {
         | InitFlags::FUSE_ATOMIC_O_TRUNC
         | InitFlags::FUSE_PARALLEL_DIROPS
         | InitFlags::FUSE_ASYNC_DIO
-        | InitFlags::FUSE_CACHE_SYMLINKS;
+        | InitFlags::FUSE_CACHE_SYMLINKS
+        | InitFlags::FUSE_PASSTHROUGH;
     let plus = InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
     offered & if lists_attributes { always | plus } else { always }
 }
@@ -51,21 +53,30 @@ pub struct Negotiated {
     pub max_write: u32,
     /// Asynchronous requests in flight.
     pub max_background: u16,
+    /// How deep the file systems of handed over files may be stacked; 0 where none may be.
+    pub max_stack_depth: u32,
 }
 
 /// Asks the kernel for what the adapter is written for. A kernel that offers less gets less: no
 /// capability is needed for being right.
-pub(super) fn negotiate(config: &mut KernelConfig, lists_attributes: bool) -> Negotiated {
+pub(super) fn negotiate(
+    config: &mut KernelConfig,
+    lists_attributes: bool,
+    request_max: u32,
+) -> Negotiated {
     let wanted = wanted(config.capabilities(), lists_attributes);
     if let Err(refused) = config.add_capabilities(wanted) {
         tracing::debug!(?refused, "the kernel offered these capabilities and refused them");
     }
-    if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+    // fuser sizes `max_pages`, which bounds a READ, by it too.
+    if let Err(nearest) = config.set_max_write(request_max) {
         tracing::debug!(nearest, "max_write was refused");
     }
     if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
         tracing::debug!(nearest, "max_background was refused");
     }
+    let passes = wanted.contains(InitFlags::FUSE_PASSTHROUGH)
+        && config.set_max_stack_depth(STACK_DEPTH).is_ok();
     tracing::debug!(
         capabilities = ?wanted,
         offered = ?config.capabilities(),
@@ -76,8 +87,9 @@ pub(super) fn negotiate(config: &mut KernelConfig, lists_attributes: bool) -> Ne
     Negotiated {
         abi: (abi.0, abi.1),
         flags: wanted.bits(),
-        max_write: MAX_WRITE,
+        max_write: request_max,
         max_background: MAX_BACKGROUND,
+        max_stack_depth: if passes { STACK_DEPTH } else { 0 },
     }
 }
 

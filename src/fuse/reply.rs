@@ -144,14 +144,6 @@ pub(super) fn bytes(reply: ReplyData, answer: Answer<Bytes>) {
     }
 }
 
-/// Answers with an open file.
-pub(super) fn opened(reply: ReplyOpen, answer: Answer<Opened>) {
-    match answer {
-        Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_flags(opened)),
-        Err(errno) => reply.error(errno),
-    }
-}
-
 /// Answers with an open directory.
 pub(super) fn opened_dir(reply: ReplyOpen, answer: Answer<Fh>) {
     match answer {
@@ -169,7 +161,7 @@ pub(super) fn created(reply: ReplyCreate, answer: Answer<(Entry, Opened)>) {
             &file_attr(&entry.attr),
             Generation(entry.generation),
             FileHandle(opened.fh.0),
-            open_flags(opened),
+            open_flags(&opened),
         ),
         Err(errno) => reply.error(errno),
     }
@@ -219,7 +211,8 @@ pub(super) fn fs_stat(reply: ReplyStatfs, answer: Answer<FsStat>) {
     }
 }
 
-fn open_flags(opened: Opened) -> FopenFlags {
+/// How the kernel is to treat an open file.
+pub(super) fn open_flags(opened: &Opened) -> FopenFlags {
     if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
 }
 

@@ -34,6 +34,8 @@ const LOG_PER_SECOND: f64 = 2.0;
 pub struct Settings {
     /// `--op-timeout`: after so long without progress the verbs themselves give up.
     pub op_timeout: Duration,
+    /// The largest READ or WRITE to ask the kernel for, in bytes.
+    pub request_max: u32,
 }
 
 /// How long a verb may take.
@@ -308,7 +310,7 @@ mod tests {
     use super::*;
 
     fn requests(runtime: &tokio::runtime::Runtime) -> Requests {
-        let settings = Settings { op_timeout: Duration::from_millis(20) };
+        let settings = Settings { op_timeout: Duration::from_millis(20), request_max: 1 << 20 };
         Requests::new(runtime.handle().clone(), Clock::system(), settings)
     }
 

@@ -85,12 +85,15 @@ pub struct Init {
     pub max_write: u32,
     /// Asynchronous requests in flight.
     pub max_background: u16,
+    /// How deep the file systems of handed over files may be stacked; 0 where none may be.
+    pub max_stack_depth: u32,
 }
 
 impl From<Negotiated> for Init {
     fn from(negotiated: Negotiated) -> Self {
-        let Negotiated { abi: (major, minor), flags, max_write, max_background } = negotiated;
-        Self { major, minor, flags, max_write, max_background }
+        let Negotiated { abi: (major, minor), flags, max_write, max_background, max_stack_depth } =
+            negotiated;
+        Self { major, minor, flags, max_write, max_background, max_stack_depth }
     }
 }
 

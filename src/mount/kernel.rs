@@ -16,12 +16,9 @@ use nix::mount::{MntFlags, MsFlags};
 
 use super::failure::Failure;
 use super::mountinfo::{self, Device, FS_TYPE, MountInfo};
+use super::transfer::Transfer;
 
 const FUSE_DEVICE: &str = "/dev/fuse";
-
-/// How far the kernel reads ahead of a sequential reader, in KiB: 1 MiB is one READ of the largest
-/// size. The default of 128 makes eight requests of it.
-const READ_AHEAD_KIB: u32 = 1024;
 
 /// What is mounted, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +29,8 @@ pub(super) struct MountOptions {
     pub(super) read_only: bool,
     /// `--allow-other`: users other than the mounting one may enter.
     pub(super) allow_other: bool,
+    /// How much travels at once.
+    pub(super) transfer: Transfer,
 }
 
 /// A mount of ours.
@@ -173,10 +172,11 @@ impl Mounted {
 
     /// Raises the kernel's read-ahead. Containers often have /sys read-only: then it stays as it
     /// is, and reads come in smaller requests.
-    pub(super) fn raise_read_ahead(&self) {
+    pub(super) fn raise_read_ahead(&self, transfer: Transfer) {
         let knob = format!("/sys/class/bdi/{}/read_ahead_kb", self.device);
-        match std::fs::write(&knob, READ_AHEAD_KIB.to_string()) {
-            Ok(()) => tracing::debug!(knob, READ_AHEAD_KIB, "read-ahead raised"),
+        let kib = transfer.request_max / 1024;
+        match std::fs::write(&knob, kib.to_string()) {
+            Ok(()) => tracing::debug!(knob, kib, "read-ahead raised"),
             Err(error) => tracing::debug!(knob, %error, "read-ahead stays at the kernel's default"),
         }
     }

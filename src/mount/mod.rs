@@ -18,6 +18,7 @@ mod served;
 mod session;
 mod shutdown;
 mod stack;
+mod transfer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use served::is_served;
 use session::Session;
 use shutdown::Signals;
 use stack::Stack;
+use transfer::Transfer;
 
 /// How long a new mount gets to answer a stat of its root, which needs no request.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
@@ -174,7 +176,8 @@ fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failur
 }
 
 fn adapter(config: &Config, stack: &Stack) -> Adapter {
-    let settings = fuse::Settings { op_timeout: config.op_timeout };
+    let request_max = Transfer::within(config.memory_limit).request_max;
+    let settings = fuse::Settings { op_timeout: config.op_timeout, request_max };
     Adapter::new(stack.vfs.clone(), Handle::current(), stack.clock.clone(), settings)
 }
 
@@ -183,6 +186,7 @@ fn mount_options(config: &Config) -> MountOptions {
         source: source(config),
         read_only: config.read_only,
         allow_other: config.allow_other,
+        transfer: Transfer::within(config.memory_limit),
     }
 }
 

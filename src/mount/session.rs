@@ -73,11 +73,14 @@ impl Session {
         let mut held = Held::Root(mounted);
         let config = config(options, true);
         let acl = config.acl;
+        let raised = options.transfer.raise_max_pages();
+        // The connection begins in here.
         let session = fuser::Session::from_fd(file_system, device, acl, config);
+        drop(raised);
         match session.and_then(serve) {
             Ok((ended, notifier)) => {
                 if let Held::Root(mounted) = &held {
-                    mounted.raise_read_ahead();
+                    mounted.raise_read_ahead(options.transfer);
                 }
                 Ok(Self { mount: held, ended, outcome: None, notifier })
             }

@@ -197,6 +197,7 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
             config::DeleteMode::Sync => DeleteMode::Sync,
             config::DeleteMode::Queue => DeleteMode::Queue,
         },
+        passthrough: config.passthrough,
         uid: config.uid,
         gid: config.gid,
         file_mode: config.file_mode,

@@ -2,8 +2,10 @@
 //!
 //! Owns the plain data of the file system's interface. Must not know fuser, S3 or state.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::cache::WholeFile;
 use crate::naming::Name;
 
 /// An inode number, also the kernel's nodeid.
@@ -124,12 +126,14 @@ pub struct OpenFlags {
 }
 
 /// An opened file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// The handle.
     pub fh: Fh,
     /// The kernel's cached pages of this inode are still right (FOPEN_KEEP_CACHE).
     pub keep_cache: bool,
+    /// The file that the kernel is to read by itself.
+    pub backing: Option<Arc<WholeFile>>,
 }
 
 /// What SETATTR changes; none leaves it.

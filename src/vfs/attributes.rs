@@ -73,6 +73,7 @@ impl Vfs {
             return Err(Error::IsDirectory);
         }
         let handle = fh.map(|fh| self.handle(fh)).transpose()?;
+        self.before_change(inode).await?;
         self.learn_properties(inode).await?;
         self.resize(inode, size, handle.as_deref()).await?;
         if handle.is_some() {

@@ -125,6 +125,10 @@ impl Vfs {
         if let Some(staged) = &state.staged {
             return Ok(Arc::clone(staged));
         }
+        if state.ways.is_backed() {
+            // Opened so while this change was on its way: it is made to another inode.
+            return Err(Error::Stale);
+        }
         let staged = self.0.engine.stage(&key, state.version.clone())?;
         if state.unlinked {
             staged.stay_local();
@@ -139,6 +143,7 @@ impl Vfs {
         let mut state = inode.state();
         (state.mtime, state.ctime, state.mtime_is_explicit) = (now, now, false);
         state.mtime_is_guess = false;
+        state.written = Some(self.0.clock.now());
     }
 
     /// A close(2) of one of the handle's descriptors: a dirty one commits, any other sends

@@ -4,7 +4,7 @@
 //! change made through it that may not be in S3. Must not know how bytes are found or sent.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(super) struct Handle {
     pub(super) reader: Reader,
     /// The epoch of the last change made through this handle; 0 for none.
     last_change: AtomicU64,
+    /// The kernel reads it by itself.
+    pub(super) is_backed: AtomicBool,
 }
 
 impl Handle {
@@ -103,6 +105,7 @@ impl Vfs {
         self.note_open(&inode);
         self.revalidate_for(&inode, is_read).await?;
         if flags.write || flags.truncate {
+            self.before_change(&inode).await?;
             self.learn_properties(&inode).await?;
         }
         let opened = self.add_handle(&inode, flags)?;
@@ -128,20 +131,33 @@ impl Vfs {
             }
             table.opened(inode.ino);
         }
+        let backing = match self.open_way(inode, flags) {
+            Ok(backing) => backing,
+            Err(error) => {
+                self.table().closed(inode.ino);
+                return Err(error);
+            }
+        };
         inode.state().executions += u32::from(flags.execute);
         let reader = Reader::new(self.0.cache.clone(), self.settings().window_max);
-        let handle =
-            Handle { inode: Arc::clone(inode), flags, reader, last_change: AtomicU64::new(0) };
+        let handle = Handle {
+            inode: Arc::clone(inode),
+            flags,
+            reader,
+            last_change: AtomicU64::new(0),
+            is_backed: AtomicBool::new(backing.is_some()),
+        };
         let fh = self.0.handles.number();
         self.0.handles.files().insert(fh, Arc::new(handle));
         // The kernel's pages belong to the inode, and an inode is one version plus this mount's
         // own changes, which went through those pages.
-        Ok(Opened { fh, keep_cache: true })
+        Ok(Opened { fh, keep_cache: true, backing })
     }
 
     fn drop_handle(&self, fh: Fh) -> Option<(Arc<Handle>, u64)> {
         let handle = self.0.handles.files().remove(&fh)?;
         handle.inode.state().executions -= u32::from(handle.flags.execute);
+        Self::close_way(&handle.inode, handle.is_backed.load(Ordering::Relaxed));
         let still_open = self.table().closed(handle.inode.ino);
         Some((handle, still_open))
     }
@@ -190,6 +206,7 @@ impl Vfs {
     async fn last_close(&self, inode: &Arc<Inode>) {
         self.delete_doomed(Some(inode.ino)).await;
         self.let_go(inode);
+        self.verify_after_close(inode);
         self.table().collect(inode.ino);
     }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::attr::{Attr, Caller, FileKind, Ino};
 use super::knowledge::Knowledge;
+use super::passthrough::Ways;
 use super::settings::{Metadata, Settings};
 use crate::journal::Record;
 use crate::naming::{Key, Name, content_type};
@@ -74,6 +75,10 @@ pub(super) struct State {
     pub(super) hides: Option<Key>,
     /// Handles through which the file is being executed.
     pub(super) executions: u32,
+    /// How the file's handles read.
+    pub(super) ways: Ways,
+    /// When the bytes were last changed by this mount.
+    pub(super) written: Option<Instant>,
     /// A second try of a failed commit is due.
     pub(super) retrying: bool,
     /// The name was taken away: nothing is committed any more.
@@ -231,6 +236,8 @@ impl State {
             exclusive: false,
             hides: None,
             executions: 0,
+            ways: Ways::default(),
+            written: None,
             retrying: false,
             unlinked: false,
             detached: false,
@@ -431,6 +438,7 @@ mod tests {
             exclusive_create: ExclusiveCreate::Commit,
             delete: DeleteMode::Sync,
             write_back: false,
+            passthrough: false,
             uid: 7,
             gid: 8,
             file_mode: 0o640,

@@ -433,6 +433,8 @@ fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, asked: Instant) -> S
     renewed.attributes_epoch = state.attributes_epoch;
     renewed.retrying = state.retrying;
     (renewed.executions, renewed.atime) = (state.executions, state.atime);
+    renewed.ways = std::mem::take(&mut state.ways);
+    renewed.written = state.written;
     (renewed.unlinked, renewed.detached) = (state.unlinked, state.detached);
     renewed
 }

@@ -37,6 +37,7 @@ mod loans;
 mod lookup;
 mod move_list;
 mod move_tree;
+mod passthrough;
 mod readdir;
 mod remove;
 mod rename;
@@ -46,6 +47,7 @@ mod table;
 mod told;
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -107,6 +109,8 @@ struct Core {
     walks: Mutex<VecDeque<Weak<Inode>>>,
     /// More inodes are known than there is memory for.
     crowded: Notify,
+    /// Whole files of the cache are offered to the kernel.
+    passes: AtomicBool,
     /// Keys that cannot be shown: counted, and said once each.
     hidden: Once,
     tasks: Tasks,
@@ -141,6 +145,7 @@ impl Vfs {
         let table = Mutex::new(Table::new(settings.prefix.clone(), root));
         let (namespace, handles, tasks) = (RwLock::new(()), Handles::default(), Tasks::new());
         let hidden = Once::new(HIDDEN_KEYS_SAID);
+        let passes = AtomicBool::new(settings.passthrough);
         let ahead = Arc::new(Semaphore::new(settings.ahead_max));
         let core = Core {
             settings,
@@ -157,6 +162,7 @@ impl Vfs {
             ahead,
             walks: Mutex::default(),
             crowded: Notify::new(),
+            passes,
             hidden,
             tasks,
         };

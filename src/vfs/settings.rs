@@ -52,6 +52,8 @@ pub struct Settings {
     pub delete: DeleteMode,
     /// A close answers when bytes and intent are on local disk.
     pub write_back: bool,
+    /// Whole files of the cache are offered to the kernel, which then reads them by itself.
+    pub passthrough: bool,
     /// Owner of what says none.
     pub uid: u32,
     /// Group of what says none.

@@ -28,6 +28,7 @@ mod mmap;
 mod namespace;
 mod open;
 mod patterns;
+mod passthrough;
 mod properties;
 mod races;
 mod raw;

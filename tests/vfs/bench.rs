@@ -161,6 +161,7 @@ pub(crate) fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         exclusive_create: ExclusiveCreate::Commit,
         delete: DeleteMode::Queue,
         inodes_max: usize::MAX,
+        passthrough: true,
         uid: 7,
         gid: 7,
         file_mode: 0o644,

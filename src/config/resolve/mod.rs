@@ -80,6 +80,7 @@ impl Config {
             exclusive_create: tuning.exclusive_create.unwrap_or(ExclusiveCreate::Commit),
             write_back: asked.operator.write_back.unwrap_or(false),
             write_back_ephemeral: asked.operator.write_back_ephemeral.unwrap_or(false),
+            passthrough: !tuning.no_passthrough.unwrap_or(false),
             uid: tuning.uid.unwrap_or(host.uid),
             gid: tuning.gid.unwrap_or(host.gid),
             dir_mode: tuning.dir_mode.unwrap_or(0o755),

@@ -15,6 +15,7 @@ use super::Session;
 use crate::mount::kernel::{MountOptions, Unmounted};
 use crate::mount::mountinfo;
 use crate::mount::point::{self, Allowed};
+use crate::mount::transfer::Transfer;
 
 const TEXT: &[u8] = b"hello\n";
 const FOREVER: Duration = Duration::from_secs(3600);
@@ -98,8 +99,12 @@ impl Place {
     }
 
     fn mount(&self) -> Session {
-        let options =
-            MountOptions { source: "bucket one".to_owned(), read_only: false, allow_other: true };
+        let options = MountOptions {
+            source: "bucket one".to_owned(),
+            read_only: false,
+            allow_other: true,
+            transfer: Transfer::within(0),
+        };
         Session::start(OneFile, &self.path(), &options).unwrap()
     }
 
