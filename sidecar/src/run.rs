@@ -58,7 +58,20 @@ pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failur
         .map_err(|error| Failure::configuration(error.to_string()))?;
     may_mount()?;
     shared::prepare(&arguments.directory)?;
+    say_what_stays();
     become_server("mount", &flags(&arguments), typed)
+}
+
+/// The environment of a running container never changes.
+fn say_what_stays() {
+    #[expect(clippy::disallowed_methods, reason = "nothing is configured by it here")]
+    let is_set = std::env::var_os("AWS_SECRET_ACCESS_KEY").is_some();
+    if is_set {
+        crate::say(
+            "the credentials come from the environment: a Secret that is rotated needs a new pod; \
+             as a file (AWS_SHARED_CREDENTIALS_FILE) it is read anew",
+        );
+    }
 }
 
 /// Becomes `s3pod serve`, which needs nothing that a pod could lack.

@@ -73,13 +73,16 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     for notice in &config.notices {
         say(notice);
     }
-    if let Err(error) = Log::start(&config.log) {
-        let path = config.log.file.unwrap_or_default();
-        say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
-        return ExitCode::from(78);
-    }
+    let log = match Log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            let path = config.log.file.unwrap_or_default();
+            say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
+            return ExitCode::from(78);
+        }
+    };
     let starter = if is_detached { Starter::Waiting } else { Starter::Foreground };
-    match crate::mount::run(&config, &starter) {
+    match crate::mount::run(&config, &starter, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }

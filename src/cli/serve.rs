@@ -44,12 +44,15 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     for notice in &config.notices {
         say(notice);
     }
-    if let Err(error) = Log::start(&config.log) {
-        let path = config.log.file.unwrap_or_default();
-        say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
-        return ExitCode::from(78);
-    }
-    match crate::mount::serve_handed(&config, matches.get_one::<String>(VOLUME).cloned()) {
+    let log = match Log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            let path = config.log.file.unwrap_or_default();
+            say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
+            return ExitCode::from(78);
+        }
+    };
+    match crate::mount::serve_handed(&config, matches.get_one::<String>(VOLUME).cloned(), log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             say(&failure);

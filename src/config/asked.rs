@@ -40,6 +40,7 @@ pub struct LocalOptions {
     pub cache_dir: Option<CacheDir>,
     pub cache_min_free: Option<u64>,
     pub cache_size: Option<u64>,
+    pub config: Option<PathBuf>,
     pub foreground: Option<bool>,
     pub log_file: Option<PathBuf>,
     pub log_format: Option<LogFormat>,

@@ -15,7 +15,7 @@ const HEAD: &str = "\
 
 `s3pod mount BUCKET DIR [OPTIONS]`. `BUCKET` may be written `s3://BUCKET/PREFIX`.
 
-Every option can be given in four ways, and what is said nearer to the call wins:
+Every option can be given in five ways, and what is said nearer to the call wins:
 
 1. as a flag: `--metadata-ttl 5m`, and a switch alone: `--read-only`;
 2. behind `-o`, as mount(8), `/etc/fstab` and Kubernetes' `mountOptions` write it:
@@ -26,7 +26,8 @@ Every option can be given in four ways, and what is said nearer to the call wins
    is an error. Where `-o` says something twice, the last one holds; where a flag and `-o`
    disagree, that is an error;
 3. in the environment: `S3POD_METADATA_TTL=5m`. An empty variable counts as unset;
-4. not at all: the default.
+4. in a file that `--config` names, one `metadata-ttl = 5m` a line; `#` begins a comment;
+5. not at all: the default.
 
 Sizes are written `64MiB`, `5GB` or as a number of bytes; times `500ms`, `30s`, `5m`, `2h` or as a
 number of seconds.

@@ -49,6 +49,14 @@ pub enum Error {
         /// What is wrong with its value.
         reason: String,
     },
+    /// The file of options cannot be read.
+    #[error("--config: {path}: {reason}; a line is `flag = value`, as in docs/configuration.md")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The bundle of certificate authorities cannot be read.
     #[error("{origin}: cannot read {path}: {source}; name a PEM file that this user may read")]
     CaBundle {
@@ -99,6 +107,7 @@ impl Error {
             | Self::UnknownMountOption { .. }
             | Self::MountOption { .. } => 2,
             Self::Environment { .. }
+            | Self::File { .. }
             | Self::CaBundle { .. }
             | Self::NoCacheDir
             | Self::CacheDir { .. }

@@ -13,6 +13,7 @@ mod docs;
 mod error;
 mod mount_options;
 mod options;
+mod reload;
 mod resolve;
 mod values;
 
@@ -30,6 +31,7 @@ pub use docs::render as render_docs;
 pub use error::Error;
 pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
 pub use options::{OPTIONS, find};
+pub use reload::{Change, Reload, Tunables};
 pub use resolve::{Host, cache_folder};
 pub use values::{
     CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
@@ -103,6 +105,9 @@ pub struct Config {
     pub replace_stale: bool,
     /// How the log looks and where it goes.
     pub log: LogSettings,
+
+    /// The file of options that is looked at again.
+    pub reload: Option<Reload>,
 
     /// Lines to print when the mount starts: what follows from what was asked for and may
     /// surprise.

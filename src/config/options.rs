@@ -4,7 +4,8 @@
 //! `--help` and `docs/configuration.md` are projections of it. Promises: reading options touches
 //! nothing, neither environment nor disk. Must not know what is done with a value.
 //!
-//! What is said nearer wins: a flag or `-o`, then `S3POD_<FLAG>`, then the default.
+//! What is said nearer wins: a flag or `-o`, then `S3POD_<FLAG>`, then `--config`,
+//! then the default.
 
 use std::time::Duration;
 
@@ -509,6 +510,20 @@ pub static OPTIONS: &[Definition] = &[
         authority: Authority::Local,
         example: "true",
         set: |o, text| values::switch(text).map(|on| o.local.replace_stale = Some(on)),
+    },
+    Definition {
+        flag: "config",
+        kind: Kind::Value("FILE"),
+        default: "",
+        help: "Take options from this file too, one `flag = value` a line",
+        details: "Flags and the environment win over it. The file is looked at every 10s while the \
+                  mount runs: log-level and metadata-ttl change at once, others at the next start, \
+                  and the log says which. Mount a ConfigMap as a folder, not by subPath, or its \
+                  changes never arrive.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "/etc/s3pod/options",
+        set: |o, text| values::path(text).map(|path| o.local.config = Some(path)),
     },
     Definition {
         flag: "admin-address",

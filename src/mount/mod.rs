@@ -14,6 +14,7 @@ mod limits;
 pub mod mountinfo;
 mod point;
 mod probe;
+mod reload;
 mod served;
 mod session;
 mod shutdown;
@@ -28,6 +29,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::config::Config;
 use crate::fuse::{self, Adapter, Dropper};
+use crate::tasks::Tasks;
+use crate::telemetry::Log;
 
 use admin::Admin;
 use daemon::Starter;
@@ -58,11 +61,11 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The sentence for standard error and the exit code; nothing is mounted then.
-pub fn run(config: &Config, starter: &Starter) -> Result<(), Failure> {
+pub fn run(config: &Config, starter: &Starter, log: Log) -> Result<(), Failure> {
     starter.begin();
     limits::raise_descriptors();
     let runtime = runtime()?;
-    let ended = runtime.block_on(live(config, starter));
+    let ended = runtime.block_on(live(config, starter, log));
     runtime.shutdown_timeout(LAST_TASKS);
     ended
 }
@@ -73,15 +76,15 @@ pub fn run(config: &Config, starter: &Starter) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The sentence for standard error and the exit code.
-pub fn serve_handed(config: &Config, volume: Option<String>) -> Result<(), Failure> {
+pub fn serve_handed(config: &Config, volume: Option<String>, log: Log) -> Result<(), Failure> {
     limits::raise_descriptors();
     let runtime = runtime()?;
-    let ended = runtime.block_on(live_handed(config, volume));
+    let ended = runtime.block_on(live_handed(config, volume, log));
     runtime.shutdown_timeout(LAST_TASKS);
     ended
 }
 
-async fn live_handed(config: &Config, volume: Option<String>) -> Result<(), Failure> {
+async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
     ephemeral::check(config)?;
     // Before the offer: once it is taken, everybody on the mount waits for this process.
@@ -93,7 +96,7 @@ async fn live_handed(config: &Config, volume: Option<String>) -> Result<(), Fail
     admin.serve_port(config.admin_address).await?;
     let listener = Arc::new(Listener::bind(&config.directory, volume)?);
     admin.serve_path(&admin::path_beside(&config.directory))?;
-    let (mut session, _line) = tokio::select! {
+    let (session, _line) = tokio::select! {
         served = take_over(config, &stack, &listener) => served?,
         name = signals.next() => {
             tracing::info!(name, "ending; no mount was handed over");
@@ -102,13 +105,29 @@ async fn live_handed(config: &Config, volume: Option<String>) -> Result<(), Fail
     };
     // Ends with the process; it only ever says no.
     std::thread::spawn(move || listener.refuse_all());
+    let _watching = watch(config, &stack, log);
+    attend(&stack, &admin, session, &mut signals).await
+}
+
+/// From the moment a mount answers to its end.
+async fn attend(
+    stack: &Stack,
+    admin: &Admin,
+    mut session: Session,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
     admin.set_ready(true);
+    let dropper = Dropper::start(&stack.vfs, session.notifier());
     tokio::select! {
         name = signals.next() => tracing::info!(name, "ending; once more to end in a hurry"),
         () = session.ended() => tracing::info!("unmounted by somebody else; ending"),
     }
     admin.set_ready(false);
-    shutdown::end(&stack.vfs, session, &mut signals).await
+    // The kernel may hold what it would wait for while it unmounts.
+    drop(dropper);
+    let ended = shutdown::end(&stack.vfs, session, signals).await;
+    stack.settle(LAST_BLOCKS).await;
+    ended
 }
 
 /// Waits for a descriptor and begins to serve it; the line to its sender stays open meanwhile.
@@ -138,7 +157,7 @@ async fn take_over(
     Ok((session, line))
 }
 
-async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
+async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
     let allowed = Allowed { nonempty: config.nonempty, stale: config.replace_stale };
     let point = point::check(&config.directory, allowed)?;
@@ -156,19 +175,9 @@ async fn live(config: &Config, starter: &Starter) -> Result<(), Failure> {
         session.unmount();
         return Err(failure);
     }
-    admin.set_ready(true);
+    let _watching = watch(config, &stack, log);
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
-    let dropper = Dropper::start(&stack.vfs, session.notifier());
-    tokio::select! {
-        name = signals.next() => tracing::info!(name, "ending; once more to end in a hurry"),
-        () = session.ended() => tracing::info!("unmounted by somebody else; ending"),
-    }
-    admin.set_ready(false);
-    // The kernel may hold what it would wait for while it unmounts.
-    drop(dropper);
-    let ended = shutdown::end(&stack.vfs, session, &mut signals).await;
-    stack.settle(LAST_BLOCKS).await;
-    ended
+    attend(&stack, &admin, session, &mut signals).await
 }
 
 fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failure> {
@@ -188,6 +197,13 @@ fn mount_options(config: &Config) -> MountOptions {
         allow_other: config.allow_other,
         transfer: Transfer::within(config.memory_limit),
     }
+}
+
+/// Looks at the file of options for as long as the result is kept.
+fn watch(config: &Config, stack: &Stack, log: Log) -> Tasks {
+    let tasks = Tasks::new();
+    tasks.spawn(reload::watch(config.clone(), stack.vfs.clone(), log));
+    tasks
 }
 
 fn admin(config: &Config, stack: &Stack) -> Admin {

@@ -50,7 +50,7 @@ impl Vfs {
         if self.apply(&inode, &change)? {
             self.send_attributes_soon(&inode).await?;
         }
-        Ok((inode.attr(), self.settings().metadata_ttl))
+        Ok((inode.attr(), self.metadata_ttl()))
     }
 
     /// The kernel decides by the owner that it was told who may change attributes. Of a file that

@@ -37,13 +37,13 @@ impl Vfs {
                 return Err(Error::Exists);
             }
             let opened = self.open(inode.ino, flags).await?;
-            return Ok((self.entry(&inode, self.settings().metadata_ttl), opened));
+            return Ok((self.entry(&inode, self.metadata_ttl()), opened));
         }
         let state = self.new_state(perm, caller);
         let inode = self.insert(parent, &name, FileKind::File, state)?;
         let begun = self.begin_file(&inode, flags).await;
         match begun.and_then(|()| self.add_handle(&inode, flags)) {
-            Ok(opened) => Ok((self.entry(&inode, self.settings().metadata_ttl), opened)),
+            Ok(opened) => Ok((self.entry(&inode, self.metadata_ttl()), opened)),
             Err(error) => {
                 // A name that nobody could open must not stay.
                 inode.state().detached = true;
@@ -128,7 +128,7 @@ impl Vfs {
         self.put_whole(&marker, FileKind::Directory, &mut state, Bytes::new()).await?;
         state.knowledge.made(self.0.clock.now());
         let inode = self.insert(parent, &name, FileKind::Directory, state)?;
-        Ok(self.entry(&inode, self.settings().metadata_ttl))
+        Ok(self.entry(&inode, self.metadata_ttl()))
     }
 
     /// Makes a symbolic link, an object whose body is the target.
@@ -194,7 +194,7 @@ impl Vfs {
         }
         self.put_whole(&key, kind, &mut state, body).await?;
         let inode = self.insert(parent, &name, kind, state)?;
-        Ok(self.entry(&inode, self.settings().metadata_ttl))
+        Ok(self.entry(&inode, self.metadata_ttl()))
     }
 
     async fn free_name(&self, parent: Ino, name: &OsStr) -> Result<Name> {

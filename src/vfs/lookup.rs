@@ -47,7 +47,7 @@ impl Vfs {
         };
         let inode = self.resolve_for_kernel(parent, &name).await?;
         let is_local = inode.state().version.is_none() || inode.is_dirty();
-        let ttl = self.settings().metadata_ttl;
+        let ttl = self.metadata_ttl();
         let is_told = !self.is_unread(&inode) && (is_local || self.is_believed(&inode));
         let attr_ttl = if is_told { ttl } else { Duration::ZERO };
         Ok(self.entry_uncounted(&inode, attr_ttl))
@@ -85,7 +85,7 @@ impl Vfs {
         }
         // It must not leave the table meanwhile: what it knows is newer than what may be answered.
         let _pin = known.as_ref().map(|inode| self.pin(inode));
-        let (now, ttl) = (self.0.clock.now(), self.settings().metadata_ttl);
+        let (now, ttl) = (self.0.clock.now(), self.metadata_ttl());
         let hint = {
             let mut state = directory.state();
             if known.is_none() && state.knowledge.is_absent(name, ttl, now) {
@@ -294,7 +294,7 @@ impl Vfs {
     /// name up again.
     pub async fn getattr(&self, ino: Ino, fh: Option<Fh>) -> Result<(Attr, Duration)> {
         let inode = self.inode(ino)?;
-        let ttl = self.settings().metadata_ttl;
+        let ttl = self.metadata_ttl();
         self.learn(&inode).await?;
         self.learn_mtime(&inode).await;
         if fh.is_none() && !self.is_believed(&inode) && !self.is_listed_directory(&inode) {

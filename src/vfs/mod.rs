@@ -47,7 +47,7 @@ mod table;
 mod told;
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ struct Core {
     cache: Cache,
     engine: Engine,
     clock: Clock,
+    /// In nanoseconds; of all settings it alone changes while a mount runs.
+    metadata_ttl: AtomicU64,
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
@@ -114,6 +116,11 @@ struct Core {
     /// Keys that cannot be shown: counted, and said once each.
     hidden: Once,
     tasks: Tasks,
+}
+
+/// A u64 of nanoseconds is 584 years, and `indefinite` is a hundred.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A verb under way that needs an inode.
@@ -147,8 +154,10 @@ impl Vfs {
         let hidden = Once::new(HIDDEN_KEYS_SAID);
         let passes = AtomicBool::new(settings.passthrough);
         let ahead = Arc::new(Semaphore::new(settings.ahead_max));
+        let metadata_ttl = AtomicU64::new(nanoseconds(settings.metadata_ttl));
         let core = Core {
             settings,
+            metadata_ttl,
             store,
             cache,
             engine,
@@ -185,6 +194,16 @@ impl Vfs {
         self.0.settings.metadata == Metadata::List
     }
 
+    /// Believes names and attributes for so long from here on; what the kernel was told before
+    /// stays as it was told.
+    pub fn set_metadata_ttl(&self, ttl: Duration) {
+        self.0.metadata_ttl.store(nanoseconds(ttl), Ordering::Relaxed);
+    }
+
+    fn metadata_ttl(&self) -> Duration {
+        Duration::from_nanos(self.0.metadata_ttl.load(Ordering::Relaxed))
+    }
+
     /// How many inodes are known.
     pub fn inode_count(&self) -> usize {
         self.table().len()
@@ -209,14 +228,14 @@ impl Vfs {
     /// True where the store's last word on the inode is young enough.
     fn is_fresh(&self, inode: &Inode) -> bool {
         let age = self.0.clock.now().saturating_duration_since(inode.state().seen);
-        age < self.settings().metadata_ttl
+        age < self.metadata_ttl()
     }
 
     /// True where its attributes may be told: the store's word is young enough, or a walk that
     /// goes on has brought them.
     fn is_believed(&self, inode: &Inode) -> bool {
         let walked = inode.state().walked;
-        let ttl = self.settings().metadata_ttl;
+        let ttl = self.metadata_ttl();
         self.is_fresh(inode)
             || walked.is_some_and(|at| self.0.clock.now().saturating_duration_since(at) < ttl)
     }
@@ -234,7 +253,7 @@ impl Vfs {
     }
 
     fn entry_uncounted(&self, inode: &Inode, attr_ttl: Duration) -> Entry {
-        let entry_ttl = self.settings().metadata_ttl;
+        let entry_ttl = self.metadata_ttl();
         Entry { attr: inode.attr(), generation: inode.generation, entry_ttl, attr_ttl }
     }
 

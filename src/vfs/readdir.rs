@@ -362,7 +362,7 @@ impl Vfs {
         plus: bool,
         sink: &mut (dyn FnMut(&DirEntry) -> bool + Send),
     ) -> bool {
-        let ttl = self.settings().metadata_ttl;
+        let ttl = self.metadata_ttl();
         let name = match &item.name {
             DirName::Child(name) => name,
             dots => {

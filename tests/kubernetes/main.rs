@@ -15,5 +15,6 @@ mod manifests;
 mod node;
 mod plugin;
 mod pod;
+mod scratch;
 mod spec;
 mod unprivileged;

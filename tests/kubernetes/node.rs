@@ -99,7 +99,8 @@ impl Node {
     /// A root file system: busybox, and the libraries of our own programs, which are bound in.
     fn fill_root(&self) {
         let root = self.root();
-        for folder in ["bin", "dev", "etc", "proc", "sys", "tmp", "s3", "cache", "data", "handoff"]
+        for folder in
+            ["bin", "dev", "etc", "proc", "sys", "tmp", "s3", "cache", "config", "data", "handoff"]
         {
             fs::create_dir_all(root.join(folder)).unwrap();
         }

@@ -10,7 +10,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -122,7 +122,27 @@ impl Pod {
         self.folder.join("volumes/kubernetes.io~empty-dir").join(name)
     }
 
+    /// Changes a file of a ConfigMap's volume as kubelet does: a new folder, and `..data` swapped.
+    pub(crate) fn set_config(&self, volume: &str, file: &str, text: &str) {
+        let folder = self.volume(volume);
+        let count = fs::read_dir(&folder).unwrap().count();
+        let version = format!("..version-{count}");
+        fs::create_dir(folder.join(&version)).unwrap();
+        fs::write(folder.join(&version).join(file), text).unwrap();
+        let new = folder.join("..data_tmp");
+        symlink(&version, &new).unwrap();
+        fs::rename(&new, folder.join("..data")).unwrap();
+        // There already after the first time.
+        let _ = symlink(Path::new("..data").join(file), folder.join(file));
+    }
+
     fn make(&self, volume: &Volume) {
+        if let Some(config_map) = &volume.config_map {
+            fs::create_dir_all(self.volume(&volume.name)).unwrap();
+            for (file, text) in &config_map.data {
+                self.set_config(&volume.name, file, text);
+            }
+        }
         let Some(empty_dir) = &volume.empty_dir else { return };
         let folder = self.volume(&volume.name);
         fs::create_dir_all(&folder).unwrap();

@@ -2,6 +2,8 @@
 //!
 //! Owns the types. Anything else in a manifest is ignored here; a validator judges it elsewhere.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -116,6 +118,14 @@ pub(crate) struct Volume {
     pub(crate) name: String,
     pub(crate) empty_dir: Option<EmptyDir>,
     pub(crate) csi: Option<Csi>,
+    pub(crate) config_map: Option<ConfigMap>,
+}
+
+/// A ConfigMap as files; the runner is given the files themselves.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ConfigMap {
+    #[serde(default)]
+    pub(crate) data: BTreeMap<String, String>,
 }
 
 /// A volume that the node mounts and a sidecar of the pod serves.

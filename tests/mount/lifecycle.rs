@@ -383,3 +383,37 @@ fn a_port_answers_probes_and_lets_nobody_drain() {
     running.signal(Signal::SIGTERM);
     assert_eq!(running.end().0, Some(0));
 }
+
+#[test]
+fn credentials_in_a_file_are_read_anew_when_they_are_rotated() {
+    let bench = Bench::new();
+    let file = bench.folder.path().join("credentials");
+    let endpoint = bench.endpoint();
+    let write = |secret: &str| {
+        let new = bench.folder.path().join("new");
+        let key = &endpoint.access_key;
+        let lines = ["[default]", &format!("aws_access_key_id={key}"), ""];
+        let secret = format!("aws_secret_access_key={secret}\n");
+        fs::write(&new, lines.join("\n") + &secret).unwrap();
+        // As kubelet does: all at once.
+        fs::rename(new, &file).unwrap();
+    };
+    write(&endpoint.secret_key);
+    let mut command = bench.command(BUCKET, &bench.dir(), &["--foreground"]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let running = Running(command.env("AWS_SHARED_CREDENTIALS_FILE", &file).spawn().unwrap());
+    wait_until("it is mounted", || is_mounted(&bench.dir()) && bench.dir().read_dir().is_ok());
+    let mut number = 0;
+    let mut is_let_in = || {
+        number += 1;
+        let looked = fs::metadata(bench.dir().join(format!("none-{number}")));
+        looked.unwrap_err().kind() == std::io::ErrorKind::NotFound
+    };
+    assert!(is_let_in());
+    write("rotated");
+    wait_until("the new secret, which is wrong, is in use", || !is_let_in());
+    write(&endpoint.secret_key);
+    wait_until("the right one is in use again", is_let_in);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().0, Some(0));
+}

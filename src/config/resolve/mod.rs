@@ -16,6 +16,7 @@ use crate::units::{ByteSize, MIB};
 
 use super::asked::Options;
 use super::options::OPTIONS;
+use super::reload::Reload;
 use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
 use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
 
@@ -47,6 +48,7 @@ impl Config {
         refuse_password(&asked)?;
         let typed = asked.clone();
         add_environment(&mut asked, host)?;
+        let reload = Reload::begin(&mut asked)?;
         refuse_contradictions(&asked)?;
         refuse_cache_in_mount(&asked, &directory)?;
         let memory_limit = memory_limit(&asked, host)?;
@@ -62,11 +64,7 @@ impl Config {
             upload: upload(&asked),
             read_only,
             metadata: metadata(&asked),
-            metadata_ttl: tuning.metadata_ttl.unwrap_or(Duration::from_secs(if read_only {
-                60
-            } else {
-                1
-            })),
+            metadata_ttl: tuning.metadata_ttl.unwrap_or_else(|| default_metadata_ttl(read_only)),
             attr_delay: tuning.attr_delay.unwrap_or(Duration::from_secs(if in_memory {
                 0
             } else {
@@ -101,9 +99,21 @@ impl Config {
             nonempty: asked.local.nonempty.unwrap_or(false),
             replace_stale: asked.local.replace_stale.unwrap_or(false),
             log: log(&asked),
+            reload,
             notices: notices(&asked),
         })
     }
+}
+
+impl Config {
+    /// The time for names and attributes where nobody says one.
+    pub fn default_metadata_ttl(&self) -> Duration {
+        default_metadata_ttl(self.read_only)
+    }
+}
+
+const fn default_metadata_ttl(read_only: bool) -> Duration {
+    Duration::from_secs(if read_only { 60 } else { 1 })
 }
 
 /// Fills what nobody typed from `S3POD_<FLAG>`.

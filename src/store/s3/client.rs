@@ -7,27 +7,24 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
-use aws_config::provider_config::ProviderConfig;
+use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     Builder, ConfigBag, Intercept, RequestChecksumCalculation, ResponseChecksumValidation,
-    RuntimeComponents, SharedCredentialsProvider,
+    RuntimeComponents,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::RequestPayer;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::interceptors::{context, dyn_dispatch_hint};
 
+use super::identity::{Identity, Source};
 use super::route::{self, Routes};
 use super::{Checksums, ConnectError, S3Settings, S3Store, trust};
 use crate::store::Properties;
@@ -115,24 +112,22 @@ async fn shared(
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(profile.build());
     let region = region.region().await;
-    let provider = ProviderConfig::without_region().with_http_client(http);
-    let loader = credentials(loader, settings, region.clone(), provider).await;
+    let loader = credentials(loader, settings, region.clone(), http);
     let config = loader.region(Fixed(region.clone())).load().await;
     config.into_builder().region(region).build()
 }
 
 /// A profile given by name is the identity wanted: in the SDK's chain the environment would win
 /// over it.
-async fn credentials(
+fn credentials(
     loader: ConfigLoader,
     settings: &S3Settings,
     region: Option<Region>,
-    provider: ProviderConfig,
+    http: SharedHttpClient,
 ) -> ConfigLoader {
     // The providers call STS and SSO, which need some region; for S3's own requests it is the
     // bucket's that counts.
     let region = region.unwrap_or(Region::from_static(FIRST_REGION));
-    let provider = provider.with_region(Some(region.clone()));
     if settings.no_sign_request {
         return loader.no_credentials();
     }
@@ -141,37 +136,8 @@ async fn credentials(
         let fixed = aws_credential_types::Credentials::new(pair.0, pair.1, None, None, "settings");
         return loader.credentials_provider(fixed);
     }
-    if let Some(name) = &settings.profile {
-        let profile = ProfileFileCredentialsProvider::builder().profile_name(name);
-        let provider = profile.configure(&provider).build();
-        return loader.credentials_provider(Named { name: name.clone(), provider });
-    }
-    let chain = DefaultCredentialsChain::builder().configure(provider).region(region);
-    loader.credentials_provider(SharedCredentialsProvider::new(chain.build().await))
-}
-
-/// A profile that is told by name where it holds nothing.
-#[derive(Debug)]
-struct Named {
-    name: String,
-    provider: ProfileFileCredentialsProvider,
-}
-
-impl ProvideCredentials for Named {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            self.provider.provide_credentials().await.map_err(|error| match error {
-                CredentialsError::CredentialsNotLoaded(_) => CredentialsError::not_loaded(format!(
-                    "the profile `{}` does not exist or holds none",
-                    self.name
-                )),
-                other => other,
-            })
-        })
-    }
+    let source = Source { profile: settings.profile.clone(), region, http };
+    loader.credentials_provider(Identity::new(source))
 }
 
 /// A region that is known, or known to be unknown.

@@ -32,6 +32,7 @@ mod copy;
 mod delete;
 mod error;
 mod get;
+mod identity;
 mod list;
 mod payload;
 mod probe;
