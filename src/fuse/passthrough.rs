@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use fuser::{BackingId, Errno, FileHandle, ReplyOpen};
+use fuser::{BackingId, Errno, FileHandle, FopenFlags, ReplyOpen};
 
 use super::reply::{self, Answer};
 use crate::cache::WholeFile;
@@ -36,7 +36,8 @@ impl Backings {
         match self.register(&reply, ino, opened.fh, whole) {
             Ok(backing) => {
                 tracing::debug!(ino = ino.0, "the kernel reads the file by itself");
-                reply.opened_passthrough(fh, flags, &backing);
+                // No other flag goes with it: FOPEN_PASSTHROUGH_MASK, fs/fuse/iomode.c.
+                reply.opened_passthrough(fh, FopenFlags::empty(), &backing);
             }
             Err(error) => {
                 refused(vfs, &error);
