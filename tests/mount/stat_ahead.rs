@@ -263,7 +263,8 @@ fn questions_ahead_end_with_the_reader() {
     hold.release();
     assert!(reader.wait().unwrap().success());
     let peak = lab.log().peak(Op::Head);
-    assert!(peak <= 40, "{peak} at once");
+    // Three quarters of the 64 requests there are, and those of lookups.
+    assert!(peak <= 56, "{peak} at once");
     assert_one_head_each(&lab.count(), 1_000, &["d", "d/"]);
 }
 
