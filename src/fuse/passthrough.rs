@@ -90,7 +90,7 @@ fn refused(vfs: &Vfs, error: &io::Error) {
         Some(nix::libc::EPERM | nix::libc::EOPNOTSUPP | nix::libc::ENOTTY | nix::libc::ELOOP)
     );
     if is_final {
-        tracing::info!(%error, "the kernel takes no cached files here; they are read through s3pod");
+        tracing::info!(%error, "the kernel takes no cached files here: they are read by s3pod");
         vfs.without_passthrough();
     } else {
         tracing::debug!(%error, "the kernel did not take a cached file");

@@ -345,6 +345,28 @@ fn an_upload_whose_file_was_never_closed_is_given_up() {
 }
 
 #[test]
+fn an_upload_whose_creation_was_never_answered_has_no_parts_and_is_not_taken_for_ours() {
+    let site = Site::new(&[]);
+    let mount = site.mount();
+    let hold = site.server.faults().hold_answer(Op::CreateUpload, "f");
+    let file = fs::File::create(site.root().join("f")).unwrap();
+    thread::scope(|scope| {
+        let writing = scope.spawn(|| file.write_all_at(&pattern(LARGE), 0));
+        assert!(hold.wait_for_blocking(1, Duration::from_secs(60)));
+        site.crash(mount);
+        // What was staged before the kill may have been acknowledged.
+        let _written_or_not = writing.join().unwrap();
+    });
+    drop(file);
+    drop(hold);
+    let mount = site.mount();
+    assert!(read(&site.root().join("f")).is_none_or(|bytes| bytes.is_empty()));
+    assert!(mount.unmount().unwrap().success());
+    let left = site.bucket().uploads();
+    assert!(left.len() == 1 && left[0].parts.is_empty(), "{left:?}");
+}
+
+#[test]
 fn closed_files_appear_in_the_order_of_their_closes() {
     let site = Site::new(&["--write-back", "--write-back-ephemeral"]);
     let mount = site.mount();

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 
 use s3pod_testkit::{Bucket, Op};
 
-use crate::bench::eventually;
+use crate::bench::{eventually, python};
 use crate::lab::Lab;
 
 const DIRECTORIES: usize = 100;
@@ -38,6 +38,41 @@ fn a_large_directory_is_read_page_by_page() {
     assert_eq!(1 + names.count(), 20_000);
     assert!(lab.log().count(Op::List) <= 2 + 20, "{} LISTs", lab.log().count(Op::List));
     assert_eq!(lab.log().count(Op::Head), 0);
+}
+
+#[test]
+fn positions_in_a_directory_hold_for_the_life_of_its_handle() {
+    const NAMES: usize = 2_500;
+    let lab = Lab::new(&["--metadata", "list"], |bucket| {
+        for file in 0..NAMES {
+            bucket.put_synthetic(&format!("d/file-{file:06}"), 5_000, 1);
+        }
+    });
+    // By Python, since safe Rust has no telldir(3). A name stands 19 bytes into a dirent.
+    let script = "
+import ctypes, os, sys
+c = ctypes.CDLL(None)
+c.opendir.restype = c.readdir.restype = ctypes.c_void_p
+c.telldir.restype = ctypes.c_long
+c.readdir.argtypes = c.telldir.argtypes = [ctypes.c_void_p]
+c.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+d = c.opendir(os.fsencode(sys.argv[1]))
+def name():
+    entry = c.readdir(d)
+    return ctypes.string_at(entry + 19) if entry else None
+places, names = [], []
+while True:
+    place, found = c.telldir(d), name()
+    if found is None:
+        break
+    places.append(place)
+    names.append(found)
+for at in (len(names) - 1, 0, 1500, 1499, 2200, 7):
+    c.seekdir(d, places[at])
+    assert name() == names[at], at
+print(len(names))";
+    // With the two dots.
+    assert_eq!(python(script, &lab.path("d")), (NAMES + 2).to_string());
 }
 
 #[test]
