@@ -197,6 +197,13 @@ impl Listener {
     pub(super) fn refuse_all(&self) {
         while let Ok((stream, _)) = self.socket.accept() {
             if let Ok(true) = may_speak(&stream) {
+                // Heard out first: whoever is cut off while he speaks does not hear the answer.
+                let heard = stream
+                    .set_read_timeout(Some(PATIENCE))
+                    .and_then(|()| receive_line(&stream).map(drop));
+                if let Err(error) = heard {
+                    tracing::debug!(%error, "an offer of a mount broke off");
+                }
                 Line(stream).refuse("cannot adopt: this server serves a mount already");
             }
         }
