@@ -91,6 +91,7 @@ const fn open_flags(flags: i32) -> OpenFlags {
         append: flags & libc::O_APPEND != 0,
         exclusive: flags & libc::O_EXCL != 0,
         execute: flags & FMODE_EXEC != 0,
+        direct: flags & libc::O_DIRECT != 0,
     }
 }
 

@@ -123,6 +123,8 @@ pub struct OpenFlags {
     pub exclusive: bool,
     /// Opened by execve(2).
     pub execute: bool,
+    /// O_DIRECT.
+    pub direct: bool,
 }
 
 /// An opened file.

@@ -108,7 +108,9 @@ impl Vfs {
         flags: OpenFlags,
     ) -> Result<Option<Arc<WholeFile>>> {
         let only_reads = !flags.write && !flags.truncate;
-        let offer = self.offer(inode).filter(|_| only_reads);
+        // The kernel opens the file as the application opened ours, and local file systems want
+        // direct reads aligned.
+        let offer = self.offer(inode).filter(|_| only_reads && !flags.direct);
         let mut state = inode.state();
         if !only_reads && state.ways.is_backed() {
             drop(state);
