@@ -36,6 +36,7 @@ pub(crate) const READ_WRITE: OpenFlags = OpenFlags {
     append: false,
     exclusive: false,
     execute: false,
+    direct: false,
 };
 
 /// A server with one bucket, and a file system on it.

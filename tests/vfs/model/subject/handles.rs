@@ -32,6 +32,7 @@ impl Subject {
             append: false,
             exclusive: how.exclusive,
             execute: false,
+            direct: false,
         };
         let (ino, got) = match seen {
             Some(attr) if attr.kind != FileKind::File || how.exclusive => return Ok(()),
