@@ -14,7 +14,11 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{ArgMatches, Command};
+
+use crate::config::{Config, Host, MountArguments};
+use crate::mount::Failure;
+use crate::telemetry::Log;
 
 /// Runs the command that `arguments` spell, the program's own name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -48,6 +52,33 @@ fn command() -> Command {
         .subcommand(recover::command())
         .subcommand(serve::command())
         .subcommand(warm::command())
+}
+
+/// What a command that serves was told; otherwise what is wrong with it was said.
+fn resolve(matches: &ArgMatches) -> Result<Config, ExitCode> {
+    let resolved = MountArguments::from_matches(matches)
+        .and_then(|arguments| Config::resolve(arguments, &Host::read()));
+    resolved.map_err(|error| {
+        say(&error);
+        ExitCode::from(error.exit_code())
+    })
+}
+
+/// Says what may surprise, and begins the log of a command that serves.
+fn start_log(config: &Config) -> Result<Log, ExitCode> {
+    for notice in &config.notices {
+        say(notice);
+    }
+    Log::start(&config.log).map_err(|error| {
+        let path = config.log.file.clone().unwrap_or_default();
+        say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
+        ExitCode::from(78)
+    })
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    say(failure);
+    ExitCode::from(failure.exit_code())
 }
 
 /// Prints one line for the person at the terminal.

@@ -9,12 +9,9 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{Config, Host, MountArguments, mount_command};
-use crate::mount::Failure;
+use super::{fail, resolve, start_log};
+use crate::config::mount_command;
 use crate::mount::daemon::{self, Starter};
-use crate::telemetry::Log;
-
-use super::say;
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "mount";
@@ -54,14 +51,9 @@ fn detached() -> Arg {
 
 /// Mounts what `matches` say.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let resolved = MountArguments::from_matches(matches)
-        .and_then(|arguments| Config::resolve(arguments, &Host::read()));
-    let config = match resolved {
+    let config = match resolve(matches) {
         Ok(config) => config,
-        Err(error) => {
-            say(&error);
-            return ExitCode::from(error.exit_code());
-        }
+        Err(code) => return code,
     };
     let is_detached = matches.get_flag(DETACHED);
     if !config.foreground && !is_detached {
@@ -70,27 +62,15 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
             Err(failure) => fail(&failure),
         };
     }
-    for notice in &config.notices {
-        say(notice);
-    }
-    let log = match Log::start(&config.log) {
+    let log = match start_log(&config) {
         Ok(log) => log,
-        Err(error) => {
-            let path = config.log.file.unwrap_or_default();
-            say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
-            return ExitCode::from(78);
-        }
+        Err(code) => return code,
     };
     let starter = if is_detached { Starter::Waiting } else { Starter::Foreground };
     match crate::mount::run(&config, &starter, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
-}
-
-fn fail(failure: &Failure) -> ExitCode {
-    say(failure);
-    ExitCode::from(failure.exit_code())
 }
 
 /// The same call, for the half in the background.

@@ -7,10 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
 
-use crate::config::{Config, Host, MountArguments, serve_command};
-use crate::telemetry::Log;
-
-use super::say;
+use super::{fail, resolve, start_log};
+use crate::config::serve_command;
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "serve";
@@ -32,31 +30,16 @@ pub(super) fn command() -> Command {
 
 /// Serves what is handed over.
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
-    let resolved = MountArguments::from_matches(matches)
-        .and_then(|arguments| Config::resolve(arguments, &Host::read()));
-    let config = match resolved {
+    let config = match resolve(matches) {
         Ok(config) => config,
-        Err(error) => {
-            say(&error);
-            return ExitCode::from(error.exit_code());
-        }
+        Err(code) => return code,
     };
-    for notice in &config.notices {
-        say(notice);
-    }
-    let log = match Log::start(&config.log) {
+    let log = match start_log(&config) {
         Ok(log) => log,
-        Err(error) => {
-            let path = config.log.file.unwrap_or_default();
-            say(format_args!("--log-file: cannot append to {}: {error}", path.display()));
-            return ExitCode::from(78);
-        }
+        Err(code) => return code,
     };
     match crate::mount::serve_handed(&config, matches.get_one::<String>(VOLUME).cloned(), log) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            say(&failure);
-            ExitCode::from(failure.exit_code())
-        }
+        Err(failure) => fail(&failure),
     }
 }

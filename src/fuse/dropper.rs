@@ -7,7 +7,6 @@
 use std::ffi::OsString;
 
 use fuser::{INodeNo, Notifier};
-use tokio::runtime::Handle;
 
 use crate::tasks::Tasks;
 use crate::vfs::{Ino, Vfs};
@@ -28,7 +27,7 @@ impl Dropper {
             loop {
                 let excess = vfs.excess().await;
                 let notifier = notifier.clone();
-                let asked = Handle::current().spawn_blocking(move || ask(&notifier, &excess));
+                let asked = tokio::task::spawn_blocking(move || ask(&notifier, &excess));
                 if asked.await.is_err() {
                     return;
                 }

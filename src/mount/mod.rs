@@ -63,11 +63,7 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 /// The sentence for standard error and the exit code; nothing is mounted then.
 pub fn run(config: &Config, starter: &Starter, log: Log) -> Result<(), Failure> {
     starter.begin();
-    limits::raise_descriptors();
-    let runtime = runtime()?;
-    let ended = runtime.block_on(live(config, starter, log));
-    runtime.shutdown_timeout(LAST_TASKS);
-    ended
+    to_the_end(live(config, starter, log))
 }
 
 /// Serves a mount that somebody else makes and hands over at the socket `config.directory`, and
@@ -77,9 +73,14 @@ pub fn run(config: &Config, starter: &Starter, log: Log) -> Result<(), Failure> 
 /// # Errors
 /// The sentence for standard error and the exit code.
 pub fn serve_handed(config: &Config, volume: Option<String>, log: Log) -> Result<(), Failure> {
+    to_the_end(live_handed(config, volume, log))
+}
+
+/// Runs the life of a mount on a runtime of its own.
+fn to_the_end(life: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     limits::raise_descriptors();
     let runtime = runtime()?;
-    let ended = runtime.block_on(live_handed(config, volume, log));
+    let ended = runtime.block_on(life);
     runtime.shutdown_timeout(LAST_TASKS);
     ended
 }

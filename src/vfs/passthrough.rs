@@ -110,7 +110,8 @@ impl Vfs {
         let only_reads = !flags.write && !flags.truncate;
         // The kernel opens the file as the application opened ours, and local file systems want
         // direct reads aligned.
-        let offer = self.offer(inode).filter(|_| only_reads && !flags.direct);
+        let may_pass = only_reads && !flags.direct;
+        let offer = may_pass.then(|| self.offer(inode)).flatten();
         let mut state = inode.state();
         if !only_reads && state.ways.is_backed() {
             drop(state);
