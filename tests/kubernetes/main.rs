@@ -8,7 +8,9 @@
 #![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
 
 mod bench;
+mod chart;
 mod crash;
+mod documents;
 mod end;
 mod life;
 mod manifests;

@@ -3,39 +3,17 @@
 //! Owns the rules of a pod with a sidecar, each with the reason it is one. The manifests are
 //! checked by a validator of Kubernetes' own schemas, and two of them are run.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::bench::{BUCKET, Bench, up, wait_until};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A program of the environment that `make setup` makes.
-fn python(program: &str) -> Command {
-    let path = root().join(".venv/bin").join(program);
-    assert!(path.exists(), "{} is missing; run `make setup`", path.display());
-    Command::new(path)
-}
+use crate::documents::{self, containers, documents, invalid, list, python, root, with};
 
 fn files() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root().join("examples/pods")).unwrap();
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.sort();
+    let files = documents::files("examples/pods");
     assert!(files.len() >= 10);
     files
-}
-
-/// Every document of a file.
-fn documents(file: &Path) -> Vec<Value> {
-    let script =
-        "import json,sys,yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
-    let output = python("python").args(["-c", script]).arg(file).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Every pod in the examples: where it is, its metadata and its spec.
@@ -44,24 +22,13 @@ fn pods() -> Vec<(String, Value, Value)> {
     for file in files() {
         for document in documents(&file) {
             let place = format!("{}: {}", file.display(), document["metadata"]["name"]);
-            let pod = match document["kind"].as_str() {
-                Some("Pod") => &document,
-                Some("Job" | "Deployment" | "StatefulSet") => &document["spec"]["template"],
-                _ => continue,
-            };
-            pods.push((place, pod["metadata"].clone(), pod["spec"].clone()));
+            if let Some((metadata, spec)) = documents::pod(&document) {
+                pods.push((place, metadata.clone(), spec.clone()));
+            }
         }
     }
     assert!(pods.len() >= 10);
     pods
-}
-
-fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
-    value[name].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn containers(spec: &Value) -> Vec<&Value> {
-    list(spec, "initContainers").iter().chain(list(spec, "containers")).collect()
 }
 
 fn verb(container: &Value) -> &str {
@@ -162,10 +129,7 @@ fn faults_of_pod(metadata: &Value, spec: &Value) -> Vec<String> {
 
 #[test]
 fn every_manifest_is_valid() {
-    let output = python("kubernetes-validate").arg("--strict").args(files()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}{errors}");
+    assert_eq!(invalid(&files(), None), None);
 }
 
 #[test]
@@ -197,13 +161,7 @@ fn a_pod_that_breaks_a_rule_is_noticed() {
         ("/metadata/annotations", Value::Null),
     ];
     for (place, value) in broken {
-        let mut pod = pod.clone();
-        let (above, name) = place.rsplit_once('/').unwrap();
-        let above = pod.pointer_mut(above).unwrap();
-        match name.parse::<usize>() {
-            Ok(index) => above[index] = value,
-            Err(_) => above[name] = value,
-        }
+        let pod = with(&pod, place, value);
         assert!(!faults(&pod["metadata"], &pod["spec"]).is_empty(), "{place}");
     }
 }
