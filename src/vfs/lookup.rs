@@ -211,7 +211,7 @@ impl Vfs {
     }
 
     async fn find_directory(&self, prefix: &Prefix) -> Result<Found> {
-        match self.first_below(prefix.as_str()).await? {
+        match self.first_standing(prefix.as_str(), |_| true).await? {
             None => Ok(Found::Nothing),
             Some(ListLine::Object(version))
                 if version.key.as_str() == prefix.as_str()

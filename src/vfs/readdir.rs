@@ -208,7 +208,9 @@ impl Vfs {
         walk.coming = None;
         // The task ends unheard only with the walk.
         let Ok(page) = page else { return Err(Error::BadHandle) };
-        self.take_page(inode, &prefix, page?, walk, asked);
+        let mut page = page?;
+        self.drop_ghosts(&mut page).await?;
+        self.take_page(inode, &prefix, page, walk, asked);
         walk.pages += 1;
         // Who reads on after the first page reads them all.
         if walk.pages > 1 {
@@ -232,6 +234,25 @@ impl Vfs {
             // Nobody is listening where the reader has ended.
             let _ = sender.send(store.list(&request).await);
         });
+    }
+
+    /// Takes those directories off a page that are only there as long as unlinked files below are
+    /// open.
+    async fn drop_ghosts(&self, page: &mut ListPage) -> Result<()> {
+        let mut standing = Vec::with_capacity(page.lines.len());
+        for line in page.lines.drain(..) {
+            let is_ghost = match &line {
+                ListLine::Prefix(prefix) if self.table().has_doomed_below(prefix) => {
+                    self.first_standing(prefix, |_| true).await?.is_none()
+                }
+                _ => false,
+            };
+            if !is_ghost {
+                standing.push(line);
+            }
+        }
+        page.lines = standing;
+        Ok(())
     }
 
     fn begin(&self, inode: &Arc<Inode>, walk: &mut Walk) {
@@ -263,9 +284,7 @@ impl Vfs {
                 Listed::Marker => inode.state().knowledge.has_marker = true,
                 Listed::File(name) => {
                     let ListLine::Object(version) = line else { continue };
-                    let is_gone = self.table().is_doomed(&version.key)
-                        || self.0.deletes.outdates(&version.key, asked);
-                    if !is_gone {
+                    if !self.is_leftover(&version.key, asked) {
                         walk.merge.file(name, Arc::new(version), &mut children);
                     }
                 }

@@ -6,6 +6,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::attr::{FileKind, Ino};
 use super::deletes::Queued;
@@ -213,27 +214,43 @@ impl Vfs {
         Ok(())
     }
 
-    /// True where the store has anything below `prefix` besides its marker and the objects of
-    /// unlinked files that are still open.
+    /// True where the store has anything below `prefix` besides its marker.
     async fn has_entries(&self, prefix: &Prefix) -> Result<bool> {
-        let mut request =
-            ListRequest { prefix: prefix.as_str().to_owned(), ..ListRequest::default() };
+        let is_entry = |key: &Key| key.as_str() != prefix.as_str();
+        Ok(self.first_standing(prefix.as_str(), is_entry).await?.is_some())
+    }
+
+    /// The first line below `prefix` that counts. The objects of unlinked files do not: their
+    /// directory may be gone or moved before they are.
+    pub(super) async fn first_standing(
+        &self,
+        prefix: &str,
+        counts: impl Fn(&Key) -> bool,
+    ) -> Result<Option<ListLine>> {
+        let mut request = ListRequest { prefix: prefix.to_owned(), ..ListRequest::default() };
+        // The marker, and one more.
         request.max_keys = Some(2);
         loop {
+            let asked = self.0.clock.now();
             let page = self.0.store.list(&request).await?;
-            let counts = |line: &ListLine| match line {
+            let stands = |line: &ListLine| match line {
                 ListLine::Object(version) => {
-                    version.key.as_str() != prefix.as_str() && !self.is_going(&version.key)
+                    counts(&version.key) && !self.is_leftover(&version.key, asked)
                 }
                 ListLine::Prefix(_) => true,
             };
-            if page.lines.iter().any(counts) {
-                return Ok(true);
+            if let Some(line) = page.lines.into_iter().find(stands) {
+                return Ok(Some(line));
             }
-            let Some(next) = page.next else { return Ok(false) };
+            let Some(next) = page.next else { return Ok(None) };
             request.continuation = Some(next);
             request.max_keys = None;
         }
+    }
+
+    /// True where a listing that was `asked` for then shows an object whose name is gone here.
+    pub(super) fn is_leftover(&self, key: &Key, asked: Instant) -> bool {
+        self.table().is_doomed(key) || self.0.deletes.outdates(key, asked)
     }
 
     /// A name that must be there to be changed.

@@ -5,7 +5,7 @@
 //! nobody knows it any more. Numbers are hashes of keys, probed past every number in use. Must not
 //! know attributes or the store; holds no lock across an await.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino};
@@ -39,7 +39,7 @@ pub(super) struct Table {
     root: Prefix,
     next_generation: u64,
     /// Keys whose object goes with the last close of an unlinked file.
-    doomed: HashMap<Key, Doom>,
+    doomed: BTreeMap<Key, Doom>,
     pub(super) told: Told,
 }
 
@@ -62,7 +62,7 @@ impl Table {
         let children = HashMap::new();
         let node = Node { inode, place: None, children, lookups: 1, opens: 0 };
         let nodes = HashMap::from([(Ino::ROOT, node)]);
-        Self { nodes, root, next_generation: 1, doomed: HashMap::new(), told: Told::default() }
+        Self { nodes, root, next_generation: 1, doomed: BTreeMap::new(), told: Told::default() }
     }
 
     pub(super) fn get(&self, ino: Ino) -> Option<Arc<Inode>> {
@@ -270,6 +270,12 @@ impl Table {
 
     pub(super) fn is_doomed(&self, key: &Key) -> bool {
         self.doomed.contains_key(key)
+    }
+
+    /// True where a delete below `prefix` waits for a last close.
+    pub(super) fn has_doomed_below(&self, prefix: &str) -> bool {
+        let first = self.doomed.range(Key::new(prefix)..).next();
+        first.is_some_and(|(key, _)| key.as_str().starts_with(prefix))
     }
 
     /// True while this delete is due.

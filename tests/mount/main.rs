@@ -197,6 +197,7 @@ cases! {
         an_unlinked_new_file_is_never_committed,
         a_name_can_be_used_again_while_the_old_file_is_open,
         rm_r_leaves_nothing,
+        a_directory_does_not_outlive_its_name_by_an_unlinked_open_file,
     }
     write {
         writes_in_any_order_make_one_object,

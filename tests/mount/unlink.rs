@@ -1,8 +1,9 @@
 //! unlink(2): the name goes at once, the file with its last handle.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -83,4 +84,30 @@ pub(crate) fn rm_r_leaves_nothing(bench: &Bench) {
     shell(&bench.path(""), "rm -r tree");
     assert_eq!(bench.keys(), [""; 0]);
     assert!(!bench.path("tree").exists());
+}
+
+pub(crate) fn a_directory_does_not_outlive_its_name_by_an_unlinked_open_file(bench: &Bench) {
+    for key in ["tree/moved/f", "tree/removed/f"] {
+        bench.put(key, b"open");
+    }
+    let open = |path: &str| File::open(bench.path(path)).unwrap();
+    let files = [open("tree/moved/f"), open("tree/removed/f")];
+    for path in ["tree/moved/f", "tree/removed/f"] {
+        fs::remove_file(bench.path(path)).unwrap();
+    }
+    fs::rename(bench.path("tree/moved"), bench.path("elsewhere")).unwrap();
+    fs::remove_dir(bench.path("tree/removed")).unwrap();
+    // Past the TTL, so that the store is asked.
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(names(&bench.path("tree")), [""; 0]);
+    for path in ["tree/moved", "tree/removed"] {
+        assert_eq!(errno(fs::metadata(bench.path(path))), Errno::ENOENT, "{path}");
+    }
+    assert_eq!(names(&bench.path("elsewhere")), [""; 0]);
+    for mut file in files {
+        let mut bytes = String::new();
+        file.read_to_string(&mut bytes).unwrap();
+        assert_eq!(bytes, "open");
+    }
+    eventually("the objects are gone", || bench.keys() == ["elsewhere/", "tree/"]);
 }
