@@ -510,8 +510,14 @@ async fn complete(
 ) -> Result<Version> {
     let store = &staged.engine.0.store;
     let completed = store.complete_upload(&open.upload, tags, &target.condition).await;
+    let is_told = completed.is_ok();
     let version = settle(staged, target, &open.commit_id, completed).await?;
-    open.completed();
+    if is_told {
+        open.completed();
+    } else {
+        // It may have been an earlier upload with the same id that became the object.
+        open.clone().abort_later(&staged.engine);
+    }
     Ok(version)
 }
 
