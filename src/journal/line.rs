@@ -20,6 +20,8 @@ pub enum Kind {
     Move,
     /// Attributes that wait for a commit to ride on.
     Attributes,
+    /// What a question leaves in the bucket while it is asked.
+    Trace,
 }
 
 /// A line of the log.

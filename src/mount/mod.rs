@@ -19,6 +19,7 @@ mod served;
 mod session;
 mod shutdown;
 mod stack;
+mod traces;
 mod transfer;
 
 use std::path::Path;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use super::probe;
+use super::traces::{self, Noted};
 use crate::budget::Budget;
 use crate::cache::{Cache, Disk, DiskSettings};
 use crate::clock::Clock;
@@ -61,9 +62,11 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     probe::probe(&base, config).await?;
     let requests = requests_max(config);
     let disk = open_disk(config, base.endpoint(), &clock);
-    let store = decorate(base, requests, config, &clock);
-
     let (journal, pending) = open_journal(config)?;
+    let store = decorate(base, requests, &journal, config, &clock);
+    if !config.read_only {
+        traces::wipe(&pending, &*store).await;
+    }
     let table = disk.as_ref().map_or(0, |_| table(config));
     let set_aside = u64::from(requests) * REQUEST_BUFFERS + config.memory_limit / 8 + table;
     let budget_bytes = config.memory_limit - set_aside;
@@ -136,12 +139,19 @@ fn requests_max(config: &Config) -> u32 {
 /// Each attempt is counted, a slow GET is raced by another one, the number of attempts at once is
 /// bounded, what failed in passing is tried again, and conditions go only where the store keeps
 /// them.
-fn decorate(base: S3Store, requests: u32, config: &Config, clock: &Clock) -> Arc<dyn ObjectStore> {
+fn decorate(
+    base: S3Store,
+    requests: u32,
+    journal: &Journal,
+    config: &Config,
+    clock: &Clock,
+) -> Arc<dyn ObjectStore> {
     let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
     let hedged = Hedged::new(Metered::new(base), clock.clone());
     let limited = Limit::new(hedged, requests as usize);
     let patient = Retry::new(limited, policy, clock.clone());
-    Arc::new(Conditional::new(patient, config.prefix.clone()))
+    let traces = Arc::new(Noted(journal.clone()));
+    Arc::new(Conditional::new(patient, config.prefix.clone()).noting(traces))
 }
 
 fn s3_settings(config: &Config) -> S3Settings {

@@ -6,6 +6,7 @@
 //! refuses it the request goes without, so that the last writer wins, and that is said once.
 //! Must not know what a condition is for.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
+use super::trace::{Trace, Traces, Unnoted, Wiped};
 use super::{
     Condition, CopyRequest, Error, ErrorKind, GetRequest, GetResponse, ListPage, ListRequest,
     ObjectHead, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
@@ -34,6 +36,7 @@ pub struct Conditional<S> {
     /// Where probe keys stand: what is known of one place of a bucket need not hold elsewhere,
     /// and a policy may allow no other.
     prefix: Prefix,
+    traces: Arc<dyn Traces>,
     put: OnceCell<bool>,
     complete: OnceCell<bool>,
     delete: OnceCell<bool>,
@@ -50,12 +53,19 @@ impl<S: ObjectStore> Conditional<S> {
         Self {
             inner,
             prefix,
+            traces: Arc::new(Unnoted),
             put: unknown(),
             complete: unknown(),
             delete: unknown(),
             copy_refuses: AtomicBool::new(false),
             tagless: AtomicBool::new(false),
         }
+    }
+
+    /// Notes in `traces` what the questions leave while they are asked.
+    #[must_use]
+    pub fn noting(self, traces: Arc<dyn Traces>) -> Self {
+        Self { traces, ..self }
     }
 
     fn probe_key(&self) -> Key {
@@ -78,10 +88,10 @@ impl<S: ObjectStore> Conditional<S> {
         let key = self.probe_key();
         let condition = Condition::Unchanged(no_version(&key));
         let request = PutRequest { key: key.clone(), properties: Properties::default(), condition };
+        let trace = Trace::Object(key);
+        let wiped = self.traces.note(&trace);
         let answer = self.inner.put(&request, &Payload::Bytes(Bytes::new())).await;
-        if answer.is_ok() {
-            self.remove(&key).await;
-        }
+        self.end(&trace, wiped, answer.is_ok()).await;
         judge("PUT", answer.map(drop))
     }
 
@@ -89,12 +99,12 @@ impl<S: ObjectStore> Conditional<S> {
         let key = self.probe_key();
         let id = self.inner.create_upload(&key, &Properties::default()).await?;
         let upload = Upload { key: key.clone(), id };
+        let (object, unfinished) = (Trace::Object(key), Trace::Upload(upload.clone()));
+        let wiped = [&object, &unfinished].map(|trace| self.traces.note(trace));
         let answer = self.complete_in_vain(&upload).await;
-        if answer.is_ok() {
-            self.remove(&key).await;
-        } else if let Err(error) = self.inner.abort_upload(&upload).await {
-            tracing::warn!(%key, %error, "an unfinished upload stays in the bucket");
-        }
+        let [no_object, no_upload] = wiped;
+        self.end(&object, no_object, answer.is_ok()).await;
+        self.end(&unfinished, no_upload, answer.is_err()).await;
         judge("Complete", answer)
     }
 
@@ -111,17 +121,20 @@ impl<S: ObjectStore> Conditional<S> {
         let key = self.probe_key();
         let (properties, condition) = (Properties::default(), Condition::None);
         let request = PutRequest { key: key.clone(), properties, condition };
+        let trace = Trace::Object(key.clone());
+        let wiped = self.traces.note(&trace);
         self.inner.put(&request, &Payload::Bytes(Bytes::new())).await?;
         let answer = self.inner.delete(&key, &Condition::Unchanged(no_version(&key))).await;
-        if answer.is_err() {
-            self.remove(&key).await;
-        }
+        self.end(&trace, wiped, answer.is_err()).await;
         judge("DELETE", answer)
     }
 
-    async fn remove(&self, key: &Key) {
-        if let Err(error) = self.inner.delete(key, &Condition::None).await {
-            tracing::warn!(%key, %error, "an empty object of ours stays in the bucket");
+    /// Wipes what a question has left, where it `stands`. What cannot be wiped stays noted.
+    async fn end(&self, trace: &Trace, wiped: Wiped, stands: bool) {
+        let gone = if stands { trace.wipe(&self.inner).await } else { Ok(()) };
+        match gone {
+            Ok(()) => wiped(),
+            Err(error) => tracing::warn!(?trace, %error, "this of ours stays in the bucket"),
         }
     }
 

@@ -27,6 +27,7 @@ mod metered;
 mod retry;
 pub mod s3;
 mod text;
+mod trace;
 
 pub use conditional::Conditional;
 pub use error::{Error, ErrorKind, Operation, Result};
@@ -34,6 +35,7 @@ pub use hedged::Hedged;
 pub use limit::Limit;
 pub use metered::{Counters, Metered};
 pub use retry::{Retry, RetryPolicy};
+pub use trace::{Trace, Traces, Wiped};
 
 /// A store with one bucket. Wrappers add limits, retries and metrics.
 #[async_trait]

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
-use s3pod_testkit::{Bucket, Mount, Op, ServerOptions, TestServer, is_fuse_mount};
+use s3pod_testkit::{Bucket, Fault, Mount, Op, ServerOptions, TestServer, is_fuse_mount};
 
 use crate::bench::{close, eventually, pattern};
 
@@ -390,4 +390,35 @@ fn closed_files_appear_in_the_order_of_their_closes() {
         0,
         "what was never sent just follows its name"
     );
+}
+
+#[test]
+fn what_a_question_left_in_the_bucket_is_wiped() {
+    let site = Site::new(&[]);
+    // Its upload was begun and has its part; whether it can be completed is what is asked.
+    let late = Fault::Delay(Duration::from_secs(600)).on(Op::Probe).skip(2);
+    let asking = site.server.faults().add(late);
+    let mount = site.mount();
+    let root = site.root();
+    // The first edit of several parts asks whether the store keeps conditions.
+    site.bucket().put("f", pattern(LARGE));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = OpenOptions::new().write(true).open(root.join("f")).unwrap();
+            file.write_all_at(b"edit", 0).unwrap();
+            // The answer of a dead mount.
+            let _killed = close(file);
+        });
+        eventually("the question is asked", || asking.hits() == 1);
+        site.crash(mount);
+    });
+    let asked = |site: &Site| {
+        let uploads = site.bucket().uploads();
+        uploads.iter().filter(|upload| upload.key.starts_with(".s3pod-probe-")).count()
+    };
+    assert_eq!(asked(&site), 1);
+    let mount = site.mount();
+    assert_eq!(asked(&site), 0);
+    assert!(mount.unmount().unwrap().success());
+    assert!(site.bucket().uploads().is_empty());
 }
