@@ -139,6 +139,15 @@ impl Totals {
     }
 }
 
+/// A copy that shares no memory with the connection's read buffer, of which each value is a slice:
+/// a record would keep tens of KiB alive.
+fn own(headers: &HeaderMap) -> HeaderMap {
+    let copied = headers.iter().filter_map(|(name, value)| {
+        Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    });
+    copied.collect()
+}
+
 /// The log of one server. Clones share it.
 #[derive(Clone, Debug)]
 pub struct RequestLog {
@@ -243,7 +252,7 @@ impl RequestLog {
     }
 
     pub(crate) fn start<B>(&self, call: &Call, request: &Request<B>, connection: u64) -> Flight {
-        let mut headers = request.headers().clone();
+        let mut headers = own(request.headers());
         headers.remove(http::header::AUTHORIZATION);
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let decoded = text("x-amz-decoded-content-length").and_then(|text| text.parse().ok());
