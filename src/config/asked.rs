@@ -39,27 +39,27 @@ pub struct LocalOptions {
     pub ca_bundle: Option<PathBuf>,
     pub cache_dir: Option<CacheDir>,
     pub cache_min_free: Option<u64>,
-    pub cache_size: Option<u64>,
     pub config: Option<PathBuf>,
+    pub credentials_file: Option<PathBuf>,
     pub foreground: Option<bool>,
     pub log_file: Option<PathBuf>,
     pub log_format: Option<LogFormat>,
-    pub log_level: Option<LogLevel>,
-    pub memory_limit: Option<u64>,
     pub nonempty: Option<bool>,
     pub profile: Option<String>,
     pub replace_stale: Option<bool>,
-    pub staging_size: Option<u64>,
 }
 
 /// Options of [`Authority::Operator`]; each field is the flag of the same name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table documents the flag of the same name")]
 pub struct OperatorOptions {
+    pub cache_size: Option<u64>,
     pub checksums: Option<Checksums>,
     pub endpoint_url: Option<EndpointUrl>,
     pub force_path_style: Option<bool>,
+    pub log_level: Option<LogLevel>,
     pub max_requests: Option<u32>,
+    pub memory_limit: Option<u64>,
     pub no_proxy: Option<String>,
     pub no_sign_request: Option<bool>,
     pub prefix: Option<Prefix>,
@@ -68,6 +68,7 @@ pub struct OperatorOptions {
     pub requester_pays: Option<bool>,
     pub sse: Option<Sse>,
     pub sse_kms_key_id: Option<String>,
+    pub staging_size: Option<u64>,
     pub storage_class: Option<String>,
     pub write_back: Option<bool>,
     pub write_back_ephemeral: Option<bool>,

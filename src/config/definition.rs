@@ -90,9 +90,10 @@ impl Category {
 pub enum Authority {
     /// Whoever writes a pod: nothing here reaches other people's objects or the node.
     Tuning,
-    /// Whoever owns the volume: which objects, as whom, at whose cost.
+    /// Whoever owns the volume: which objects, as whom, at whose cost, with how much memory and
+    /// disk.
     Operator,
-    /// Whoever runs the process: paths and resources of the machine.
+    /// Whoever runs the process: paths of the machine, and what its processes share.
     Local,
 }
 

@@ -67,6 +67,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The file of credentials cannot be read.
+    #[error(
+        "--credentials-file: cannot read {path}: {source}; name a file of profiles that this user \
+         may read"
+    )]
+    CredentialsFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// No folder for the cache can be derived.
     #[error(
         "--cache-dir: neither XDG_CACHE_HOME nor HOME is set, so there is no default; name a \
@@ -109,6 +120,7 @@ impl Error {
             Self::Environment { .. }
             | Self::File { .. }
             | Self::CaBundle { .. }
+            | Self::CredentialsFile { .. }
             | Self::NoCacheDir
             | Self::CacheDir { .. }
             | Self::MemoryLimit { .. } => 78,

@@ -123,6 +123,8 @@ pub struct S3Config {
     pub region: Option<String>,
     /// A profile of `~/.aws`.
     pub profile: Option<String>,
+    /// The only file to take credentials from; it was readable.
+    pub credentials_file: Option<PathBuf>,
     /// Send no credentials.
     pub no_sign_request: bool,
     /// The bucket stands in the path of the URL.

@@ -97,6 +97,19 @@ pub static OPTIONS: &[Definition] = &[
         set: |o, text| values::word(text).map(|profile| o.local.profile = Some(profile)),
     },
     Definition {
+        flag: "credentials-file",
+        kind: Kind::Value("FILE"),
+        default: "",
+        help: "Take credentials from this file of AWS profiles, and from nowhere else",
+        details: "Like ~/.aws/credentials; --profile names another section than `default`. It is \
+                  read again while the mount runs. Where the section has role_arn and \
+                  web_identity_token_file, STS is asked, at its endpoint_url.",
+        category: Category::Access,
+        authority: Authority::Local,
+        example: "/run/secrets/s3/credentials",
+        set: |o, text| values::path(text).map(|path| o.local.credentials_file = Some(path)),
+    },
+    Definition {
         flag: "no-sign-request",
         kind: Kind::Switch,
         default: "",
@@ -386,11 +399,12 @@ pub static OPTIONS: &[Definition] = &[
         help: "Memory for everything the mount holds: read-ahead, parts, buffers, inodes",
         details: "At least 32MiB. The process stays under this and a fixed 48MiB.",
         category: Category::Resources,
-        authority: Authority::Local,
+        authority: Authority::Operator,
         example: "256MiB",
         // 32 MiB: two blocks being read and two parts being written, of 8 MiB each.
         set: |o, text| {
-            values::size_within(text, 32 * MIB, TIB).map(|size| o.local.memory_limit = Some(size))
+            values::size_within(text, 32 * MIB, TIB)
+                .map(|size| o.operator.memory_limit = Some(size))
         },
     },
     Definition {
@@ -416,10 +430,10 @@ pub static OPTIONS: &[Definition] = &[
                   0 caches in memory alone. On an emptyDir, which is part of the node's disk, it \
                   and --staging-size have to fit into the sizeLimit.",
         category: Category::Resources,
-        authority: Authority::Local,
+        authority: Authority::Operator,
         example: "50GiB",
         set: |o, text| {
-            values::size_within(text, 0, 1024 * TIB).map(|size| o.local.cache_size = Some(size))
+            values::size_within(text, 0, 1024 * TIB).map(|size| o.operator.cache_size = Some(size))
         },
     },
     Definition {
@@ -457,12 +471,12 @@ pub static OPTIONS: &[Definition] = &[
         details: "At least 16MiB. When it is full, a streaming writer goes on and any other gets \
                   ENOSPC. With --cache-dir none it is half of the memory limit.",
         category: Category::Resources,
-        authority: Authority::Local,
+        authority: Authority::Operator,
         example: "20GiB",
         // 16 MiB: what of a streamed file stays staged whatever happens.
         set: |o, text| {
             values::size_within(text, 16 * MIB, 1024 * TIB)
-                .map(|size| o.local.staging_size = Some(size))
+                .map(|size| o.operator.staging_size = Some(size))
         },
     },
     Definition {
@@ -547,9 +561,9 @@ pub static OPTIONS: &[Definition] = &[
         details: "Libraries beneath are held at warn, since their debug lines can show requests \
                   with signatures.",
         category: Category::Logging,
-        authority: Authority::Local,
+        authority: Authority::Operator,
         example: "debug",
-        set: |o, text| parse(text).map(|level| o.local.log_level = level),
+        set: |o, text| parse(text).map(|level| o.operator.log_level = level),
     },
     Definition {
         flag: "log-format",

@@ -86,7 +86,7 @@ impl Reload {
             return Ok(None);
         }
         let tunables = Tunables {
-            log_level: self.now.local.log_level,
+            log_level: self.now.operator.log_level,
             metadata_ttl: self.now.tuning.metadata_ttl,
         };
         let at_next_start = changed.into_iter().filter(|flag| !HOT.contains(flag)).collect();

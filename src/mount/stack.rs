@@ -163,6 +163,7 @@ fn s3_settings(config: &Config) -> S3Settings {
         endpoint_url: s3.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
         region: s3.region.clone(),
         profile: s3.profile.clone(),
+        credentials_file: s3.credentials_file.clone(),
         no_sign_request: s3.no_sign_request,
         force_path_style: s3.force_path_style,
         requester_pays: s3.requester_pays,

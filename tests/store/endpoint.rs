@@ -119,7 +119,11 @@ pub(crate) async fn wrong_credentials_are_named(subject: &Subject) {
     credentials.secret_access_key = "wrong".into();
     let kind = probe(wrong_secret).await;
     assert!(matches!(kind, ErrorKind::Unauthenticated(_)), "{kind:?}");
-    let nobody = Credentials { access_key_id: "nobody".into(), secret_access_key: "x".into() };
+    let nobody = Credentials {
+        access_key_id: "nobody".into(),
+        secret_access_key: "x".into(),
+        session_token: None,
+    };
     let kind = probe(S3Settings { credentials: Some(nobody), ..subject.settings() }).await;
     assert!(matches!(kind, ErrorKind::Unauthenticated(_)), "{kind:?}");
 }

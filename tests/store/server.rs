@@ -138,6 +138,7 @@ fn of_endpoint(endpoint: &S3Endpoint) -> S3Settings {
         credentials: Some(Credentials {
             access_key_id: endpoint.access_key.clone(),
             secret_access_key: endpoint.secret_key.clone(),
+            session_token: None,
         }),
         force_path_style: true,
         ..S3Settings::new(&endpoint.bucket)

@@ -143,6 +143,7 @@ pub(crate) fn s3_settings(server: &TestServer, bucket: &str, op_timeout: Duratio
         credentials: Some(Credentials {
             access_key_id: server.access_key().to_owned(),
             secret_access_key: server.secret_key().to_owned(),
+            session_token: None,
         }),
         force_path_style: true,
         read_timeout: defaults.read_timeout.min(op_timeout),

@@ -84,7 +84,7 @@ impl Config {
             dir_mode: tuning.dir_mode.unwrap_or(0o755),
             file_mode: tuning.file_mode.unwrap_or(0o644),
             memory_limit,
-            cache_size: cache_share(asked.local.cache_size, cache_dir.as_deref(), CACHE_SHARE)?,
+            cache_size: cache_share(asked.operator.cache_size, cache_dir.as_deref(), CACHE_SHARE)?,
             cache_min_free: cache_share(
                 asked.local.cache_min_free,
                 cache_dir.as_deref(),
@@ -152,6 +152,10 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
             ("--no-sign-request", "--profile", "an anonymous request has no profile"),
         ),
         (
+            is_anonymous && local.credentials_file.is_some(),
+            ("--no-sign-request", "--credentials-file", "an anonymous request has no credentials"),
+        ),
+        (
             is_anonymous && operator.requester_pays == Some(true),
             ("--no-sign-request", "--requester-pays", "nobody would be there to pay"),
         ),
@@ -176,7 +180,7 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
             ("--cache-dir none", "--write-back", "what close() promises needs a folder"),
         ),
         (
-            in_memory && local.cache_size.is_some_and(|size| size > 0),
+            in_memory && operator.cache_size.is_some_and(|size| size > 0),
             ("--cache-dir none", "--cache-size", "a cache on disk needs a folder"),
         ),
         (
@@ -220,6 +224,7 @@ fn s3(asked: &Options, typed: &Options, host: &Host) -> Result<S3Config, Error> 
         endpoint_url: operator.endpoint_url.clone(),
         region: operator.region.clone(),
         profile: asked.local.profile.clone(),
+        credentials_file: credentials_file(asked)?,
         no_sign_request: operator.no_sign_request.unwrap_or(false),
         force_path_style: operator.force_path_style.unwrap_or(is_elsewhere),
         requester_pays: operator.requester_pays.unwrap_or(false),
@@ -251,6 +256,15 @@ fn ca_bundle(asked: &Options, typed: &Options, host: &Host) -> Result<Option<Pat
     match std::fs::read(&path) {
         Ok(_) => Ok(Some(path)),
         Err(source) => Err(Error::CaBundle { origin, path, source }),
+    }
+}
+
+/// The file of credentials, opened once for the same reason.
+fn credentials_file(asked: &Options) -> Result<Option<PathBuf>, Error> {
+    let Some(path) = &asked.local.credentials_file else { return Ok(None) };
+    match std::fs::File::open(path) {
+        Ok(_) => Ok(Some(path.clone())),
+        Err(source) => Err(Error::CredentialsFile { path: path.clone(), source }),
     }
 }
 
@@ -291,7 +305,7 @@ fn metadata(asked: &Options) -> MetadataMode {
 /// A quarter of the cgroup's limit: the rest is for the application's page cache beside us, and
 /// 64 MiB are what one reader and one writer need to be quick.
 fn memory_limit(asked: &Options, host: &Host) -> Result<u64, Error> {
-    let Some(limit) = asked.local.memory_limit else {
+    let Some(limit) = asked.operator.memory_limit else {
         return Ok(host.memory_limit.map_or(192 * MIB, |cgroup| (cgroup / 4).max(64 * MIB)));
     };
     match host.memory_limit {
@@ -351,9 +365,9 @@ fn staging_size(
 ) -> Result<u64, Error> {
     let Some(folder) = cache_dir else {
         // Staged bytes count against the budget, and reading needs the other half.
-        return Ok(asked.local.staging_size.unwrap_or(u64::MAX).min(memory_limit / 2));
+        return Ok(asked.operator.staging_size.unwrap_or(u64::MAX).min(memory_limit / 2));
     };
-    if let Some(size) = asked.local.staging_size {
+    if let Some(size) = asked.operator.staging_size {
         return Ok(size);
     }
     host::free_space(folder)
@@ -374,7 +388,7 @@ fn cache_share(asked: Option<u64>, folder: Option<&Path>, share: u64) -> Result<
 
 fn log(asked: &Options) -> LogSettings {
     LogSettings {
-        level: asked.local.log_level.unwrap_or_default(),
+        level: asked.operator.log_level.unwrap_or_default(),
         format: asked.local.log_format.unwrap_or_default(),
         file: asked.local.log_file.clone(),
     }

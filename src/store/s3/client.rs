@@ -133,10 +133,12 @@ fn credentials(
     }
     if let Some(fixed) = &settings.credentials {
         let pair = (fixed.access_key_id.as_str(), fixed.secret_access_key.as_str());
-        let fixed = aws_credential_types::Credentials::new(pair.0, pair.1, None, None, "settings");
+        let token = fixed.session_token.clone();
+        let fixed = aws_credential_types::Credentials::new(pair.0, pair.1, token, None, "settings");
         return loader.credentials_provider(fixed);
     }
-    let source = Source { profile: settings.profile.clone(), region, http };
+    let (profile, file) = (settings.profile.clone(), settings.credentials_file.clone());
+    let source = Source { profile, file, region, http };
     loader.credentials_provider(Identity::new(source))
 }
 

@@ -6,6 +6,7 @@
 //! read leaves the old credentials in place, with one line in the log. Must not know where
 //! credentials come from.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::sync::Mutex;
 
@@ -28,8 +30,10 @@ const BELIEVED: Duration = Duration::from_secs(20);
 /// Where credentials come from.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// A profile by its name; none is the SDK's chain.
+    /// A profile by its name; none is the SDK's chain, or the file's `default`.
     pub(super) profile: Option<String>,
+    /// The one file to look into; none are the usual ones.
+    pub(super) file: Option<PathBuf>,
     /// Whom STS and SSO are asked in: they need some region.
     pub(super) region: Region,
     /// By which way.
@@ -42,27 +46,35 @@ impl Source {
         let config = ProviderConfig::without_region()
             .with_http_client(self.http.clone())
             .with_region(Some(self.region.clone()));
-        match &self.profile {
-            None => {
-                let chain = DefaultCredentialsChain::builder().configure(config);
-                SharedCredentialsProvider::new(chain.region(self.region.clone()).build().await)
-            }
-            Some(name) => {
-                let profile = ProfileFileCredentialsProvider::builder().profile_name(name);
-                SharedCredentialsProvider::new(profile.configure(&config).build())
-            }
+        if self.profile.is_none() && self.file.is_none() {
+            let chain = DefaultCredentialsChain::builder().configure(config);
+            return SharedCredentialsProvider::new(chain.region(self.region.clone()).build().await);
         }
+        let mut profile = ProfileFileCredentialsProvider::builder();
+        if let Some(file) = &self.file {
+            let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file);
+            // Named, so that AWS_PROFILE does not choose another section.
+            profile = profile.profile_files(files.build()).profile_name("default");
+        }
+        if let Some(name) = &self.profile {
+            profile = profile.profile_name(name);
+        }
+        SharedCredentialsProvider::new(profile.configure(&config).build())
     }
 
     /// A profile is told by its name where it holds nothing.
     fn explain(&self, error: CredentialsError) -> CredentialsError {
-        match (&self.profile, error) {
-            (Some(name), CredentialsError::CredentialsNotLoaded(_)) => {
-                CredentialsError::not_loaded(format!(
-                    "the profile `{name}` does not exist or holds none"
-                ))
-            }
-            (_, other) => other,
+        if !matches!(error, CredentialsError::CredentialsNotLoaded(_)) {
+            return error;
+        }
+        let place = self.file.as_ref().map(|path| format!(" in {}", path.display()));
+        match (&self.profile, place) {
+            (None, None) => error,
+            (name, place) => CredentialsError::not_loaded(format!(
+                "the profile `{}`{} does not exist or holds none",
+                name.as_deref().unwrap_or("default"),
+                place.unwrap_or_default()
+            )),
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct S3Settings {
     pub region: Option<String>,
     /// A named profile of the shared configuration files; it wins over the rest of the chain.
     pub profile: Option<String>,
+    /// A file of profiles that alone counts, whatever the environment says.
+    pub credentials_file: Option<PathBuf>,
     /// A fixed identity; none asks the SDK's chain (environment, profile, pod, instance).
     pub credentials: Option<Credentials>,
     /// Send requests without a signature, for public buckets.
@@ -92,6 +94,8 @@ pub struct Credentials {
     pub access_key_id: String,
     /// The secret half.
     pub secret_access_key: String,
+    /// The token of a session, where they belong to one.
+    pub session_token: Option<String>,
 }
 
 impl fmt::Debug for Credentials {
@@ -122,6 +126,7 @@ impl S3Settings {
             endpoint_url: None,
             region: None,
             profile: None,
+            credentials_file: None,
             credentials: None,
             no_sign_request: false,
             force_path_style: false,
