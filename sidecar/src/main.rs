@@ -6,6 +6,7 @@
 mod drain_hint;
 mod janitor;
 mod run;
+mod server;
 mod shared;
 #[expect(dead_code, reason = "the driver's calls are not answered yet")]
 mod volume;
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         Some((run::SERVE, _)) => run::serve(&arguments[2..]),
         Some((janitor::NAME, matches)) => janitor::run(matches),
         Some((drain_hint::NAME, matches)) => drain_hint::run(matches),
+        Some((server::NAME, matches)) => server::run(matches),
+        Some((server::tied::NAME, matches)) => server::tied::run(matches),
         _ => return ExitCode::from(2),
     };
     match done {
@@ -56,6 +59,8 @@ fn command() -> Command {
         .subcommand(run::serve_command())
         .subcommand(janitor::command())
         .subcommand(drain_hint::command())
+        .subcommand(server::command())
+        .subcommand(server::tied::subcommand())
 }
 
 /// Writes one line to the container's log.
