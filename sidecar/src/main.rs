@@ -5,6 +5,8 @@
 
 mod drain_hint;
 mod janitor;
+#[expect(dead_code, reason = "the driver's calls are not answered yet")]
+mod provision;
 mod run;
 mod server;
 mod shared;

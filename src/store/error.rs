@@ -109,11 +109,15 @@ pub enum Operation {
     Tags,
     /// HeadBucket.
     Probe,
+    /// CreateBucket.
+    CreateBucket,
+    /// DeleteBucket.
+    DeleteBucket,
 }
 
 impl Operation {
     /// Every operation, in the order of declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Head,
         Self::Get,
         Self::List,
@@ -128,6 +132,8 @@ impl Operation {
         Self::DeleteMany,
         Self::Tags,
         Self::Probe,
+        Self::CreateBucket,
+        Self::DeleteBucket,
     ];
 
     /// True where the operation leaves the store as it was, however often it is done.
@@ -152,6 +158,8 @@ impl Operation {
             Self::DeleteMany => "DeleteObjects",
             Self::Tags => "GetObjectTagging",
             Self::Probe => "HeadBucket",
+            Self::CreateBucket => "CreateBucket",
+            Self::DeleteBucket => "DeleteBucket",
         }
     }
 }

@@ -28,6 +28,7 @@ mod retry;
 pub mod s3;
 mod text;
 mod trace;
+mod whole;
 
 pub use conditional::Conditional;
 pub use error::{Error, ErrorKind, Operation, Result};
@@ -36,6 +37,7 @@ pub use limit::Limit;
 pub use metered::{Counters, Metered};
 pub use retry::{Retry, RetryPolicy};
 pub use trace::{Trace, Traces, Wiped};
+pub use whole::copy_whole;
 
 /// A store with one bucket. Wrappers add limits, retries and metrics.
 #[async_trait]

@@ -102,7 +102,7 @@ impl Published {
         if is_inline && credentials == Credentials::Driver {
             return Err(no_credentials_of_its_own());
         }
-        let (bucket, server) = (bucket(&said)?, server(&said)?);
+        let (bucket, server) = (bucket(&said)?, server(CONTEXT, &said)?);
         let id = own_id(asked.volume_id, &bucket)?;
         let read_only = asked.read_only
             || access_mode.is_read_only()
@@ -221,13 +221,14 @@ fn bucket(said: &Description) -> Result<String, Refusal> {
     Ok(bucket.to_owned())
 }
 
-fn server(said: &Description) -> Result<Server, Refusal> {
+/// Who serves, by what a description in `field` says.
+pub(crate) fn server(field: &str, said: &Description) -> Result<Server, Refusal> {
     match said.word(SERVER) {
         None | Some("node") => Ok(Server::Node),
         Some("sidecar") => Ok(Server::Sidecar),
         Some(other) => {
             let reason = format!("`{other}` is neither `node` nor `sidecar`");
-            Err(Refusal::field(format!("{CONTEXT}.{SERVER}"), reason))
+            Err(Refusal::field(format!("{field}.{SERVER}"), reason))
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use s3pod::config::EndpointUrl;
 use s3pod::telemetry::Secret;
 
 use super::refusal::Refusal;
@@ -48,10 +49,17 @@ impl StoreSecret {
         Ok(Self {
             keys: keys(field, map, ca.is_some())?,
             ca,
-            endpoint_url: entry(field, map, &[ENDPOINT_URL])?.map(plain),
+            endpoint_url: endpoint_url(field, map)?,
             region: entry(field, map, &[REGION])?.map(plain),
         })
     }
+}
+
+fn endpoint_url(field: &str, map: &HashMap<String, String>) -> Result<Option<String>, Refusal> {
+    let Some(url) = entry(field, map, &[ENDPOINT_URL])? else { return Ok(None) };
+    let url = url.expose().parse::<EndpointUrl>();
+    let url = url.map_err(|why| Refusal::field(format!("{field}.{ENDPOINT_URL}"), why))?;
+    Ok(Some(url.as_str().to_owned()))
 }
 
 fn plain(secret: Secret) -> String {

@@ -27,6 +27,7 @@ use super::{
 use crate::naming::Key;
 use crate::units::ByteRange;
 
+mod bucket;
 mod client;
 mod copy;
 mod delete;
@@ -203,6 +204,22 @@ impl S3Store {
     /// What the store or the way to it said.
     pub async fn probe(&self, prefix: &str) -> Result<()> {
         probe::probe(self, prefix).await
+    }
+
+    /// Makes the bucket; false where this account has it already.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn create_bucket(&self) -> Result<bool> {
+        bucket::create(self).await
+    }
+
+    /// Removes the bucket, which must be empty; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub async fn delete_bucket(&self) -> Result<()> {
+        bucket::delete(self).await
     }
 
     /// The bucket's name.
