@@ -4,7 +4,9 @@
 //! package; the process that serves files knows nothing of it. Must not know how a mount works.
 
 mod drain_hint;
+mod in_use;
 mod janitor;
+mod prepare;
 #[expect(dead_code, reason = "the driver's calls are not answered yet")]
 mod provision;
 mod run;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Some((drain_hint::NAME, matches)) => drain_hint::run(matches),
         Some((server::NAME, matches)) => server::run(matches),
         Some((server::tied::NAME, matches)) => server::tied::run(matches),
+        Some((prepare::NAME, matches)) => prepare::run(matches),
+        Some((in_use::NAME, matches)) => in_use::run(matches),
         _ => return ExitCode::from(2),
     };
     match done {
@@ -63,6 +67,8 @@ fn command() -> Command {
         .subcommand(drain_hint::command())
         .subcommand(server::command())
         .subcommand(server::tied::subcommand())
+        .subcommand(prepare::command())
+        .subcommand(in_use::command())
 }
 
 /// Writes one line to the container's log.

@@ -1,5 +1,7 @@
 //! What the sidecar's programs say where they cannot work.
 
+mod in_use;
+
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str]) -> Output {

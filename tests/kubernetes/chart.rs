@@ -226,8 +226,12 @@ fn faults_of_folders(documents: &[Value]) -> Vec<String> {
             faults.push(format!("the driver has no {pair:?}, which it prepares for the servers"));
         }
     }
-    if served.len() != 3 {
-        faults.push("sockets, journal and cache are three folders".to_owned());
+    for flag in ["--socket-dir", "--cache-dir"] {
+        let path = argument(container(rest, "server"), flag);
+        let is_prepared = list(container(node, "prepare"), "args").iter().any(|one| one == path);
+        if !served.contains(&(path, path)) || !is_prepared {
+            faults.push(format!("{path} is no folder of the node, or nobody prepares it"));
+        }
     }
     let kubelet = argument(driver, "--kubelet-dir");
     if !seen.contains(&(kubelet, kubelet)) {
@@ -319,7 +323,7 @@ fn a_chart_that_breaks_a_rule_is_noticed() {
     let documents = rendered(&json!({}));
     let pod = "/spec/template/spec";
     let first = format!("{pod}/containers/0");
-    let broken: [(&str, String, Value); 14] = [
+    let broken: [(&str, String, Value); 15] = [
         ("s3pod-server", "/spec/updateStrategy/type".to_owned(), json!("RollingUpdate")),
         ("s3pod-server", format!("{pod}/automountServiceAccountToken"), Value::Null),
         ("s3pod-server", format!("{pod}/securityContext/runAsNonRoot"), Value::Null),
@@ -328,6 +332,7 @@ fn a_chart_that_breaks_a_rule_is_noticed() {
         ("s3pod-server", format!("{pod}/volumes/0/hostPath/path"), json!("/elsewhere")),
         ("s3pod-node", "/spec/template/metadata/annotations".to_owned(), Value::Null),
         ("s3pod-node", format!("{pod}/hostNetwork"), json!(true)),
+        ("s3pod-node", format!("{pod}/initContainers/0/args/2"), json!("/elsewhere")),
         ("s3pod-node", format!("{pod}/volumes/2/hostPath/path"), json!("/var/lib/kubelet")),
         ("s3pod-node", format!("{first}/securityContext/readOnlyRootFilesystem"), Value::Null),
         ("s3pod-node", format!("{first}/volumeMounts/0/mountPropagation"), Value::Null),
