@@ -90,8 +90,8 @@ fn volume(driver: &str, claim: &str) -> String {
 
 fn pod(name: &str, claim: &str) -> String {
     format!(
-        r#"{{"metadata": {{"namespace": "team", "name": "{name}"}}, "status": {{"phase": "Running"}},
-             "spec": {{"nodeName": "n", "volumes": [
+        r#"{{"metadata": {{"namespace": "team", "name": "{name}"}},
+             "status": {{"phase": "Running"}}, "spec": {{"nodeName": "n", "volumes": [
                 {{"name": "data", "persistentVolumeClaim": {{"claimName": "{claim}"}}}}]}}}}"#
     )
 }

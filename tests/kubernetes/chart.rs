@@ -377,6 +377,28 @@ fn the_driver_is_what_kubelet_needs_it_to_be() {
 }
 
 #[test]
+fn nothing_is_added_to_the_api() {
+    let known = [
+        "CSIDriver",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "DaemonSet",
+        "Deployment",
+        "Job",
+        "Namespace",
+        "ResourceQuota",
+        "Role",
+        "RoleBinding",
+        "ServiceAccount",
+        "StorageClass",
+    ];
+    for document in rendered(&values_of_everything()) {
+        let kind = document["kind"].as_str().unwrap();
+        assert!(known.contains(&kind), "{kind}");
+    }
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused_by_name() {
     let classes = json!([{"name": "a", "default": true}, {"name": "b", "default": true}]);
     for (values, said) in [

@@ -19,4 +19,5 @@ mod plugin;
 mod pod;
 mod scratch;
 mod spec;
+mod storage;
 mod unprivileged;

@@ -37,7 +37,7 @@ fn verb(container: &Value) -> &str {
 }
 
 /// What is wrong with a pod, in words.
-fn faults(metadata: &Value, spec: &Value) -> Vec<String> {
+pub(crate) fn faults(metadata: &Value, spec: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     for container in containers(spec) {
         let mut wrong = |what: &str| faults.push(format!("{}: {what}", container["name"]));
