@@ -237,6 +237,9 @@ fn faults_of_folders(documents: &[Value]) -> Vec<String> {
     if !seen.contains(&(kubelet, kubelet)) {
         faults.push("kubelet's folder has another name in the driver".to_owned());
     }
+    if argument(driver, "--socket-dir") != argument(container(rest, "server"), "--socket-dir") {
+        faults.push("the driver looks for the server's socket elsewhere".to_owned());
+    }
     let state = argument(driver, "--state-dir");
     if !state.starts_with(&format!("{kubelet}/plugins/")) {
         faults.push("the mounts are not below kubelet's folder".to_owned());
@@ -323,7 +326,7 @@ fn a_chart_that_breaks_a_rule_is_noticed() {
     let documents = rendered(&json!({}));
     let pod = "/spec/template/spec";
     let first = format!("{pod}/containers/0");
-    let broken: [(&str, String, Value); 15] = [
+    let broken: [(&str, String, Value); 16] = [
         ("s3pod-server", "/spec/updateStrategy/type".to_owned(), json!("RollingUpdate")),
         ("s3pod-server", format!("{pod}/automountServiceAccountToken"), Value::Null),
         ("s3pod-server", format!("{pod}/securityContext/runAsNonRoot"), Value::Null),
@@ -338,6 +341,7 @@ fn a_chart_that_breaks_a_rule_is_noticed() {
         ("s3pod-node", format!("{first}/volumeMounts/0/mountPropagation"), Value::Null),
         ("s3pod-node", format!("{first}/resources/requests/cpu"), Value::Null),
         ("s3pod-node", format!("{first}/args/5"), json!("--state-dir=/var/lib/other")),
+        ("s3pod-node", format!("{first}/args/6"), json!("--socket-dir=/run/other")),
         (
             "s3pod-node",
             format!("{pod}/containers/1/args/1"),
@@ -381,6 +385,7 @@ fn nothing_is_added_to_the_api() {
     let known = [
         "CSIDriver",
         "ClusterRole",
+        "ConfigMap",
         "ClusterRoleBinding",
         "DaemonSet",
         "Deployment",
@@ -438,6 +443,7 @@ fn everything_that_can_be_set_is_set() {
         "\"eks.amazonaws.com/role-arn\":\"arn\"",
         "\"seLinuxOptions\":{\"type\":\"super_t\"}",
         "pod-security.kubernetes.io/enforce",
+        r#"\"endpointUrl\": \"http://minio:9000\""#,
     ] {
         assert!(text.contains(word), "{word} is nowhere in {text}");
     }
