@@ -3,6 +3,7 @@
 //! Owns which commands there are. Everything that only makes sense in Kubernetes is in this
 //! package; the process that serves files knows nothing of it. Must not know how a mount works.
 
+mod csi;
 mod drain_hint;
 mod in_use;
 mod janitor;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Some((run::SERVE, _)) => run::serve(&arguments[2..]),
         Some((janitor::NAME, matches)) => janitor::run(matches),
         Some((drain_hint::NAME, matches)) => drain_hint::run(matches),
+        Some((csi::NAME, matches)) => csi::run(matches),
         Some((server::NAME, matches)) => server::run(matches),
         Some((server::tied::NAME, matches)) => server::tied::run(matches),
         Some((prepare::NAME, matches)) => prepare::run(matches),
@@ -65,6 +67,7 @@ fn command() -> Command {
         .subcommand(run::serve_command())
         .subcommand(janitor::command())
         .subcommand(drain_hint::command())
+        .subcommand(csi::command())
         .subcommand(server::command())
         .subcommand(server::tied::subcommand())
         .subcommand(prepare::command())

@@ -22,20 +22,20 @@ const FUSE_DEVICE: &str = "/dev/fuse";
 
 /// What is mounted, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MountOptions {
+pub struct MountOptions {
     /// The source that `df` shows: the bucket, and the prefix where there is one.
-    pub(super) source: String,
+    pub source: String,
     /// `--read-only`.
-    pub(super) read_only: bool,
+    pub read_only: bool,
     /// `--allow-other`: users other than the mounting one may enter.
-    pub(super) allow_other: bool,
+    pub allow_other: bool,
     /// How much travels at once.
-    pub(super) transfer: Transfer,
+    pub transfer: Transfer,
 }
 
 /// A mount of ours.
 #[derive(Debug)]
-pub(super) struct Mounted {
+pub struct Mounted {
     point: PathBuf,
     id: u64,
     device: Device,
@@ -55,7 +55,10 @@ pub(super) enum Unmounted {
 }
 
 /// Mounts on `point` as root; the descriptor is the kernel's end of every request.
-pub(super) fn mount(point: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted), Failure> {
+///
+/// # Errors
+/// Where the device cannot be opened, or the kernel refuses the mount.
+pub fn mount(point: &Path, options: &MountOptions) -> Result<(OwnedFd, Mounted), Failure> {
     let device = open_device()?;
     let mut flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     if options.read_only {
@@ -170,9 +173,14 @@ impl Mounted {
         }
     }
 
+    /// The file system's device.
+    pub const fn device(&self) -> Device {
+        self.device
+    }
+
     /// Raises the kernel's read-ahead. Containers often have /sys read-only: then it stays as it
     /// is, and reads come in smaller requests.
-    pub(super) fn raise_read_ahead(&self, transfer: Transfer) {
+    pub fn raise_read_ahead(&self, transfer: Transfer) {
         let knob = format!("/sys/class/bdi/{}/read_ahead_kb", self.device);
         let kib = transfer.request_max / 1024;
         match std::fs::write(&knob, kib.to_string()) {

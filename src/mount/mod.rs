@@ -9,7 +9,7 @@ pub mod daemon;
 mod ephemeral;
 mod failure;
 pub mod handoff;
-mod kernel;
+pub mod kernel;
 mod limits;
 pub mod mountinfo;
 mod point;
@@ -43,7 +43,7 @@ pub use served::is_served;
 use session::Session;
 use shutdown::Signals;
 use stack::Stack;
-use transfer::Transfer;
+pub use transfer::Transfer;
 
 /// How long a new mount gets to answer a stat of its root, which needs no request.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);

@@ -27,7 +27,7 @@ const LARGE_FROM: u64 = 512 * MIB;
 
 /// How much travels at once, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Transfer {
+pub struct Transfer {
     /// The largest READ or WRITE, and how far the kernel reads ahead of a sequential reader: with
     /// its default of 128 KiB, eight requests make a MiB.
     pub(super) request_max: u32,
@@ -43,7 +43,7 @@ pub(super) struct Raised {
 
 impl Transfer {
     /// What fits a mount of so much memory.
-    pub(super) const fn within(memory_limit: u64) -> Self {
+    pub const fn within(memory_limit: u64) -> Self {
         Self { request_max: if memory_limit >= LARGE_FROM { LARGE } else { SMALL } }
     }
 

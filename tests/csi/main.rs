@@ -3,6 +3,9 @@
 //! Needs root, /dev/fuse and CAP_SYS_ADMIN.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
 
+mod driver;
+mod identity;
 mod server;
 mod stand;

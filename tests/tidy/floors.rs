@@ -10,16 +10,21 @@ const SIBLINGS: [(&str, &str); 1] = [("read", "write")];
 
 /// A crate (or a family of them), the folders it is kept out of, and the places in those folders
 /// where it is at home.
-const HOMES: [(&str, &[&str], &[&str]); 8] = [
+const HOMES: [(&str, &[&str], &[&str]); 10] = [
     ("aws_*", &["src/", "sidecar/"], &["src/store/s3/", "src/store/s3.rs"]),
     ("fuser", &["src/", "sidecar/"], &["src/fuse/", "src/mount/session.rs", "src/mount/session/"]),
     ("clap", &["src/"], &["src/config/", "src/cli/"]),
     ("s3s", &["src/", "sidecar/"], &[]),
-    ("tonic*", &["src/", "tests/testkit/"], &[]),
-    ("prost*", &["src/", "tests/testkit/"], &[]),
+    ("tonic*", &["src/"], &[]),
+    ("tonic*", &["tests/testkit/"], &CALLER),
+    ("prost*", &["src/"], &[]),
+    ("prost*", &["tests/testkit/"], &CALLER),
     ("kube*", &["src/", "tests/testkit/"], &[]),
     ("k8s_*", &["src/", "tests/testkit/"], &[]),
 ];
+
+/// Whoever calls the driver as kubelet does.
+const CALLER: [&str; 2] = ["tests/testkit/src/csi.rs", "tests/testkit/build.rs"];
 
 /// Where `unsafe` may stand.
 const UNSAFE: [&str; 3] =

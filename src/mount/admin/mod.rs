@@ -11,6 +11,7 @@
 //!   GET  /readyz             200 while the mount answers and is not ending
 //!   GET  /readyz?backend     and only if the store answered a LIST of one key
 //!   GET  /metrics            Prometheus' text
+//!   GET  /statfs             {"total_bytes": N, "free_bytes": N}
 //!   POST /drain              202; sends what is dirty, without ending (unix socket alone)
 //! ```
 
@@ -156,9 +157,12 @@ async fn answer<B>(
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
         (&Method::GET, "/readyz") => state.readiness(uri.query() == Some("backend")).await,
         (&Method::GET, "/metrics") => (StatusCode::OK, state.metrics()),
+        (&Method::GET, "/statfs") => (StatusCode::OK, state.room()),
         (&Method::POST, "/drain") if caller == Caller::Owner => state.send_ahead(),
         (&Method::POST, "/drain") => (StatusCode::FORBIDDEN, "not from a port\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "there is /healthz, /readyz and /metrics\n".to_owned()),
+        _ => {
+            (StatusCode::NOT_FOUND, "there is /healthz, /readyz, /metrics and /statfs\n".to_owned())
+        }
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
@@ -196,6 +200,13 @@ impl State {
         let answers = matches!(asked, Ok(Ok(_)));
         *known = Some((self.clock.now(), answers));
         answers
+    }
+
+    /// What statfs(2) would say, for whoever must not touch the mount.
+    fn room(&self) -> String {
+        let stat = self.vfs.statfs();
+        let (total, free) = (stat.total_bytes, stat.free_bytes);
+        format!("{{\"total_bytes\": {total}, \"free_bytes\": {free}}}\n")
     }
 
     fn metrics(&self) -> String {

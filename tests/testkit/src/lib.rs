@@ -4,6 +4,7 @@
 //!   TestServer   server > wire (latency, bandwidth, faults, log) > backend (S3 in memory)
 //!   SeaweedFs    the same bucket on somebody else's server
 //!   Mount        the s3pod binary on a real mount point
+//!   csi          the driver's calls, as kubelet makes them
 //! ```
 //!
 //! Promises never to depend on the `s3pod` crate: what judges it must not share its mistakes.
@@ -11,6 +12,7 @@
 mod backend;
 mod bucket;
 mod child;
+pub mod csi;
 mod endpoint;
 mod faults;
 mod log;

@@ -1,0 +1,1 @@
+//! The Controller service: volumes in the store, made and removed.

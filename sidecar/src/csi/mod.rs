@@ -1,0 +1,101 @@
+//! `s3pod-sidecar csi`: the driver that kubelet and the provisioner call.
+//!
+//! Owns the life of the process: options, the socket, which services a mode has, and the end.
+//! Promises: mounts outlive it, whatever ends it; nothing secret is ever logged. Must not know
+//! what a call does.
+//!
+//! ```text
+//!   identity     who the driver is, whether it is ready
+//!   node         publish, unpublish, stats: mounts and their targets on this machine
+//!   controller   create, delete, expand: prefixes and buckets in the store
+//!   servers      this driver's end of the processes that serve mounts
+//! ```
+
+mod controller;
+mod endpoint;
+mod identity;
+mod node;
+mod options;
+mod proto;
+mod servers;
+
+use clap::{ArgMatches, Command};
+use s3pod::mount::Failure;
+use s3pod::telemetry::Log;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use identity::{Identity, Readiness};
+use options::Options;
+use proto::identity_server::IdentityServer;
+
+/// The subcommand's name.
+pub(super) const NAME: &str = "csi";
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    options::arguments(Command::new(NAME))
+        .about("The CSI driver: buckets as volumes of pods that need no privileges")
+}
+
+/// Serves until a signal ends it.
+pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    let options = Options::from_matches(matches)?;
+    Log::start(&options.log).map_err(|error| Failure::passing(error.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("csi")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::passing(format!("the runtime does not start: {error}")))?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> Result<(), Failure> {
+    let end = signalled()?;
+    let listener = endpoint::bind(&options.endpoint)?;
+    let readiness = Readiness::new();
+    let server = tokio::spawn(answer(listener, options.clone(), readiness.clone(), end));
+    readiness.set();
+    tracing::info!(
+        driver = options.driver_name,
+        mode = ?options.mode,
+        endpoint = %options.endpoint.display(),
+        state = %options.state_dir.display(),
+        kubelet = ?options.kubelet_dir,
+        "serving"
+    );
+    let ended = server.await.map_err(|error| Failure::passing(error.to_string()))?;
+    endpoint::remove(&options.endpoint);
+    ended
+}
+
+/// Answers calls until `end`; those under way are finished.
+async fn answer(
+    listener: UnixListener,
+    options: Options,
+    readiness: Readiness,
+    end: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let identity = Identity::new(options.driver_name, readiness);
+    Server::builder()
+        .add_service(IdentityServer::new(identity))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
+        .await
+        .map_err(|error| Failure::passing(format!("the socket: {error}")))
+}
+
+/// The first signal that shall end the process.
+fn signalled() -> Result<impl Future<Output = ()>, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::passing(error.to_string()));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(name, "ending; what is mounted stays");
+    })
+}

@@ -1,0 +1,1 @@
+//! The Node service: what is mounted on this machine.

@@ -1,0 +1,1 @@
+//! The driver's end of the processes that serve mounts.

@@ -1,0 +1,101 @@
+//! A running driver.
+//!
+//! Owns its process, its socket and its folders, and the clients of its services. Promises that
+//! the process ends with the test. Must not know what is called.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use s3pod_testkit::csi::identity_client::IdentityClient;
+use s3pod_testkit::csi::{self, ProbeRequest};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A driver, and a runtime to call it from.
+pub(crate) struct Driver {
+    folder: TempDir,
+    child: Child,
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Driver {
+    /// Starts one in this mode, and returns once it is ready.
+    pub(crate) fn start(mode: &str) -> Self {
+        let folder = TempDir::with_prefix("s3pod-csi-").unwrap();
+        let child = launch(folder.path(), mode);
+        let runtime = Runtime::new().unwrap();
+        let channel = runtime.block_on(ready(&socket(folder.path())));
+        Self { folder, child, runtime, channel }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(self.path())
+    }
+
+    pub(crate) fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel.clone())
+    }
+
+    /// Waits for a call's answer.
+    pub(crate) fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.block_on(call)
+    }
+
+    /// SIGTERM; true where it ends well.
+    pub(crate) fn terminate(&mut self) -> bool {
+        use nix::sys::signal::{Signal, kill};
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap().success()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Gone already, where the test ended it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("csi/csi.sock")
+}
+
+fn launch(folder: &Path, mode: &str) -> Child {
+    let server = PathBuf::from(env!("CARGO_BIN_EXE_s3pod"));
+    let program = server.with_file_name("s3pod-sidecar");
+    assert!(program.exists(), "{} is missing; build the workspace", program.display());
+    let mut command = Command::new(program);
+    command.args(["csi", "--mode", mode, "--node-id", "node-1", "--state-dir"]);
+    command.arg(folder.join("state")).stdin(Stdio::null());
+    command.env("CSI_ENDPOINT", format!("unix://{}", socket(folder).display()));
+    command.spawn().expect("the program starts")
+}
+
+/// Waits as the livenessprobe sidecar does: until it says that it is ready.
+async fn ready(socket: &Path) -> Channel {
+    let begin = Instant::now();
+    loop {
+        if let Ok(channel) = csi::connect(socket).await {
+            let asked = IdentityClient::new(channel.clone()).probe(ProbeRequest {}).await;
+            if asked.is_ok_and(|answer| answer.into_inner().ready == Some(true)) {
+                return channel;
+            }
+        }
+        assert!(begin.elapsed() < PATIENCE, "the driver does not become ready");
+        thread::sleep(POLL);
+    }
+}
