@@ -44,6 +44,11 @@ impl Driver {
         socket(self.path())
     }
 
+    /// The way to it, for clients of any service.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub(crate) fn identity(&self) -> IdentityClient<Channel> {
         IdentityClient::new(self.channel.clone())
     }
@@ -80,13 +85,14 @@ fn launch(folder: &Path, mode: &str) -> Child {
     assert!(program.exists(), "{} is missing; build the workspace", program.display());
     let mut command = Command::new(program);
     command.args(["csi", "--mode", mode, "--node-id", "node-1", "--state-dir"]);
-    command.arg(folder.join("state")).stdin(Stdio::null());
+    command.arg(folder.join("state")).arg("--socket-dir").arg(folder.join("sockets"));
+    command.stdin(Stdio::null());
     command.env("CSI_ENDPOINT", format!("unix://{}", socket(folder).display()));
     command.spawn().expect("the program starts")
 }
 
-/// Waits as the livenessprobe sidecar does: until it says that it is ready.
-async fn ready(socket: &Path) -> Channel {
+/// Waits as the livenessprobe sidecar does, until it says that it is ready.
+pub(crate) async fn ready(socket: &Path) -> Channel {
     let begin = Instant::now();
     loop {
         if let Ok(channel) = csi::connect(socket).await {

@@ -5,7 +5,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
 
+mod alone;
+mod crash;
 mod driver;
 mod identity;
+mod kubelet;
+mod publish;
+mod refuse;
+mod restart;
 mod server;
 mod stand;

@@ -9,6 +9,7 @@
 //!   node         publish, unpublish, stats: mounts and their targets on this machine
 //!   controller   create, delete, expand: prefixes and buckets in the store
 //!   servers      this driver's end of the processes that serve mounts
+//!   own_server   the one that it starts itself, where there is no other
 //! ```
 
 mod controller;
@@ -16,6 +17,7 @@ mod endpoint;
 mod identity;
 mod node;
 mod options;
+mod own_server;
 mod proto;
 mod servers;
 
@@ -28,8 +30,12 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use identity::{Identity, Readiness};
-use options::Options;
+use node::Node;
+use options::{Mode, Options};
+use own_server::OwnServer;
 use proto::identity_server::IdentityServer;
+use proto::node_server::NodeServer;
+use servers::Servers;
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "csi";
@@ -56,8 +62,23 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let end = signalled()?;
     let listener = endpoint::bind(&options.endpoint)?;
     let readiness = Readiness::new();
-    let server = tokio::spawn(answer(listener, options.clone(), readiness.clone(), end));
-    readiness.set();
+    let own_server = (options.mode == Mode::All).then(|| OwnServer::start(&options.state_dir));
+    let node = if options.mode.has_node() {
+        let sockets = match own_server {
+            Some(_) => own_server::sockets(&options.state_dir),
+            None => options.socket_dir.clone(),
+        };
+        let servers = Servers::new(sockets);
+        Some(Node::new(&options, servers, readiness.clone())?)
+    } else {
+        None
+    };
+    let server =
+        tokio::spawn(answer(listener, options.clone(), readiness.clone(), node.clone(), end));
+    match node {
+        Some(node) => node.take_up().await,
+        None => readiness.set(),
+    }
     tracing::info!(
         driver = options.driver_name,
         mode = ?options.mode,
@@ -68,6 +89,9 @@ async fn serve(options: Options) -> Result<(), Failure> {
     );
     let ended = server.await.map_err(|error| Failure::passing(error.to_string()))?;
     endpoint::remove(&options.endpoint);
+    if let Some(own_server) = own_server {
+        own_server.end().await;
+    }
     ended
 }
 
@@ -76,11 +100,13 @@ async fn answer(
     listener: UnixListener,
     options: Options,
     readiness: Readiness,
+    node: Option<Node>,
     end: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let identity = Identity::new(options.driver_name, readiness);
     Server::builder()
         .add_service(IdentityServer::new(identity))
+        .add_optional_service(node.map(NodeServer::new))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
         .await
         .map_err(|error| Failure::passing(format!("the socket: {error}")))

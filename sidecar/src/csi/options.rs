@@ -18,6 +18,7 @@ const ENDPOINT: &str = "endpoint";
 const NODE_ID: &str = "node-id";
 const STATE_DIR: &str = "state-dir";
 const KUBELET_DIR: &str = "kubelet-dir";
+const SOCKET_DIR: &str = "socket-dir";
 const DRIVER_NAME: &str = "driver-name";
 const LOG_LEVEL: &str = "log-level";
 const LOG_FORMAT: &str = "log-format";
@@ -56,6 +57,8 @@ pub(super) struct Options {
     pub(super) state_dir: PathBuf,
     /// Targets outside of it are refused, where it is given.
     pub(super) kubelet_dir: Option<PathBuf>,
+    /// Where the node's server has its sockets.
+    pub(super) socket_dir: PathBuf,
     pub(super) driver_name: String,
     pub(super) log: LogSettings,
 }
@@ -99,6 +102,13 @@ pub(super) fn arguments(command: Command) -> Command {
                 .help("Kubelet's folder (/var/lib/kubelet): paths outside of it are refused"),
         )
         .arg(
+            Arg::new(SOCKET_DIR)
+                .long(SOCKET_DIR)
+                .value_parser(path())
+                .default_value("/run/s3pod")
+                .help("Where the node's server has its sockets: its own --socket-dir"),
+        )
+        .arg(
             Arg::new(DRIVER_NAME)
                 .long(DRIVER_NAME)
                 .default_value("csi.s3pod")
@@ -134,6 +144,7 @@ impl Options {
             node_id: text(NODE_ID),
             state_dir: folder(STATE_DIR)?.unwrap_or_default(),
             kubelet_dir: folder(KUBELET_DIR)?,
+            socket_dir: folder(SOCKET_DIR)?.unwrap_or_default(),
             driver_name: text(DRIVER_NAME),
             log: LogSettings { level, format, file: None },
         };

@@ -145,6 +145,11 @@ impl Published {
         arguments
     }
 
+    /// True where the store is asked as whoever the server itself is.
+    pub(crate) fn is_read_as_the_driver(&self) -> bool {
+        self.credentials == Credentials::Driver
+    }
+
     /// The files that those options and each other point to. They change where credentials are
     /// rotated; the flags do not.
     pub(crate) fn files(&self, folder: &Path) -> Vec<File> {

@@ -1,0 +1,74 @@
+//! What a call to publish asks for.
+//!
+//! Owns the reading of NodePublishVolume: which fields must be there, and what they say together.
+//! Promises: what is refused here has changed nothing. Must not know what is mounted.
+
+use std::path::PathBuf;
+
+use super::places::Places;
+use crate::csi::proto::volume_capability::AccessType;
+use crate::csi::proto::{NodePublishVolumeRequest, VolumeCapability};
+use crate::volume::refusal::Refusal;
+use crate::volume::{Asked, Published};
+
+/// A volume that shall appear somewhere.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) volume: String,
+    pub(super) target: PathBuf,
+    /// The number of the access mode.
+    pub(super) access_mode: i32,
+    /// As the call says it, beside the access mode and the options.
+    pub(super) read_only: bool,
+    pub(super) published: Published,
+}
+
+impl Wanted {
+    /// Reads a call.
+    pub(super) fn read(call: &NodePublishVolumeRequest, places: &Places) -> Result<Self, Refusal> {
+        volume_id(&call.volume_id)?;
+        let target = places.target("target_path", &call.target_path)?;
+        let capability = call.volume_capability.as_ref();
+        let capability =
+            capability.ok_or_else(|| Refusal::field("volume_capability", "is missing"))?;
+        let access_mode = access_mode(capability)?;
+        let (flags, group) = match &capability.access_type {
+            Some(AccessType::Mount(mount)) => {
+                (mount.mount_flags.as_slice(), mount.volume_mount_group.as_str())
+            }
+            Some(AccessType::Block(_)) => {
+                let reason = "block is asked for, and a bucket is no disk; the volume needs \
+                              volumeMode: Filesystem";
+                return Err(Refusal::field("volume_capability.access_type", reason));
+            }
+            None => {
+                return Err(Refusal::field("volume_capability.access_type", "is missing"));
+            }
+        };
+        let published = Published::read(&Asked {
+            volume_id: &call.volume_id,
+            context: &call.volume_context,
+            secrets: &call.secrets,
+            mount_flags: flags,
+            mount_group: group,
+            access_mode,
+            read_only: call.readonly,
+        })?;
+        let (volume, read_only) = (call.volume_id.clone(), call.readonly);
+        Ok(Self { volume, target, access_mode, read_only, published })
+    }
+}
+
+/// Refuses a call that names no volume.
+pub(super) fn volume_id(id: &str) -> Result<(), Refusal> {
+    if id.is_empty() {
+        return Err(Refusal::field("volume_id", "is missing"));
+    }
+    Ok(())
+}
+
+fn access_mode(capability: &VolumeCapability) -> Result<i32, Refusal> {
+    let mode = capability.access_mode.as_ref();
+    let missing = || Refusal::field("volume_capability.access_mode", "is missing");
+    mode.map(|mode| mode.mode).ok_or_else(missing)
+}

@@ -1,0 +1,62 @@
+//! What an earlier driver left: its state, its mounts, and servers that still serve.
+//!
+//! Owns the comparison of what was written down with what is mounted. Promises: what lives is left
+//! alone; a mount that nobody uses goes; a dead one that somebody uses stays until it is mounted
+//! over. Must not know why the earlier driver ended.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use s3pod::mount::mountinfo::{self, FS_TYPE, MountInfo};
+
+use super::mounts;
+use super::volumes::Volumes;
+
+/// Compares, and takes up what is left.
+pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
+    let table = mountinfo::read()?;
+    forget_what_is_not_mounted(volumes, &table)?;
+    clear_what_nobody_knows(volumes)?;
+    let keys: Vec<String> = volumes.state().mounts().keys().cloned().collect();
+    for key in keys {
+        match volumes.servers.adopt(&key).await {
+            Some(serving) => volumes.attend(&key, Arc::new(serving), None),
+            None => tracing::warn!(key, "its server has gone; kubelet's next call mends it"),
+        }
+    }
+    Ok(())
+}
+
+/// A target that shows nothing of ours is published anew by kubelet, or was unpublished; a mount
+/// without targets is nobody's.
+fn forget_what_is_not_mounted(volumes: &Volumes, table: &[MountInfo]) -> io::Result<()> {
+    let is_ours = |target: &PathBuf| {
+        mountinfo::topmost(table, target).is_some_and(|mount| mount.kind == FS_TYPE)
+    };
+    volumes.state().change(|mounts| {
+        for mount in mounts.values_mut() {
+            mount.targets.retain(|target, _| is_ours(target));
+        }
+        mounts.retain(|_, mount| !mount.targets.is_empty());
+    })
+}
+
+fn clear_what_nobody_knows(volumes: &Volumes) -> io::Result<()> {
+    let known: BTreeSet<String> = volumes.state().mounts().keys().cloned().collect();
+    for entry in fs::read_dir(volumes.places.mounts())? {
+        let name = entry?.file_name();
+        let key = name.to_str().and_then(|name| name.rsplit_once('.')).map(|(key, _)| key);
+        if key.is_some_and(|key| known.contains(key)) {
+            continue;
+        }
+        let own = volumes.places.mounts().join(name);
+        // One that does not go is tried again by the next driver.
+        if let Err(error) = mounts::clear(&own).and_then(|_| mounts::remove(&own)) {
+            tracing::warn!(own = %own.display(), %error, "an own mount of nobody's stays");
+        }
+    }
+    Ok(())
+}

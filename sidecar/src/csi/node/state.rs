@@ -1,0 +1,189 @@
+//! What the driver has mounted, as it stands on disk.
+//!
+//! Owns the file: which volumes are mounted under which keys, and where they are published.
+//! Promises: it is replaced as a whole; there is no secret in it; a file of another boot or of a
+//! later release is never taken for one's own. Must not know the table of mounts, which has the
+//! last word on all of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The form of the file.
+const SCHEMA: u32 = 1;
+
+const FILE: &str = "state.json";
+
+/// Different after each boot of the machine, with which all mounts go.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The file, and what is in it.
+#[derive(Debug)]
+pub(super) struct State {
+    folder: PathBuf,
+    content: Content,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Content {
+    schema: u32,
+    boot: String,
+    mounts: BTreeMap<String, Mount>,
+}
+
+/// A volume that is mounted under a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mount {
+    /// Its id.
+    pub(super) volume: String,
+    /// What `df` shows as its source.
+    pub(super) bucket: String,
+    pub(super) read_only: bool,
+    /// Which of its own mounts is served; each new server gets a new one.
+    #[serde(default)]
+    pub(super) generation: u64,
+    /// The device of its file system; empty until it is mounted.
+    #[serde(default)]
+    pub(super) device: String,
+    /// Where it is published.
+    #[serde(default)]
+    pub(super) targets: BTreeMap<PathBuf, Target>,
+}
+
+/// How it is published at one place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Target {
+    /// The number of the access mode in the specification.
+    pub(super) access_mode: i32,
+    /// As the call said it.
+    pub(super) read_only: bool,
+}
+
+impl State {
+    /// What an earlier driver left in `folder`; nothing where the machine was started anew since.
+    ///
+    /// # Errors
+    /// Where the file is there and cannot be read.
+    pub(super) fn load(folder: &Path) -> io::Result<Self> {
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
+        let empty = Content { schema: SCHEMA, boot, ..Content::default() };
+        let content = match fs::read(folder.join(FILE)) {
+            Ok(bytes) => known(&bytes, &empty).unwrap_or(empty),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => empty,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { folder: folder.to_owned(), content })
+    }
+
+    /// Every mount, by its key.
+    pub(super) const fn mounts(&self) -> &BTreeMap<String, Mount> {
+        &self.content.mounts
+    }
+
+    /// The key that a target is published under.
+    pub(super) fn key_of(&self, target: &Path) -> Option<&str> {
+        let mut mounts = self.content.mounts.iter();
+        mounts.find(|(_, mount)| mount.targets.contains_key(target)).map(|(key, _)| key.as_str())
+    }
+
+    /// The mounts of a volume.
+    pub(super) fn of_volume<'a>(&'a self, volume: &'a str) -> impl Iterator<Item = &'a Mount> {
+        self.content.mounts.values().filter(move |mount| mount.volume == volume)
+    }
+
+    /// Changes what stands there, and writes it down.
+    ///
+    /// # Errors
+    /// Where it cannot be written; what is in memory has changed all the same.
+    pub(super) fn change<T>(
+        &mut self,
+        by: impl FnOnce(&mut BTreeMap<String, Mount>) -> T,
+    ) -> io::Result<T> {
+        let outcome = by(&mut self.content.mounts);
+        self.save()?;
+        Ok(outcome)
+    }
+
+    fn save(&self) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(&self.content)?;
+        let mut file = tempfile::Builder::new().prefix(".state-").tempfile_in(&self.folder)?;
+        file.write_all(&text)?;
+        file.as_file().sync_data()?;
+        file.persist(self.folder.join(FILE)).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+/// The content of a file, if it is of this boot and of a form that is known here.
+fn known(bytes: &[u8], now: &Content) -> Option<Content> {
+    match serde_json::from_slice::<Content>(bytes) {
+        Ok(found) if found.schema > SCHEMA => {
+            tracing::warn!(schema = found.schema, "the state is a later release's; mounts say all");
+            None
+        }
+        Ok(found) if found.boot != now.boot => {
+            tracing::info!("the machine was started anew: nothing is mounted");
+            None
+        }
+        Ok(found) => Some(found),
+        Err(error) => {
+            tracing::warn!(%error, "the state cannot be understood; mounts say all");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(target: &str) -> Mount {
+        let target = (PathBuf::from(target), Target { access_mode: 5, read_only: false });
+        Mount {
+            volume: "v".to_owned(),
+            bucket: "photos".to_owned(),
+            device: "0:51".to_owned(),
+            targets: BTreeMap::from([target]),
+            ..Mount::default()
+        }
+    }
+
+    fn stored(folder: &Path) -> State {
+        let mut state = State::load(folder).unwrap();
+        state.change(|mounts| mounts.insert("k".to_owned(), mount("/t"))).unwrap();
+        state
+    }
+
+    #[test]
+    fn what_was_written_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        stored(folder.path());
+        let state = State::load(folder.path()).unwrap();
+        assert_eq!(state.mounts().get("k"), Some(&mount("/t")));
+        assert_eq!(state.key_of(Path::new("/t")), Some("k"));
+        assert_eq!((state.of_volume("v").count(), state.of_volume("w").count()), (1, 0));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn another_boot_a_later_release_and_nonsense_are_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        stored(folder.path());
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        let boot = fs::read_to_string(BOOT_ID).unwrap();
+        for other in [
+            text.replace(boot.trim(), "another"),
+            text.replace("\"schema\": 1", "\"schema\": 2"),
+            text.replace('{', "["),
+            String::new(),
+        ] {
+            assert_ne!(other, text);
+            fs::write(&path, other).unwrap();
+            assert!(State::load(folder.path()).unwrap().mounts().is_empty());
+        }
+    }
+}

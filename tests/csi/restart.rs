@@ -1,0 +1,88 @@
+//! A driver that is started anew, and what it finds: living volumes, dead ones, another boot.
+
+use std::fs;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::kubelet::Kubelet;
+use crate::stand::until;
+
+#[test]
+fn volumes_live_on_while_the_driver_is_away_and_are_known_to_the_next_one() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    for by in [Signal::SIGTERM, Signal::SIGKILL] {
+        let path = target.join("a");
+        kubelet.restart(by, |_| assert_eq!(fs::read_to_string(&path).unwrap(), "hello"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+        kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+        assert_eq!(kubelet.mounts().len(), 2, "nothing is mounted twice");
+        assert_eq!(kubelet.stats("v", target.to_str().unwrap()).unwrap().len(), 1);
+    }
+    // The next driver, too, hears of a server's end.
+    let keys = kubelet.stand.keys();
+    let pid = kubelet.stand.pid_of(&keys[0]);
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+    until("it is served again", || fs::read(target.join("a")).is_ok());
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_volume_that_died_while_the_driver_was_away_is_mended_by_kubelets_next_call() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    kubelet.restart(Signal::SIGKILL, |kubelet| {
+        let keys = kubelet.stand.keys();
+        let pid = kubelet.stand.pid_of(&keys[0]);
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+        until("its server has gone", || kubelet.stand.keys().is_empty());
+    });
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn after_a_reboot_directories_are_there_and_mounts_are_not() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let (one, two) = (kubelet.published("v", "pod-1"), kubelet.published("w", "pod-2"));
+    kubelet.restart(Signal::SIGKILL, |kubelet| {
+        for point in kubelet.mounts() {
+            umount2(&point, MntFlags::MNT_DETACH).unwrap();
+        }
+        let state = fs::read_to_string(kubelet.state()).unwrap();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        assert!(state.contains(boot.trim()));
+        fs::write(kubelet.state(), state.replace(boot.trim(), "before")).unwrap();
+        until("the servers have ended", || kubelet.stand.keys().is_empty());
+    });
+    assert!(one.exists() && two.exists());
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    assert_eq!(fs::read_to_string(one.join("a")).unwrap(), "hello");
+    kubelet.unpublish("w", &two).unwrap();
+    assert!(!two.exists(), "what is not mounted is removed all the same");
+    kubelet.unpublish("v", &one).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn what_is_stacked_at_a_target_goes_whole_and_files_beneath_stay() {
+    let kubelet = Kubelet::new();
+    let target = kubelet.published("v", "pod-1");
+    let none: Option<&str> = None;
+    mount(Some(&target), &target, none, MsFlags::MS_BIND, none).unwrap();
+    kubelet.unpublish("v", &target).unwrap();
+    assert!(!target.exists());
+    kubelet.assert_gone();
+    fs::create_dir_all(target.join("written")).unwrap();
+    let said = kubelet.unpublish("v", &target).unwrap_err();
+    assert!(said.message().contains("has files in it"), "{said}");
+    assert!(target.join("written").exists());
+}
