@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use super::negotiate::{Negotiated, negotiate};
 use super::passthrough::Backings;
+use super::registrar::Registrar;
 use super::reply::{self, Page};
 use super::request::{Call, Requests, Settings};
 use crate::clock::Clock;
@@ -58,6 +59,11 @@ impl Adapter {
     /// What the connection begins with, once the kernel was answered.
     pub fn negotiated(&self) -> Arc<OnceLock<Negotiated>> {
         Arc::clone(&self.negotiated)
+    }
+
+    /// Has files registered with the kernel by somebody who may.
+    pub fn use_registrar(&self, registrar: Arc<dyn Registrar>) {
+        self.backings.use_registrar(registrar);
     }
 
     fn vfs(&self) -> Vfs {

@@ -10,10 +10,12 @@ mod dropper;
 mod errno;
 mod negotiate;
 mod passthrough;
+pub mod registrar;
 mod reply;
 mod request;
 
 pub use adapter::Adapter;
 pub use dropper::Dropper;
 pub use negotiate::Negotiated;
+pub use registrar::Registrar;
 pub use request::Settings;

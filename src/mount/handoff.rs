@@ -12,11 +12,15 @@
 //! | 1 | a new connection, whose INIT waits to be read |
 //! | 2 and above | one that was served before; refused, as it cannot be adopted yet |
 //!
+//! A server that serves already takes an offer that only attaches: whoever mounted has started anew,
+//! and gets the connection's descriptor back. Behind the two lines, the server may ask on the
+//! connection for what only a privileged process can do ([`super::broker`]).
+//!
 //! Lines carry a version. Whoever receives a higher one refuses it and names its own, so that the
 //! sender can speak lower; fields that are not known are ignored.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -57,6 +61,12 @@ pub struct Offer {
     pub volume: String,
     /// How often this connection was handed over, this time included.
     pub lease: u64,
+    /// Whether the sender registers files with the kernel for the server.
+    #[serde(default)]
+    pub brokers: bool,
+    /// Whether nothing is handed over: the server has the descriptor, and gives it back.
+    #[serde(default)]
+    pub attaches: bool,
 }
 
 /// What the server says to it.
@@ -105,19 +115,46 @@ impl From<Negotiated> for Init {
 pub fn offer(stream: &UnixStream, offer: &Offer, device: impl AsFd) -> io::Result<Reply> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(offer)?;
+    send_line(stream, offer, Some(device.as_fd()))?;
+    Ok(receive_reply(stream)?.0)
+}
+
+/// Asks a server that serves already for its line, and for the descriptor of the connection.
+///
+/// # Errors
+/// As [`offer`].
+pub fn attach(stream: &UnixStream, volume: &str) -> io::Result<(Reply, Option<OwnedFd>)> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let volume = volume.to_owned();
+    let offer = Offer { version: VERSION, volume, lease: 0, brokers: true, attaches: true };
+    send_line(stream, &offer, None)?;
+    receive_reply(stream)
+}
+
+fn receive_reply(stream: &UnixStream) -> io::Result<(Reply, Option<OwnedFd>)> {
+    // A byte at a time: behind the line, requests with descriptors of their own may stand already.
+    let (line, device) = receive(stream, 1)?;
+    Ok((serde_json::from_slice(&line)?, device))
+}
+
+/// Sends a line, with a descriptor beside its first byte where there is one.
+pub(super) fn send_line(
+    stream: &UnixStream,
+    line: &impl Serialize,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut line = serde_json::to_vec(line)?;
     line.push(b'\n');
-    let descriptors = [device.as_fd().as_raw_fd()];
+    let descriptors: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
+    let rights = if descriptors.is_empty() { &rights[..0] } else { &rights[..] };
     let data = [IoSlice::new(&line)];
     let none: Option<&UnixAddr> = None;
-    let sent = sendmsg(stream.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, none)?;
+    let sent = sendmsg(stream.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, none)?;
     let mut writer = stream;
     // A line of that size goes at once, but a stream need not take it so.
-    writer.write_all(&line[sent..])?;
-    let mut answer = Vec::new();
-    read_line(stream, &mut answer)?;
-    Ok(serde_json::from_slice(&answer)?)
+    writer.write_all(&line[sent..])
 }
 
 /// A descriptor on offer.
@@ -135,21 +172,30 @@ pub(super) struct Line(UnixStream);
 
 impl Line {
     /// Says that the mount is served.
-    pub(super) fn accept(&mut self, init: Option<Init>) -> io::Result<()> {
+    pub(super) fn accept(&self, init: Option<Init>) -> io::Result<()> {
         self.say(&Reply { version: VERSION, refused: None, init })
     }
 
+    /// Gives the descriptor of what is served back.
+    fn accept_attached(&self, init: Option<Init>, device: &OwnedFd) -> io::Result<()> {
+        let reply = Reply { version: VERSION, refused: None, init };
+        send_line(&self.0, &reply, Some(device.as_fd()))
+    }
+
+    /// The connection, for what goes on behind the two lines.
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.0
+    }
+
     /// Says why it is not.
-    pub(super) fn refuse(mut self, why: &str) {
+    pub(super) fn refuse(self, why: &str) {
         tracing::warn!(why, "a mount on offer was refused");
         // A sender that has gone needs no answer.
         let _ = self.say(&Reply { version: VERSION, refused: Some(why.to_owned()), init: None });
     }
 
-    fn say(&mut self, reply: &Reply) -> io::Result<()> {
-        let mut line = serde_json::to_vec(reply)?;
-        line.push(b'\n');
-        self.0.write_all(&line)
+    fn say(&self, reply: &Reply) -> io::Result<()> {
+        send_line(&self.0, reply, None)
     }
 }
 
@@ -193,18 +239,34 @@ impl Listener {
         }
     }
 
-    /// Refuses everything that comes, for as long as something is served already. Blocks.
-    pub(super) fn refuse_all(&self) {
+    /// Takes lines to what is served already, for as long as that goes on, and refuses everything
+    /// else. Blocks.
+    pub(super) fn attend(&self, init: Option<Init>, device: &OwnedFd, attached: impl Fn(Line)) {
         while let Ok((stream, _)) = self.socket.accept() {
-            if let Ok(true) = may_speak(&stream) {
-                // Heard out first: whoever is cut off while he speaks does not hear the answer.
-                let heard = stream
-                    .set_read_timeout(Some(PATIENCE))
-                    .and_then(|()| receive_line(&stream).map(drop));
-                if let Err(error) = heard {
+            if !may_speak(&stream).unwrap_or(false) {
+                continue;
+            }
+            // Heard out first: whoever is cut off while he speaks does not hear the answer.
+            let heard = stream
+                .set_read_timeout(Some(PATIENCE))
+                .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+                .and_then(|()| receive_line(&stream));
+            let (said, line) = match heard {
+                Ok((said, _)) => (serde_json::from_slice::<Offer>(&said).ok(), Line(stream)),
+                Err(error) => {
                     tracing::debug!(%error, "an offer of a mount broke off");
+                    continue;
                 }
-                Line(stream).refuse("cannot adopt: this server serves a mount already");
+            };
+            let is_own =
+                |offer: &Offer| self.volume.as_ref().is_none_or(|own| *own == offer.volume);
+            if said.is_some_and(|offer| offer.attaches && is_own(&offer)) {
+                match line.accept_attached(init, device) {
+                    Ok(()) => attached(line),
+                    Err(error) => tracing::debug!(%error, "whoever attached has gone"),
+                }
+            } else {
+                line.refuse("cannot adopt: this server serves a mount already");
             }
         }
     }
@@ -225,6 +287,9 @@ impl Listener {
             }
             (Ok(offer), _) if self.volume.as_ref().is_some_and(|own| *own != offer.volume) => {
                 Some(format!("the volume {} is not served here", offer.volume))
+            }
+            (Ok(offer), _) if offer.attaches => {
+                Some("there is nothing to attach to: no mount is served here".to_owned())
             }
             (Ok(offer), _) if offer.lease != 1 => {
                 Some("cannot adopt: this connection was served before".to_owned())
@@ -267,22 +332,43 @@ fn may_speak(stream: &UnixStream) -> io::Result<bool> {
 
 /// The first line, and the descriptor that came with it. More than one are all closed.
 fn receive_line(stream: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 2]);
+    receive(stream, LINE_MAX)
+}
+
+/// The same, by so many bytes at a time.
+fn receive(stream: &UnixStream, step: usize) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let mut descriptors = Vec::new();
+    let mut line = Vec::new();
     let mut buffer = [0_u8; LINE_MAX];
-    let mut slices = [IoSliceMut::new(&mut buffer)];
+    while line.last() != Some(&b'\n') {
+        if line.len() >= LINE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
+        }
+        match receive_some(stream, &mut buffer[..step], &mut descriptors)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => line.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let device = if descriptors.len() == 1 { descriptors.pop() } else { None };
+    Ok((line, device))
+}
+
+/// Reads what is there, and the descriptors that came with it.
+pub(super) fn receive_some(
+    stream: &UnixStream,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = nix::cmsg_space!([RawFd; 2]);
+    let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-    let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = control {
             descriptors.extend(received.into_iter().map(own));
         }
     }
-    let count = message.bytes;
-    let mut line = buffer[..count].to_vec();
-    read_line(stream, &mut line)?;
-    let device = if descriptors.len() == 1 { descriptors.pop() } else { None };
-    Ok((line, device))
+    Ok(message.bytes)
 }
 
 /// A descriptor that the kernel has just put into this process.
@@ -292,21 +378,6 @@ fn own(received: RawFd) -> OwnedFd {
     unsafe {
         OwnedFd::from_raw_fd(received)
     }
-}
-
-/// Reads on until the line ends.
-fn read_line(mut stream: &UnixStream, line: &mut Vec<u8>) -> io::Result<()> {
-    let mut next = [0_u8; 512];
-    while line.last() != Some(&b'\n') {
-        if line.len() >= LINE_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
-        }
-        match stream.read(&mut next)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => line.extend_from_slice(&next[..count]),
-        }
-    }
-    Ok(())
 }
 
 fn is_fuse(device: &OwnedFd) -> bool {
@@ -329,7 +400,8 @@ mod tests {
     use std::fs::File;
 
     fn first() -> Offer {
-        Offer { version: VERSION, volume: "v".to_owned(), lease: 1 }
+        let volume = "v".to_owned();
+        Offer { version: VERSION, volume, lease: 1, brokers: false, attaches: false }
     }
 
     /// What a server of the volume `v` says to each; it takes none of them.
@@ -352,9 +424,11 @@ mod tests {
             (Offer { lease: 2, ..first() }, null()),
             (Offer { version: 2, ..first() }, null()),
             (Offer { volume: "w".to_owned(), ..first() }, null()),
+            (Offer { attaches: true, ..first() }, null()),
             (first(), null()),
         ]);
-        for (said, words) in said.iter().zip(["cannot adopt", "1 is", "volume w", "/dev/fuse"]) {
+        let expected = ["cannot adopt", "1 is", "volume w", "nothing to attach", "/dev/fuse"];
+        for (said, words) in said.iter().zip(expected) {
             assert!(said.contains(words), "{said}");
         }
     }
@@ -376,9 +450,7 @@ mod tests {
         let mut line = serde_json::to_vec(&first()).unwrap();
         line.push(b'\n');
         (&stream).write_all(&line).unwrap();
-        let mut answer = Vec::new();
-        read_line(&stream, &mut answer).unwrap();
-        let reply: Reply = serde_json::from_slice(&answer).unwrap();
+        let (reply, _) = receive_reply(&stream).unwrap();
         assert!(reply.refused.unwrap().contains("no descriptor"));
     }
 

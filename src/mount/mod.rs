@@ -5,6 +5,7 @@
 //! start, and nothing dirty stays behind unsaid where it ends. Must not know how files are served.
 
 pub mod admin;
+pub mod broker;
 pub mod daemon;
 mod ephemeral;
 mod failure;
@@ -22,6 +23,7 @@ mod stack;
 mod traces;
 mod transfer;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +36,10 @@ use crate::tasks::Tasks;
 use crate::telemetry::Log;
 
 use admin::Admin;
+use broker::{Asking, Broker};
 use daemon::Starter;
 pub use failure::Failure;
-use handoff::{Handed, Line, Listener};
+use handoff::{Handed, Listener};
 use kernel::MountOptions;
 use point::Allowed;
 pub use served::is_served;
@@ -98,15 +101,20 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
     admin.serve_port(config.admin_address).await?;
     let listener = Arc::new(Listener::bind(&config.directory, volume)?);
     admin.serve_path(&admin::path_beside(&config.directory))?;
-    let (session, _line) = tokio::select! {
+    let (session, taken) = tokio::select! {
         served = take_over(config, &stack, &listener) => served?,
         name = signals.next() => {
             tracing::info!(name, "ending; no mount was handed over");
             return Ok(());
         }
     };
-    // Ends with the process; it only ever says no.
-    std::thread::spawn(move || listener.refuse_all());
+    // Ends with the process.
+    std::thread::spawn(move || {
+        listener.attend(taken.init, &taken.device, |line| {
+            tracing::info!("whoever mounted is there again");
+            taken.broker.connect(line.into_stream());
+        });
+    });
     let _watching = watch(config, &stack, log);
     attend(&stack, &admin, session, &mut signals).await
 }
@@ -132,31 +140,51 @@ async fn attend(
     ended
 }
 
+/// A mount that was handed over.
+struct Taken {
+    /// A duplicate, for whoever attaches later.
+    device: OwnedFd,
+    init: Option<handoff::Init>,
+    /// Keeps the line to the sender open.
+    broker: Arc<Broker>,
+}
+
 /// Waits for a descriptor and begins to serve it; the line to its sender stays open meanwhile.
 async fn take_over(
     config: &Config,
     stack: &Stack,
     listener: &Arc<Listener>,
-) -> Result<(Session, Line), Failure> {
+) -> Result<(Session, Taken), Failure> {
     let accepting = Arc::clone(listener);
-    let Handed { offer, device, mut line } = tokio::task::spawn_blocking(move || accepting.next())
+    let Handed { offer, device, line } = tokio::task::spawn_blocking(move || accepting.next())
         .await
         .map_err(|error| Failure::passing(error.to_string()))?
         .map_err(|error| Failure::passing(format!("the handoff socket: {error}")))?;
     let adapter = adapter(config, stack);
+    let broker = Broker::new(stack.clock.clone());
+    if offer.brokers {
+        adapter.use_registrar(Arc::new(Asking(Arc::clone(&broker))));
+    }
     let negotiated = adapter.negotiated();
-    let session = match Session::take_over(adapter, device, &mount_options(config)) {
+    let own = device.try_clone().map_err(|error| Failure::passing(error.to_string()));
+    let session = own.and_then(|own| {
+        let session = Session::take_over(adapter, device, &mount_options(config))?;
+        Ok((session, own))
+    });
+    let (session, device) = match session {
         Ok(session) => session,
         Err(failure) => {
             line.refuse(&failure.to_string());
             return Err(failure);
         }
     };
-    line.accept(negotiated.get().copied().map(Into::into)).map_err(|error| {
+    let init = negotiated.get().copied().map(Into::into);
+    line.accept(init).map_err(|error| {
         Failure::passing(format!("who handed the mount over has gone: {error}"))
     })?;
+    broker.connect(line.into_stream());
     tracing::info!(bucket = config.bucket, volume = offer.volume, "serving a mount");
-    Ok((session, line))
+    Ok((session, Taken { device, init, broker }))
 }
 
 async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ mod crash;
 mod driver;
 mod identity;
 mod kubelet;
+mod passthrough;
 mod publish;
 mod refuse;
 mod restart;

@@ -38,6 +38,12 @@ fn a_volume_is_read_and_written_by_a_process_without_any_privilege() {
     fs::write(volume.point.join("b"), "written").unwrap();
     assert_eq!(stand.bucket().get("b").unwrap(), "written");
 
+    let stats = volume.ask("/statfs");
+    assert_eq!(
+        (stats["total_bytes"].as_u64(), &stats["free_bytes"]),
+        (Some(1 << 50), &stats["total_bytes"])
+    );
+
     let status = fs::read_to_string(format!("/proc/{}/status", volume.pid)).unwrap();
     let has = |line: &str| status.lines().any(|found| found == line);
     assert!(

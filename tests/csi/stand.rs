@@ -138,6 +138,15 @@ impl Stand {
 
     /// Starts a volume, mounts it and hands the mount over.
     pub(crate) fn serve(&self, order: &Value) -> Volume {
+        let (socket, point, device) = self.mount(order);
+        let (line, answer) = hand_over(&socket, &device);
+        let pid = self.pid_of(order["key"].as_str().unwrap());
+        let admin = socket.with_file_name("s3pod.sock.admin");
+        Volume { point, device: Some(device), line, admin, answer, pid }
+    }
+
+    /// Starts a volume and mounts it: the socket to hand it over at, the mount, its descriptor.
+    pub(crate) fn mount(&self, order: &Value) -> (PathBuf, PathBuf, OwnedFd) {
         let answer = self.ask(&json!({"start": order}));
         let socket = answer["started"]["socket"].as_str();
         let socket = socket.unwrap_or_else(|| panic!("{answer}\n{}", self.log()));
@@ -147,9 +156,7 @@ impl Stand {
         // There already where it is mounted over; a look at it would ask whoever served it.
         let _ = fs::create_dir(&point);
         let device = mounted(&point);
-        let (line, answer) = hand_over(&self.sockets().join(socket), &device);
-        let pid = self.pid_of(order["key"].as_str().unwrap());
-        Volume { point, device: Some(device), line, answer, pid }
+        (self.sockets().join(socket), point, device)
     }
 
     /// The process of a volume.
@@ -189,6 +196,7 @@ pub(crate) struct Volume {
     pub(crate) point: PathBuf,
     device: Option<OwnedFd>,
     line: UnixStream,
+    admin: PathBuf,
     /// What the server said when it took the mount.
     pub(crate) answer: Value,
     pub(crate) pid: u32,
@@ -205,6 +213,16 @@ impl Volume {
         self.line.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         assert_eq!(self.line.read(&mut [0]).unwrap(), 0, "the line is closed, and nothing is said");
         self.device = None;
+    }
+
+    /// What its process answers about itself.
+    pub(crate) fn ask(&self, path: &str) -> Value {
+        let mut stream = UnixStream::connect(&self.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap()
     }
 
     /// Unmounts.

@@ -15,6 +15,7 @@
 mod controller;
 mod endpoint;
 mod identity;
+mod line;
 mod node;
 mod options;
 mod own_server;

@@ -1,8 +1,8 @@
 //! The driver's end of the processes that serve mounts.
 //!
 //! Owns the lines to the node's server (`server::order`) and to each volume's process
-//! (`s3pod::mount::handoff`). Promises: a descriptor of /dev/fuse is given away and not kept, so
-//! that the connection ends with the process that serves it and nobody waits for the dead; every
+//! (`s3pod::mount::handoff`). Promises: a descriptor of /dev/fuse is kept no longer than the line
+//! to its server is open ([`line`]), so that nobody waits for the dead; every
 //! question has an end. Must not know what is mounted where.
 
 use std::io;
@@ -15,6 +15,8 @@ use s3pod::mount::handoff::{self, Init, Offer};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+
+use super::line;
 
 use crate::server::order::{self, Answer, LINE_MAX, Request, Said, What};
 
@@ -61,14 +63,15 @@ impl Servers {
             Err(error) => return Err(self.unreachable(&error)),
         };
         let (volume, place) = (key.clone(), socket.clone());
-        let handing = tokio::task::spawn_blocking(move || hand_over(&place, volume, &device));
+        let sockets = self.sockets.clone();
+        let handing =
+            tokio::task::spawn_blocking(move || hand_over(&sockets, &place, volume, device));
         let handed = match handing.await {
             Ok(handed) => handed,
             Err(error) => Err(io::Error::other(error)),
         };
         match handed {
-            Ok((line, init)) => {
-                let is_over = watch_line(line);
+            Ok((is_over, init)) => {
                 Ok(Serving { servers: self.clone(), key, init, socket, is_over })
             }
             Err(error) => {
@@ -188,32 +191,20 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(place).await
 }
 
+/// Hands a mount over; true in the first part of the answer once nobody serves it.
 fn hand_over(
+    sockets: &Path,
     socket: &Path,
     volume: String,
-    device: &OwnedFd,
-) -> io::Result<(Blocking, Option<Init>)> {
+    device: OwnedFd,
+) -> io::Result<(watch::Receiver<bool>, Option<Init>)> {
     let (_folder, place) = near(socket)?;
     let line = Blocking::connect(place)?;
-    let offer = Offer { version: handoff::VERSION, volume, lease: 1 };
-    let reply = handoff::offer(&line, &offer, device)?;
+    let version = handoff::VERSION;
+    let offer = Offer { version, volume, lease: 1, brokers: true, attaches: false };
+    let reply = handoff::offer(&line, &offer, &device)?;
     match reply.refused {
         Some(why) => Err(io::Error::other(why)),
-        None => Ok((line, reply.init)),
+        None => Ok((line::attend(line, device, sockets)?, reply.init)),
     }
-}
-
-/// True in it once the line is closed from the other side.
-fn watch_line(line: Blocking) -> watch::Receiver<bool> {
-    let (over, is_over) = watch::channel(false);
-    tokio::spawn(async move {
-        let line = line.set_nonblocking(true).and_then(|()| UnixStream::from_std(line));
-        if let Ok(mut line) = line {
-            let mut nothing = [0];
-            // It says nothing more: whatever comes is the end.
-            let _ = line.read(&mut nothing).await;
-        }
-        let _ = over.send(true);
-    });
-    is_over
 }

@@ -52,6 +52,7 @@ const CACHE_DIR: &str = "cache-dir";
 const SECRET_DIR: &str = "secret-dir";
 const MEMORY_LIMIT: &str = "memory-limit";
 const VOLUME_MEMORY: &str = "volume-memory";
+const TIED: &str = "tied";
 
 /// The folder below `--secret-dir`.
 const SECRETS: &str = "secrets";
@@ -88,6 +89,14 @@ pub(super) fn command() -> Command {
             "Memory that the volumes share [default: 80 % of the cgroup's limit, or of the \
              machine's memory]",
         ))
+        .arg(
+            Arg::new(TIED)
+                .long(TIED)
+                .value_name("PID")
+                .hide(true)
+                .value_parser(clap::value_parser!(i32))
+                .help("End with this process, which has started it"),
+        )
         .arg(size(VOLUME_MEMORY).help(
             "Memory of a volume that names none; each takes 48MiB beside it [default: 64MiB]",
         ))
@@ -155,6 +164,9 @@ fn own_folder(flag: &str, folder: &Path) -> Result<PathBuf, Failure> {
 
 /// Serves until a signal ends it.
 pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
+    if let Some(parent) = matches.get_one::<i32>(TIED) {
+        tied::tie(*parent)?;
+    }
     let options = Options::from_matches(matches)?;
     let _alone = lock(&options.places.sockets)?;
     sweep(&options.places)?;

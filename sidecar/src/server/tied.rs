@@ -46,14 +46,19 @@ pub(crate) fn command() -> process::Command {
 
 /// Ties this process to its parent, and becomes the server.
 pub(crate) fn run(matches: &ArgMatches) -> Result<(), Failure> {
-    let parent = matches.get_one::<i32>(PARENT).copied().unwrap_or_default();
+    tie(matches.get_one::<i32>(PARENT).copied().unwrap_or_default())?;
+    let typed: Vec<OsString> =
+        matches.get_many::<OsString>(ARGUMENTS).into_iter().flatten().cloned().collect();
+    crate::run::serve(&typed)
+}
+
+/// From now on this process gets SIGTERM when its parent ends.
+pub(crate) fn tie(parent: i32) -> Result<(), Failure> {
     set_pdeathsig(Signal::SIGTERM)
         .map_err(|errno| Failure::passing(format!("PR_SET_PDEATHSIG: {}", errno.desc())))?;
     // It may have ended before the tie was made.
     if getppid() != Pid::from_raw(parent) {
         return Err(Failure::passing("whoever started this has ended"));
     }
-    let typed: Vec<OsString> =
-        matches.get_many::<OsString>(ARGUMENTS).into_iter().flatten().cloned().collect();
-    crate::run::serve(&typed)
+    Ok(())
 }
