@@ -8,7 +8,6 @@ mod drain_hint;
 mod in_use;
 mod janitor;
 mod prepare;
-#[expect(dead_code, reason = "the driver's calls are not answered yet")]
 mod provision;
 mod run;
 mod server;

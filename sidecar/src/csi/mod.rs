@@ -30,10 +30,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::provision::{Provisioner, Stores};
+use controller::Volumes;
 use identity::{Identity, Readiness};
 use node::Node;
 use options::{Mode, Options};
 use own_server::OwnServer;
+use proto::controller_server::ControllerServer;
 use proto::identity_server::IdentityServer;
 use proto::node_server::NodeServer;
 use servers::Servers;
@@ -61,6 +64,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 
 async fn serve(options: Options) -> Result<(), Failure> {
     let end = signalled()?;
+    let stores = options.stores()?;
     let listener = endpoint::bind(&options.endpoint)?;
     let readiness = Readiness::new();
     let own_server = (options.mode == Mode::All).then(|| OwnServer::start(&options.state_dir));
@@ -74,8 +78,9 @@ async fn serve(options: Options) -> Result<(), Failure> {
     } else {
         None
     };
-    let server =
-        tokio::spawn(answer(listener, options.clone(), readiness.clone(), node.clone(), end));
+    let driver_name = options.driver_name.clone();
+    let identity = Identity::new(driver_name, readiness.clone());
+    let server = tokio::spawn(answer(listener, identity, node.clone(), stores, end));
     match node {
         Some(node) => node.take_up().await,
         None => readiness.set(),
@@ -99,15 +104,16 @@ async fn serve(options: Options) -> Result<(), Failure> {
 /// Answers calls until `end`; those under way are finished.
 async fn answer(
     listener: UnixListener,
-    options: Options,
-    readiness: Readiness,
+    identity: Identity,
     node: Option<Node>,
+    stores: Option<Stores>,
     end: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let identity = Identity::new(options.driver_name, readiness);
+    let volumes = stores.map(|stores| Volumes::new(Provisioner::new(stores)));
     Server::builder()
         .add_service(IdentityServer::new(identity))
         .add_optional_service(node.map(NodeServer::new))
+        .add_optional_service(volumes.map(ControllerServer::new))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), end)
         .await
         .map_err(|error| Failure::passing(format!("the socket: {error}")))

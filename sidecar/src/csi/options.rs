@@ -12,6 +12,7 @@ use s3pod::mount::Failure;
 use s3pod::telemetry::{LogFormat, LogLevel, LogSettings};
 
 use super::endpoint;
+use crate::provision::Stores;
 
 const MODE: &str = "mode";
 const ENDPOINT: &str = "endpoint";
@@ -20,6 +21,7 @@ const STATE_DIR: &str = "state-dir";
 const KUBELET_DIR: &str = "kubelet-dir";
 const SOCKET_DIR: &str = "socket-dir";
 const DRIVER_NAME: &str = "driver-name";
+const STORES: &str = "stores";
 const LOG_LEVEL: &str = "log-level";
 const LOG_FORMAT: &str = "log-format";
 
@@ -39,6 +41,11 @@ pub(super) enum Mode {
 }
 
 impl Mode {
+    /// True where it makes volumes.
+    pub(super) const fn has_controller(self) -> bool {
+        matches!(self, Self::Controller | Self::All)
+    }
+
     /// True where it mounts.
     pub(super) const fn has_node(self) -> bool {
         matches!(self, Self::Node | Self::All)
@@ -60,6 +67,8 @@ pub(super) struct Options {
     /// Where the node's server has its sockets.
     pub(super) socket_dir: PathBuf,
     pub(super) driver_name: String,
+    /// The table of stores, where there is one.
+    stores: Option<PathBuf>,
     pub(super) log: LogSettings,
 }
 
@@ -114,6 +123,12 @@ pub(super) fn arguments(command: Command) -> Command {
                 .default_value("csi.s3pod")
                 .help("What StorageClasses and volumes call this driver"),
         )
+        .arg(
+            Arg::new(STORES)
+                .long(STORES)
+                .value_parser(path())
+                .help("A JSON file of stores that StorageClasses can name: {NAME: {endpointUrl}}"),
+        )
         .arg(log(LOG_LEVEL, "error, warn, info, debug or trace", "info"))
         .arg(log(LOG_FORMAT, "text or json", "text"))
 }
@@ -146,10 +161,22 @@ impl Options {
             kubelet_dir: folder(KUBELET_DIR)?,
             socket_dir: folder(SOCKET_DIR)?.unwrap_or_default(),
             driver_name: text(DRIVER_NAME),
+            stores: matches.get_one(STORES).cloned(),
             log: LogSettings { level, format, file: None },
         };
         options.check().map_err(|(flag, why)| refused(flag, why))?;
         Ok(options)
+    }
+
+    /// The stores that volumes are made in; none where none are made.
+    pub(super) fn stores(&self) -> Result<Option<Stores>, Failure> {
+        let read = |path: &PathBuf| {
+            Stores::read(path).map_err(|why| {
+                Failure::configuration(format!("--{STORES}: {}: {why}", path.display()))
+            })
+        };
+        let table = self.stores.as_ref().map(read).transpose()?;
+        Ok(self.mode.has_controller().then(|| table.unwrap_or_default()))
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {

@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use s3pod::naming::is_reserved;
-use s3pod::store::{ErrorKind, ListRequest};
+use s3pod::store::ListRequest;
 
 use crate::volume::access::{self, AccessMode};
 use crate::volume::id::{Hash, VolumeId, is_bucket_name};
@@ -30,7 +30,7 @@ use crate::volume::refusal::{Code, Refusal};
 use crate::volume::secret::StoreSecret;
 use class::{Class, OnDelete};
 use marker::{Found, Marker, Markers, State};
-use removal::Removals;
+use removal::{Removals, remove_bucket};
 use stores::{Bucket, Place, refusal};
 
 pub(crate) use stores::Stores;
@@ -469,10 +469,10 @@ async fn remove_leftover(id: &VolumeId, bucket: &Bucket) -> Result<(), Refusal> 
     if Hash::of(&id.bucket) != id.hash {
         return Ok(());
     }
-    match bucket.bare.delete_bucket().await {
+    match remove_bucket(bucket).await {
         // It is somebody's who had that bucket before, or holds what was moved aside.
-        Err(error) if matches!(error.kind(), ErrorKind::Other(_)) => Ok(()),
-        result => result.map_err(|error| refusal(&error)),
+        Err(refusal) if refusal.code == Code::FailedPrecondition => Ok(()),
+        result => result,
     }
 }
 

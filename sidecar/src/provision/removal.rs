@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use s3pod::naming::{Key, MAX_KEY_BYTES, is_reserved};
-use s3pod::store::{Condition, ListLine, ListRequest, ObjectStore, Version, copy_whole};
+use s3pod::store::{Condition, ErrorKind, ListLine, ListRequest, ObjectStore, Version, copy_whole};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -233,8 +233,22 @@ impl Removal {
         self.markers.remove(&self.found).await?;
         let marker = &self.found.marker;
         if marker.is_whole_bucket && marker.on_delete == OnDelete::Delete {
-            self.bucket.bare.delete_bucket().await.map_err(|error| refusal(&error))?;
+            remove_bucket(&self.bucket).await?;
         }
         Ok(())
     }
+}
+
+/// Removes a bucket in which nothing is. Some stores would remove what is in it too.
+pub(super) async fn remove_bucket(bucket: &Bucket) -> Result<(), Refusal> {
+    let request = ListRequest { max_keys: Some(1), ..ListRequest::default() };
+    let page = match bucket.store.list(&request).await {
+        Err(error) if *error.kind() == ErrorKind::NoSuchBucket => return Ok(()),
+        page => page.map_err(|error| refusal(&error))?,
+    };
+    if let Some(line) = page.lines.first() {
+        let reason = format!("the bucket {} stays: {} is in it", bucket.bare.bucket(), line.key());
+        return Err(Refusal::new(Code::FailedPrecondition, reason));
+    }
+    bucket.bare.delete_bucket().await.map_err(|error| refusal(&error))
 }

@@ -29,9 +29,11 @@ pub(super) async fn create(store: &S3Store) -> Result<bool> {
     match answer.map_err(|_| Error::new(operation, ErrorKind::Timeout))? {
         Ok(_) => Ok(true),
         Err(error) if error.code() == Some("BucketAlreadyOwnedByYou") => Ok(false),
+        // Some stores say so of one's own bucket too; into somebody else's one may not look.
         Err(error) if error.code() == Some("BucketAlreadyExists") => {
             let words = "a bucket of this name belongs to somebody else".to_owned();
-            Err(Error::new(operation, ErrorKind::Other(words)))
+            let refused = Error::new(operation, ErrorKind::Other(words));
+            super::probe::probe(store, "").await.map(|()| false).map_err(|_| refused)
         }
         Err(error) => Err(error::from_sdk(operation, &store.region, error)),
     }
