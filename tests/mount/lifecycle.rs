@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use s3pod_testkit::{Fault, Op, S3Endpoint, ServerOptions, TestServer};
+use s3pod_testkit::{Fault, Op, S3Endpoint, ServerOptions, TestServer, TokenService};
 
 const BUCKET: &str = "photos";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -414,6 +414,55 @@ fn credentials_in_a_file_are_read_anew_when_they_are_rotated() {
     wait_until("the new secret, which is wrong, is in use", || !is_let_in());
     write(&endpoint.secret_key);
     wait_until("the right one is in use again", is_let_in);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
+fn a_pods_token_is_exchanged_and_a_rotated_one_is_exchanged_again() {
+    let bench = Bench::new();
+    let endpoint = bench.endpoint();
+    let keys = (endpoint.access_key.as_str(), endpoint.secret_key.as_str());
+    // The SDK asks again some seconds before the end.
+    let service = TokenService::spawn(keys, "first", Duration::from_secs(12)).unwrap();
+    let folder = bench.folder.path();
+    let rotate = |token: &str| {
+        fs::write(folder.join("new"), token).unwrap();
+        fs::rename(folder.join("new"), folder.join("token")).unwrap();
+        service.expect(token);
+    };
+    rotate("first");
+    let role = "arn:aws:iam::123456789012:role/web";
+    let lines = [
+        "[default]".to_owned(),
+        format!("role_arn = {role}"),
+        "role_session_name = team-a-web-0".to_owned(),
+        format!("web_identity_token_file = {}", folder.join("token").display()),
+        format!("endpoint_url = {}", service.endpoint()),
+    ];
+    let file = folder.join("credentials");
+    fs::write(&file, lines.join("\n") + "\n").unwrap();
+    let file = file.to_str().unwrap();
+    let arguments = ["--foreground", "--credentials-file", file];
+    let mut command = bench.command(BUCKET, &bench.dir(), &arguments);
+    // Keys of the environment are not those of the file, and must not be asked.
+    command.env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "nothing");
+    command.env_remove("AWS_ENDPOINT_URL");
+    let running = Running(command.spawn().unwrap());
+    wait_until("it is mounted", || is_mounted(&bench.dir()) && bench.dir().read_dir().is_ok());
+    let first = &service.asked()[0];
+    assert_eq!((first.role.as_str(), first.session.as_str()), (role, "team-a-web-0"));
+    assert_eq!(first.token, "first");
+    rotate("second");
+    let mut number = 0;
+    wait_until("the second token is exchanged", || {
+        number += 1;
+        // A question to the store, for which somebody must be asked.
+        let _ = fs::metadata(bench.dir().join(format!("none-{number}")));
+        service.asked().last().is_some_and(|asked| asked.token == "second")
+    });
+    let written = fs::write(bench.dir().join("file"), "by the second");
+    assert!(written.is_ok(), "{written:?}");
     running.signal(Signal::SIGTERM);
     assert_eq!(running.end().0, Some(0));
 }

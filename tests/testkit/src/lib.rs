@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   TestServer   server > wire (latency, bandwidth, faults, log) > backend (S3 in memory)
+//!   TokenService STS, as far as a web identity needs it
 //!   SeaweedFs    the same bucket on somebody else's server
 //!   Mount        the s3pod binary on a real mount point
 //!   csi          the driver's calls, as kubelet makes them
@@ -19,6 +20,7 @@ mod log;
 mod mount;
 mod seaweedfs;
 mod server;
+mod sts;
 mod tools;
 mod wire;
 
@@ -32,5 +34,6 @@ pub use log::{RequestLog, RequestRecord};
 pub use mount::{Memory, Mount, MountFailure, MountOptions, is_fuse_mount};
 pub use seaweedfs::SeaweedFs;
 pub use server::{ServerOptions, TestServer};
+pub use sts::{Assumed, TokenService};
 pub use tools::tool;
 pub use wire::Op;
