@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::naming::Prefix;
 use crate::telemetry::{LogFormat, LogLevel, Secret};
+use crate::units::ByteSize;
 
 use super::definition::Definition;
 use super::options::OPTIONS;
@@ -37,6 +38,7 @@ pub struct LocalOptions {
     pub admin_address: Option<SocketAddr>,
     pub allow_other: Option<bool>,
     pub ca_bundle: Option<PathBuf>,
+    pub capacity_key: Option<String>,
     pub cache_dir: Option<CacheDir>,
     pub cache_min_free: Option<u64>,
     pub config: Option<PathBuf>,
@@ -54,6 +56,7 @@ pub struct LocalOptions {
 #[expect(missing_docs, reason = "the table documents the flag of the same name")]
 pub struct OperatorOptions {
     pub cache_size: Option<u64>,
+    pub capacity: Option<ByteSize>,
     pub checksums: Option<Checksums>,
     pub endpoint_url: Option<EndpointUrl>,
     pub force_path_style: Option<bool>,

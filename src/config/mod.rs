@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::naming::Prefix;
+use crate::naming::{Key, Prefix};
 use crate::telemetry::LogSettings;
 
 pub use asked::{LocalOptions, OperatorOptions, Options, TuningOptions};
@@ -79,6 +79,11 @@ pub struct Config {
     pub dir_mode: u16,
     /// Permission bits of files that have none, `0o7777` at most.
     pub file_mode: u16,
+
+    /// Bytes that the mount may hold; none is no bound.
+    pub capacity: Option<u64>,
+    /// The object that says it, from time to time.
+    pub capacity_key: Option<Key>,
 
     /// Bytes of memory that everything together may hold.
     pub memory_limit: u64,

@@ -7,9 +7,7 @@
 //! What is said nearer wins: a flag or `-o`, then `S3POD_<FLAG>`, then `--config`,
 //! then the default.
 
-use std::time::Duration;
-
-use crate::units::{GIB, MIB, TIB};
+use crate::units::{ByteSize, GIB, MIB, TIB};
 
 use super::definition::{Authority, Category, Definition, Kind};
 use super::values;
@@ -17,10 +15,6 @@ use super::values;
 /// The option behind a flag.
 pub fn find(flag: &str) -> Option<&'static Definition> {
     OPTIONS.iter().find(|option| option.flag == flag)
-}
-
-fn parse<T: std::str::FromStr<Err = String>>(text: &str) -> Result<Option<T>, String> {
-    text.parse().map(Some)
 }
 
 /// Every option, in the order in which they are shown within their category.
@@ -46,7 +40,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Bucket,
         authority: Authority::Operator,
         example: "http://127.0.0.1:9000",
-        set: |o, text| parse(text).map(|url| o.operator.endpoint_url = url),
+        set: |o, text| values::parsed(text).map(|url| o.operator.endpoint_url = url),
     },
     Definition {
         flag: "region",
@@ -142,7 +136,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Access,
         authority: Authority::Operator,
         example: "http://proxy.example.com:3128",
-        set: |o, text| parse(text).map(|url| o.operator.proxy = url),
+        set: |o, text| values::parsed(text).map(|url| o.operator.proxy = url),
     },
     Definition {
         flag: "no-proxy",
@@ -178,7 +172,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Files,
         authority: Authority::Tuning,
         example: "list",
-        set: |o, text| parse(text).map(|mode| o.tuning.metadata = mode),
+        set: |o, text| values::parsed(text).map(|mode| o.tuning.metadata = mode),
     },
     Definition {
         flag: "metadata-ttl",
@@ -237,6 +231,29 @@ pub static OPTIONS: &[Definition] = &[
         set: |o, text| values::mode(text).map(|mode| o.tuning.file_mode = Some(mode)),
     },
     Definition {
+        flag: "capacity",
+        kind: Kind::Value("SIZE"),
+        default: "",
+        help: "Show this as the size of the file system, and refuse to grow beyond it",
+        details: "A soft quota: what is used is counted by a listing after the mount and every 6 \
+                  hours, and this mount's own changes are added; then a write beyond it is ENOSPC.",
+        category: Category::Files,
+        authority: Authority::Operator,
+        example: "100GiB",
+        set: |o, text| values::parsed::<ByteSize>(text).map(|size| o.operator.capacity = size),
+    },
+    Definition {
+        flag: "capacity-key",
+        kind: Kind::Value("KEY"),
+        default: "",
+        help: "Take the capacity from the JSON object under this key, anew every 60s",
+        details: "",
+        category: Category::Files,
+        authority: Authority::Local,
+        example: ".s3pod/volumes/0f",
+        set: |o, text| values::word(text).map(|key| o.local.capacity_key = Some(key)),
+    },
+    Definition {
         flag: "storage-class",
         kind: Kind::Value("CLASS"),
         default: "the bucket's",
@@ -257,7 +274,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Writing,
         authority: Authority::Operator,
         example: "aws:kms",
-        set: |o, text| parse(text).map(|sse| o.operator.sse = sse),
+        set: |o, text| values::parsed(text).map(|sse| o.operator.sse = sse),
     },
     Definition {
         flag: "sse-kms-key-id",
@@ -280,7 +297,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Writing,
         authority: Authority::Operator,
         example: "always",
-        set: |o, text| parse(text).map(|checksums| o.operator.checksums = checksums),
+        set: |o, text| values::parsed(text).map(|checksums| o.operator.checksums = checksums),
     },
     Definition {
         flag: "exclusive-create",
@@ -292,7 +309,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Writing,
         authority: Authority::Tuning,
         example: "open",
-        set: |o, text| parse(text).map(|moment| o.tuning.exclusive_create = moment),
+        set: |o, text| values::parsed(text).map(|moment| o.tuning.exclusive_create = moment),
     },
     Definition {
         flag: "attr-delay",
@@ -304,11 +321,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Writing,
         authority: Authority::Tuning,
         example: "500ms",
-        set: |o, text| {
-            let longest = Duration::from_secs(60);
-            values::duration_within(text, Duration::ZERO, longest)
-                .map(|delay| o.tuning.attr_delay = Some(delay))
-        },
+        set: |o, text| values::seconds_within(text, 0, 60).map(|t| o.tuning.attr_delay = Some(t)),
     },
     Definition {
         flag: "delete",
@@ -321,7 +334,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Writing,
         authority: Authority::Tuning,
         example: "sync",
-        set: |o, text| parse(text).map(|mode| o.tuning.delete = mode),
+        set: |o, text| values::parsed(text).map(|mode| o.tuning.delete = mode),
     },
     Definition {
         flag: "write-back",
@@ -372,11 +385,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Resources,
         authority: Authority::Tuning,
         example: "2m",
-        set: |o, text| {
-            let (least, most) = (Duration::from_secs(1), Duration::from_secs(60 * 60));
-            values::duration_within(text, least, most)
-                .map(|timeout| o.tuning.op_timeout = Some(timeout))
-        },
+        set: |o, text| values::seconds_within(text, 1, 3600).map(|t| o.tuning.op_timeout = Some(t)),
     },
     Definition {
         flag: "max-requests",
@@ -419,7 +428,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Resources,
         authority: Authority::Local,
         example: "/var/cache/s3pod",
-        set: |o, text| parse(text).map(|folder| o.local.cache_dir = folder),
+        set: |o, text| values::parsed(text).map(|folder| o.local.cache_dir = folder),
     },
     Definition {
         flag: "cache-size",
@@ -563,7 +572,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Logging,
         authority: Authority::Operator,
         example: "debug",
-        set: |o, text| parse(text).map(|level| o.operator.log_level = level),
+        set: |o, text| values::parsed(text).map(|level| o.operator.log_level = level),
     },
     Definition {
         flag: "log-format",
@@ -574,7 +583,7 @@ pub static OPTIONS: &[Definition] = &[
         category: Category::Logging,
         authority: Authority::Local,
         example: "json",
-        set: |o, text| parse(text).map(|format| o.local.log_format = format),
+        set: |o, text| values::parsed(text).map(|format| o.local.log_format = format),
     },
     Definition {
         flag: "log-file",

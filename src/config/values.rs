@@ -291,17 +291,18 @@ pub(super) fn ttl(text: &str) -> Result<Duration, String> {
     parse_duration(text).map(|ttl| ttl.min(INDEFINITE))
 }
 
-/// A length of time between two bounds.
-pub(super) fn duration_within(
-    text: &str,
-    least: Duration,
-    most: Duration,
-) -> Result<Duration, String> {
+/// A length of time between two bounds, in seconds.
+pub(super) fn seconds_within(text: &str, least: u64, most: u64) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
-    if duration < least || duration > most {
-        return Err(format!("`{text}` is not between {least:?} and {} s", most.as_secs()));
+    if duration < Duration::from_secs(least) || duration > Duration::from_secs(most) {
+        return Err(format!("`{text}` is not between {least} s and {most} s"));
     }
     Ok(duration)
+}
+
+/// A value of a type that reads itself.
+pub(super) fn parsed<T: FromStr<Err = String>>(text: &str) -> Result<Option<T>, String> {
+    text.parse().map(Some)
 }
 
 /// A size between two bounds.

@@ -60,6 +60,9 @@ pub(super) fn judge(error: &vfs::Error) -> Verdict {
             Errno::EIO,
             "check that the endpoint answers, or raise --op-timeout if it is only slow",
         ),
+        vfs::Error::Full => {
+            advised(Errno::ENOSPC, "delete something, or let the volume have a larger capacity")
+        }
         vfs::Error::ShuttingDown => advised(Errno::EIO, "the mount was told to end"),
         vfs::Error::Store(error) => judge_store(error),
         vfs::Error::Write(error) => judge_write(error),

@@ -15,6 +15,7 @@ mod limits;
 pub mod mountinfo;
 mod point;
 mod probe;
+mod capacity;
 mod reload;
 mod served;
 mod session;
@@ -233,6 +234,10 @@ fn mount_options(config: &Config) -> MountOptions {
 fn watch(config: &Config, stack: &Stack, log: Log) -> Tasks {
     let tasks = Tasks::new();
     tasks.spawn(reload::watch(config.clone(), stack.vfs.clone(), log));
+    let (store, vfs) = (Arc::clone(&stack.store), stack.vfs.clone());
+    vfs.set_capacity(config.capacity);
+    tasks.spawn(capacity::count(config.clone(), Arc::clone(&store), vfs.clone()));
+    tasks.spawn(capacity::watch(config.clone(), store, vfs));
     tasks
 }
 

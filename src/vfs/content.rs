@@ -86,6 +86,9 @@ impl Vfs {
             return Err(Error::BadHandle);
         }
         let inode = &handle.inode;
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.check_room(inode, end)?;
+        let before = inode.state().size();
         let key = self.key_or_last(inode);
         loop {
             let staged = self.stage(inode)?;
@@ -103,6 +106,7 @@ impl Vfs {
                 break;
             }
         }
+        self.note_size(before, before.max(end));
         self.touch_times(inode);
         Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
     }
@@ -338,6 +342,8 @@ impl Vfs {
         size: u64,
         handle: Option<&Handle>,
     ) -> Result<()> {
+        self.check_room(inode, size)?;
+        let before = inode.state().size();
         let key = self.key_or_last(inode);
         self.leave_promised(inode, size).await?;
         let epoch = loop {
@@ -356,6 +362,7 @@ impl Vfs {
         if let Some(handle) = handle {
             handle.changed(epoch);
         }
+        self.note_size(before, size);
         self.touch_times(inode);
         Ok(())
     }

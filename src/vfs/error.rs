@@ -51,6 +51,9 @@ pub enum Error {
     /// The file was replaced by another writer since it was looked up.
     #[error("the file was replaced by another writer")]
     Stale,
+    /// The mount holds as much as it may.
+    #[error("the capacity of the volume is used up")]
+    Full,
     /// The file would pass the store's limit.
     #[error("larger than the store takes")]
     TooBig,

@@ -38,6 +38,7 @@ mod lookup;
 mod move_list;
 mod move_tree;
 mod passthrough;
+mod quota;
 mod readdir;
 mod remove;
 mod rename;
@@ -66,6 +67,7 @@ use deletes::Deletes;
 use handle::Handles;
 use inode::{Inode, State};
 use loans::Loans;
+use quota::Quota;
 use table::Table;
 
 pub use attr::{
@@ -115,6 +117,7 @@ struct Core {
     passes: AtomicBool,
     /// Keys that cannot be shown: counted, and said once each.
     hidden: Once,
+    quota: Quota,
     tasks: Tasks,
 }
 
@@ -173,6 +176,7 @@ impl Vfs {
             crowded: Notify::new(),
             passes,
             hidden,
+            quota: Quota::default(),
             tasks,
         };
         Self(Arc::new(core))
@@ -181,11 +185,6 @@ impl Vfs {
     /// The kernel gives lookups back. Never waits.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.table().forget(ino, count);
-    }
-
-    /// Room in the file system. Never waits.
-    pub fn statfs(&self) -> FsStat {
-        FsStat { total_bytes: BUCKET_BYTES, free_bytes: BUCKET_BYTES, block_size: BLOCK_SIZE }
     }
 
     /// True where listings carry all attributes there are, so that READDIRPLUS is worth

@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for processes by the real clock")]
 
 mod bench;
+mod capacity;
 mod conflict;
 mod consistency;
 mod copy_range;

@@ -15,11 +15,8 @@ use s3pod::store::{
 use serde::{Deserialize, Serialize};
 
 use super::class::{OnDelete, Owner};
-use crate::volume::id::Hash;
+use crate::volume::id::{self, Hash, MARKERS};
 use crate::volume::refusal::{Code, Refusal};
-
-/// Where markers are; mounts hide it.
-const FOLDER: &str = ".s3pod/volumes/";
 
 /// The form of a marker. A later one may say more.
 const SCHEMA: u32 = 1;
@@ -131,7 +128,7 @@ impl Markers {
     pub(super) async fn others(&self, own: Hash) -> Result<Vec<Found>, Failure> {
         let own = key(own);
         let mut keys = Vec::new();
-        let mut request = ListRequest { prefix: FOLDER.to_owned(), ..ListRequest::default() };
+        let mut request = ListRequest { prefix: MARKERS.to_owned(), ..ListRequest::default() };
         loop {
             let page = self.store.list(&request).await?;
             keys.extend(page.lines.into_iter().filter_map(|line| match line {
@@ -210,7 +207,7 @@ impl From<Failure> for Refusal {
 }
 
 fn key(hash: Hash) -> Key {
-    Key::new(format!("{FOLDER}{hash}"))
+    Key::new(id::marker(hash))
 }
 
 #[cfg(test)]

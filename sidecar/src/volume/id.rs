@@ -15,6 +15,9 @@ const SCHEMA: &str = "v1";
 /// In place of the store's name, where the Secret of the provisioner says where the store is.
 const BY_SECRET: &str = "-";
 
+/// Where markers are.
+pub(crate) const MARKERS: &str = ".s3pod/volumes/";
+
 /// 128 bytes less `v1`, three slashes, a bucket's 63 and the hash's 32.
 pub(crate) const STORE_MAX: usize = 28;
 
@@ -83,6 +86,18 @@ impl VolumeId {
             && is_bucket_name(bucket);
         is_known.then(|| Self { store, bucket: bucket.to_owned(), hash })
     }
+}
+
+impl VolumeId {
+    /// The key of the object that says what is known of the volume.
+    pub(crate) fn marker(&self) -> String {
+        marker(self.hash)
+    }
+}
+
+/// The key of the marker of a volume; mounts hide it.
+pub(crate) fn marker(hash: Hash) -> String {
+    format!("{MARKERS}{hash}")
 }
 
 impl fmt::Display for VolumeId {

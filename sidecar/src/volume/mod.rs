@@ -115,6 +115,8 @@ impl Published {
         if read_only {
             flags.push(("read-only", "true".to_owned()));
         }
+        // What was promised to the claim, and what it was made larger to.
+        flags.extend(id.iter().map(|id| ("capacity-key", id.marker())));
         Ok(Self {
             bucket,
             server,

@@ -262,6 +262,7 @@ fn a_volume_of_the_controllers_own_is_known_by_its_id() {
     let id = VolumeId { store: None, bucket: "photos".to_owned(), hash: Hash::of("x") };
     let mut own = call();
     own.volume_id = id.to_string();
+    assert!(own.options().contains(&format!("capacity-key={}", id.marker())));
     assert_eq!(own.read().unwrap().id, Some(id));
     assert_eq!(call().read().unwrap().id, None);
     own.with("bucket", "other").refused(Code::InvalidArgument, &["volumeAttributes.bucket", "v1/"]);

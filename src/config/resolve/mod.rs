@@ -10,7 +10,7 @@ mod host;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::naming::Prefix;
+use crate::naming::{Key, Prefix};
 use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
@@ -83,6 +83,8 @@ impl Config {
             gid: tuning.gid.unwrap_or(host.gid),
             dir_mode: tuning.dir_mode.unwrap_or(0o755),
             file_mode: tuning.file_mode.unwrap_or(0o644),
+            capacity: asked.operator.capacity.map(|ByteSize(bytes)| bytes),
+            capacity_key: asked.local.capacity_key.as_deref().map(Key::from),
             memory_limit,
             cache_size: cache_share(asked.operator.cache_size, cache_dir.as_deref(), CACHE_SHARE)?,
             cache_min_free: cache_share(
