@@ -11,6 +11,7 @@ mod driver;
 mod identity;
 mod kubelet;
 mod passthrough;
+mod provision;
 mod publish;
 mod refuse;
 mod restart;
