@@ -127,7 +127,7 @@ fn a_volume_says_how_full_it_is() {
 
 #[test]
 fn many_volumes_come_and_go_at_once() {
-    const COUNT: u32 = 16;
+    const COUNT: u32 = 50;
     let kubelet = Kubelet::new();
     kubelet.stand.bucket().put("a", "hello");
     let each = |what: fn(&Kubelet, &str, &str)| {
@@ -144,4 +144,36 @@ fn many_volumes_come_and_go_at_once() {
     assert_eq!(kubelet.mounts().len(), 2 * COUNT as usize);
     each(|kubelet, volume, pod| kubelet.unpublish(volume, &kubelet.target(pod)).unwrap());
     kubelet.assert_gone();
+}
+
+#[test]
+fn calls_of_one_volume_that_meet_are_told_so_and_do_no_harm() {
+    let kubelet = Kubelet::new();
+    let call = kubelet.call("v", "pod-1");
+    let calls = (0..8).map(|_| |kubelet: &Kubelet| kubelet.publish(&call));
+    for answer in kubelet.at_once(calls.collect()) {
+        let code = answer.map_or_else(|status| status.code(), |()| Code::Ok);
+        assert!([Code::Ok, Code::Aborted].contains(&code), "{code}");
+    }
+    kubelet.publish(&call).unwrap();
+    assert_eq!(kubelet.mounts().len(), 2);
+    kubelet.unpublish("v", &kubelet.target("pod-1")).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_rotated_secret_reaches_the_server_and_the_mount_stays() {
+    let kubelet = Kubelet::new();
+    let _target = kubelet.published("v", "pod-1");
+    let (keys, mounts) = (kubelet.stand.keys(), kubelet.mounts());
+    let pid = kubelet.stand.pid_of(&keys[0]);
+    let mut call = kubelet.call("v", "pod-1");
+    call.secrets.insert("secretAccessKey".into(), "r0tated".into());
+    kubelet.publish(&call).unwrap();
+    let folder = kubelet.stand.folder.path().join("secrets/secrets");
+    let volumes: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+    assert_eq!(volumes.len(), 1);
+    let text = fs::read_to_string(volumes[0].path().join("credentials")).unwrap();
+    assert!(text.contains("aws_secret_access_key = r0tated\n"));
+    assert_eq!((kubelet.stand.pid_of(&keys[0]), kubelet.mounts()), (pid, mounts));
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::order::Files;
+use super::order::{FILES, Files};
 
 /// For the server to read; nobody writes to them, not even it: they are replaced.
 const READ_ONLY: u32 = 0o400;
@@ -45,11 +45,19 @@ impl Folder {
     pub(crate) fn replace(&self, files: &Files) -> io::Result<()> {
         for (name, bytes) in &files.0 {
             let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(self.path())?;
-            file.write_all(&bytes.0)?;
+            file.write_all(&self.filled(&bytes.0))?;
             file.as_file().set_permissions(Permissions::from_mode(READ_ONLY))?;
             file.persist(self.path().join(name)).map_err(|error| error.error)?;
         }
         self.remove_others(&files.0)
+    }
+
+    /// With the folder's own place where a file points to another one of them.
+    fn filled(&self, bytes: &[u8]) -> Vec<u8> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => text.replace(FILES, &self.path().to_string_lossy()).into_bytes(),
+            Err(_) => bytes.to_owned(),
+        }
     }
 
     fn remove_others<T>(&self, kept: &BTreeMap<String, T>) -> io::Result<()> {
@@ -73,6 +81,15 @@ mod tests {
         let owned =
             |(name, text): &(&str, &str)| ((*name).to_owned(), Bytes(text.as_bytes().into()));
         Files(all.iter().map(owned).collect())
+    }
+
+    #[test]
+    fn a_file_may_point_to_another_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let profile = files(&[("credentials", "token = {files}/token\n"), ("token", "t")]);
+        let folder = Folder::new(parent.path(), "v", &profile).unwrap();
+        let text = fs::read_to_string(folder.path().join("credentials")).unwrap();
+        assert_eq!(text, format!("token = {}/token\n", folder.path().display()));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) struct Order {
     /// More of the environment, nothing secret; `{files}` as above.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
-    /// Credentials and the like, readable by the server alone.
+    /// Credentials and the like, readable by the server alone; `{files}` as above.
     #[serde(default)]
     pub(crate) files: Files,
     /// The volume's `--memory-limit`, in bytes; absent for the server's own choice.
