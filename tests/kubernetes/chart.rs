@@ -4,7 +4,7 @@
 //! Owns the rules of the driver's own pods, each with the reason it is one. The chart is rendered
 //! by Helm's own library, the base by kubectl. Must not know how the driver works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -385,8 +385,8 @@ fn nothing_is_added_to_the_api() {
     let known = [
         "CSIDriver",
         "ClusterRole",
-        "ConfigMap",
         "ClusterRoleBinding",
+        "ConfigMap",
         "DaemonSet",
         "Deployment",
         "Job",
@@ -452,6 +452,28 @@ fn everything_that_can_be_set_is_set() {
     assert!(!role.contains("secrets"), "{role}");
     let roles = documents.iter().filter(|one| one["metadata"]["name"] == "s3pod-secrets");
     assert_eq!(roles.count(), 4);
+}
+
+#[test]
+fn our_programs_take_the_arguments_that_stand_there() {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_s3pod")).with_file_name("s3pod-sidecar");
+    let mut verbs = BTreeSet::new();
+    for values in [json!({}), with(&values_of_everything(), "/stores", json!({}))] {
+        for document in rendered(&values) {
+            let Some((_, spec)) = pod(&document) else { continue };
+            let is_ours = |one: &&Value| one["image"].as_str().unwrap().contains("/s3pod:");
+            for container in containers(spec).into_iter().filter(is_ours) {
+                let words = list(container, "args").iter().map(|one| one.as_str().unwrap());
+                let words: Vec<&str> = words.collect();
+                verbs.insert(words[0].to_owned());
+                // What is wrong before it is said first.
+                let output = Command::new(&program).args(&words).arg("--help").output().unwrap();
+                assert!(output.status.success(), "{words:?}: {}", said(&output));
+            }
+        }
+    }
+    let all = ["csi", "in-use", "prepare", "server"].map(str::to_owned);
+    assert_eq!(verbs, BTreeSet::from(all));
 }
 
 #[test]
