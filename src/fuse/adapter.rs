@@ -21,21 +21,18 @@ use fuser::{
 use nix::libc;
 use tokio::runtime::Handle;
 
+use super::flags::open_flags;
 use super::negotiate::{Negotiated, negotiate};
 use super::passthrough::Backings;
 use super::registrar::Registrar;
 use super::reply::{self, Page};
 use super::request::{Call, Requests, Settings};
 use crate::clock::Clock;
-use crate::vfs::{Caller, Fh, FileKind, Ino, OpenFlags, RenameMode, Seek, SetAttr, Vfs};
+use crate::vfs::{Caller, Fh, FileKind, Ino, RenameMode, Seek, SetAttr, Vfs};
 
 /// The most a COPY_FILE_RANGE answer can count (a u32), in whole pages; the kernel asks again for
 /// the rest.
 const MAX_COPY: u64 = 0xffff_f000;
-
-/// In the flags of an OPEN by execve(2): the kernel's own `__FMODE_EXEC` (include/linux/fs.h),
-/// which it does not take out.
-const FMODE_EXEC: i32 = 0x20;
 
 /// The file system as fuser calls it.
 #[derive(Debug)]
@@ -86,19 +83,6 @@ fn caller(request: &Request) -> Caller {
 /// The permission bits of a mode; the umask is applied already, by the kernel.
 const fn perm(mode: u32) -> u16 {
     (mode & 0o7777) as u16
-}
-
-const fn open_flags(flags: i32) -> OpenFlags {
-    let access = flags & libc::O_ACCMODE;
-    OpenFlags {
-        read: access != libc::O_WRONLY,
-        write: access == libc::O_WRONLY || access == libc::O_RDWR,
-        truncate: flags & libc::O_TRUNC != 0,
-        append: flags & libc::O_APPEND != 0,
-        exclusive: flags & libc::O_EXCL != 0,
-        execute: flags & FMODE_EXEC != 0,
-        direct: flags & libc::O_DIRECT != 0,
-    }
 }
 
 /// True for the attributes that can be kept. The kernel asks for `security.capability` before
@@ -604,19 +588,6 @@ impl Filesystem for Adapter {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn open_flags_are_read_as_the_kernel_means_them() {
-        let read = OpenFlags { read: true, ..OpenFlags::default() };
-        assert_eq!(open_flags(libc::O_RDONLY | libc::O_CLOEXEC), read);
-        let appends = open_flags(libc::O_WRONLY | libc::O_APPEND);
-        assert_eq!(appends, OpenFlags { write: true, append: true, ..OpenFlags::default() });
-        let creates = open_flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC);
-        let both = OpenFlags { read: true, write: true, ..OpenFlags::default() };
-        assert_eq!(creates, OpenFlags { truncate: true, exclusive: true, ..both });
-        let executes = open_flags(libc::O_RDONLY | FMODE_EXEC);
-        assert_eq!(executes, OpenFlags { read: true, execute: true, ..OpenFlags::default() });
-    }
 
     #[test]
     fn only_user_attributes_reach_the_file_system() {

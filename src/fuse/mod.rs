@@ -8,6 +8,7 @@
 mod adapter;
 mod dropper;
 mod errno;
+mod flags;
 mod negotiate;
 mod passthrough;
 pub mod registrar;

@@ -12,9 +12,9 @@
 //! | 1 | a new connection, whose INIT waits to be read |
 //! | 2 and above | one that was served before; refused, as it cannot be adopted yet |
 //!
-//! A server that serves already takes an offer that only attaches: whoever mounted has started anew,
-//! and gets the connection's descriptor back. Behind the two lines, the server may ask on the
-//! connection for what only a privileged process can do ([`super::broker`]).
+//! A server that serves already takes an offer that only attaches: whoever mounted has started
+//! anew, and gets the connection's descriptor back. Behind the two lines, the server may ask on
+//! the connection for what only a privileged process can do ([`super::broker`]).
 //!
 //! Lines carry a version. Whoever receives a higher one refuses it and names its own, so that the
 //! sender can speak lower; fields that are not known are ignored.

@@ -240,7 +240,7 @@ mod tests {
             (&["--state-dir", "/s", "--node-id", ""], "spec.nodeName"),
             (&["--state-dir", "s", "--node-id", "n"], "--state-dir"),
             (&["--state-dir", "/s/../t", "--node-id", "n"], "`..`"),
-            (&["--state-dir", "/s", "--node-id", "n", "--driver-name", "-x"], "--driver-name"),
+            (&["--state-dir", "/s", "--node-id", "n", "--driver-name=-x"], "--driver-name"),
             (&["--state-dir", "/s", "--node-id", "n", "--log-level", "loud"], "--log-level"),
         ] {
             let said = read(typed).unwrap_err();
