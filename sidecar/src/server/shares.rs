@@ -52,20 +52,19 @@ impl Shares {
     pub(crate) fn take(&self, key: &str, limit: u64) -> Result<Share, Refusal> {
         let account = &self.0;
         let mut taken = account.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = limit.saturating_add(BESIDE);
         let free = account.budget - *taken;
-        if needed > free {
+        let Some(needed) = limit.checked_add(BESIDE).filter(|needed| *needed <= free) else {
             return Err(Refusal::Full(format!(
                 "the volume {key} needs {} of memory ({} and {} beside it), and of the {} that \
                  this node's server shares among volumes {} are free; raise the memory limit of \
                  the server pods, lower the volume's, or serve it by a sidecar of its own",
-                ByteSize(needed),
+                ByteSize(limit.saturating_add(BESIDE)),
                 ByteSize(limit),
                 ByteSize(BESIDE),
                 rounded(account.budget),
                 rounded(free),
             )));
-        }
+        };
         *taken += needed;
         Ok(Share { account: Arc::clone(account), limit })
     }
