@@ -29,7 +29,9 @@ pub use command::{MountArguments, mount_command, serve_command};
 pub use definition::{Authority, Category, Definition, Kind};
 pub use docs::render as render_docs;
 pub use error::Error;
-pub use mount_options::{parse as parse_mount_options, render as render_mount_options};
+pub use mount_options::{
+    parse as parse_mount_options, quoted as quote_mount_option, render as render_mount_options,
+};
 pub use options::{OPTIONS, find};
 pub use reload::{Change, Reload, Tunables};
 pub use resolve::{Host, cache_folder};

@@ -119,7 +119,8 @@ fn split(text: &str) -> Vec<Entry> {
     entries
 }
 
-fn quoted(value: &str) -> String {
+/// A value as it stands in a list: a comma in it would end it.
+pub fn quoted(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for character in value.chars() {
         if matches!(character, ',' | '"' | '\\') {

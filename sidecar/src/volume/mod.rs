@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 
+use s3pod::config::quote_mount_option;
 use s3pod::telemetry::Secret;
 use s3pod::units::ByteSize;
 
@@ -142,7 +143,7 @@ impl Published {
         let mut arguments = Vec::new();
         for (flag, value) in all {
             arguments.push("-o".into());
-            arguments.push(format!("{flag}={}", escaped(&value)).into());
+            arguments.push(format!("{flag}={}", quote_mount_option(&value)).into());
         }
         arguments
     }
@@ -163,18 +164,6 @@ impl Published {
         }));
         files
     }
-}
-
-/// A comma in a value would end it.
-fn escaped(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for character in value.chars() {
-        if matches!(character, ',' | '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(character);
-    }
-    text
 }
 
 fn describe(asked: &Asked<'_>, speaker: Speaker) -> Result<Description, Refusal> {
