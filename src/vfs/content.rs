@@ -106,7 +106,7 @@ impl Vfs {
                 break;
             }
         }
-        self.note_size(before, before.max(end));
+        self.charge(inode, before);
         self.touch_times(inode);
         Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
     }
@@ -362,7 +362,7 @@ impl Vfs {
         if let Some(handle) = handle {
             handle.changed(epoch);
         }
-        self.note_size(before, size);
+        self.charge(inode, before);
         self.touch_times(inode);
         Ok(())
     }

@@ -73,6 +73,8 @@ pub(super) struct State {
     /// An object of an earlier file that stands under this key until this inode's first commit
     /// replaces it; if that never comes, it must go with this inode's name.
     pub(super) hides: Option<Key>,
+    /// Its bytes as the quota has them; none where this mount never changed their number.
+    pub(super) charged: Option<u64>,
     /// Handles through which the file is being executed.
     pub(super) executions: u32,
     /// How the file's handles read.
@@ -235,6 +237,7 @@ impl State {
             mtime_is_guess: false,
             exclusive: false,
             hides: None,
+            charged: None,
             executions: 0,
             ways: Ways::default(),
             written: None,

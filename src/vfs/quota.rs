@@ -30,16 +30,13 @@ impl Quota {
             && used.saturating_add(more) > capacity
     }
 
-    fn add(&self, more: u64) {
-        self.change(|used| used.saturating_add(more));
+    fn is_bounded(&self) -> bool {
+        self.capacity.load(Ordering::Relaxed) > 0
     }
 
-    fn remove(&self, less: u64) {
-        self.change(|used| used.saturating_sub(less));
-    }
-
-    fn change(&self, change: impl Fn(u64) -> u64) {
-        let changed = |used| Some(change(used));
+    /// What had `before` bytes has `after`.
+    fn change(&self, before: u64, after: u64) {
+        let changed = |used: u64| Some(used.saturating_add(after).saturating_sub(before));
         // The closure never says no.
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
     }
@@ -70,14 +67,33 @@ impl Vfs {
 
     /// Refuses to let a file grow to `size` where there is no room for that.
     pub(super) fn check_room(&self, inode: &Inode, size: u64) -> Result<()> {
-        let more = size.saturating_sub(inode.state().size());
-        if self.0.quota.refuses(more) { Err(Error::Full) } else { Ok(()) }
+        let quota = &self.0.quota;
+        if quota.is_bounded() && quota.refuses(size.saturating_sub(inode.state().size())) {
+            Err(Error::Full)
+        } else {
+            Ok(())
+        }
     }
 
-    /// A file had `before` bytes and has `after`.
-    pub(super) fn note_size(&self, before: u64, after: u64) {
-        self.0.quota.add(after.saturating_sub(before));
-        self.0.quota.remove(before.saturating_sub(after));
+    /// The size of a file may have changed; before a change that this mount made it had `before`
+    /// bytes. A file without a name takes no room in the store.
+    pub(super) fn charge(&self, inode: &Inode, before: u64) {
+        let mut state = inode.state();
+        if self.0.quota.is_bounded() && !state.unlinked {
+            let size = state.size();
+            // Of two writers at once, the second finds what the first has charged.
+            let charged = state.charged.replace(size).unwrap_or(before);
+            self.0.quota.change(charged, size);
+        }
+    }
+
+    /// The file's name goes, and in the end its bytes.
+    pub(super) fn discharge(&self, inode: &Inode) {
+        let mut state = inode.state();
+        if self.0.quota.is_bounded() {
+            let charged = state.charged.take().unwrap_or_else(|| state.size());
+            self.0.quota.change(charged, 0);
+        }
     }
 }
 
@@ -92,9 +108,9 @@ mod tests {
         assert!(!quota.refuses(11));
         quota.is_counted.store(true, Ordering::Relaxed);
         assert!(quota.refuses(11) && !quota.refuses(10));
-        quota.add(10);
+        quota.change(0, 10);
         assert!(quota.refuses(1) && !quota.refuses(0));
-        quota.remove(20);
+        quota.change(20, 0);
         assert!(!quota.refuses(10), "what was never counted makes no room");
         quota.capacity.store(0, Ordering::Relaxed);
         assert!(!quota.refuses(u64::MAX));

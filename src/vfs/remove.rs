@@ -46,7 +46,7 @@ impl Vfs {
         if let Some(key) = hidden {
             self.delete_object(&key).await?;
         }
-        self.note_size(inode.state().size(), 0);
+        self.discharge(&inode);
         self.take_name(parent, &name, &inode).await;
         Ok(())
     }

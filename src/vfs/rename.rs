@@ -89,6 +89,7 @@ impl Vfs {
             self.move_unsent(source, &key, stands_there).await?;
         }
         if let Some(replaced) = replaced {
+            self.discharge(replaced);
             self.take_name_now(*parent, name, replaced);
         }
         self.relink(rename);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
@@ -52,6 +53,38 @@ fn a_full_volume_is_enospc_and_what_goes_makes_room() {
     file.set_len(0).unwrap();
     close(file).unwrap();
     assert_eq!(room(&lab).1, MIB - 4 * KIB, "in whole blocks");
+}
+
+#[test]
+fn what_is_replaced_or_has_no_name_takes_no_room() {
+    let lab = Lab::new(&["--capacity", "1MiB"], |bucket| {
+        bucket.put("old", zeros(600 * KIB));
+    });
+    eventually("what is there was counted", || room(&lab) == (MIB, 424 * KIB));
+    write(&lab.path("new"), &zeros(400 * KIB));
+    fs::rename(lab.path("new"), lab.path("old")).unwrap();
+    assert_eq!(room(&lab), (MIB, 624 * KIB));
+    let mut file = File::create(lab.path("gone")).unwrap();
+    file.write_all(&zeros(100 * KIB)).unwrap();
+    assert_eq!(room(&lab), (MIB, 524 * KIB));
+    fs::remove_file(lab.path("gone")).unwrap();
+    file.write_all(&zeros(100 * KIB)).unwrap();
+    assert_eq!(room(&lab), (MIB, 624 * KIB));
+}
+
+#[test]
+fn what_is_written_at_once_is_charged_once() {
+    let lab = Lab::new(&["--capacity", "64MiB"], |_| {});
+    eventually("what is there was counted", || room(&lab) == (64 * MIB, 64 * MIB));
+    let file = File::create(lab.path("file")).unwrap();
+    std::thread::scope(|scope| {
+        for at in 0..8 {
+            let file = &file;
+            scope.spawn(move || file.write_all_at(&zeros(MIB), at * MIB).unwrap());
+        }
+    });
+    close(file).unwrap();
+    assert_eq!(room(&lab), (64 * MIB, 56 * MIB));
 }
 
 #[test]
