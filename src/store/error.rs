@@ -113,11 +113,15 @@ pub enum Operation {
     CreateBucket,
     /// DeleteBucket.
     DeleteBucket,
+    /// ListMultipartUploads.
+    ListUploads,
+    /// ListObjectVersions.
+    ListVersions,
 }
 
 impl Operation {
     /// Every operation, in the order of declaration.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Head,
         Self::Get,
         Self::List,
@@ -134,11 +138,22 @@ impl Operation {
         Self::Probe,
         Self::CreateBucket,
         Self::DeleteBucket,
+        Self::ListUploads,
+        Self::ListVersions,
     ];
 
     /// True where the operation leaves the store as it was, however often it is done.
     pub const fn is_read(self) -> bool {
-        matches!(self, Self::Head | Self::Get | Self::List | Self::Tags | Self::Probe)
+        matches!(
+            self,
+            Self::Head
+                | Self::Get
+                | Self::List
+                | Self::Tags
+                | Self::Probe
+                | Self::ListUploads
+                | Self::ListVersions
+        )
     }
 
     /// The API's name, for logs and as a metric's label.
@@ -160,6 +175,8 @@ impl Operation {
             Self::Probe => "HeadBucket",
             Self::CreateBucket => "CreateBucket",
             Self::DeleteBucket => "DeleteBucket",
+            Self::ListUploads => "ListMultipartUploads",
+            Self::ListVersions => "ListObjectVersions",
         }
     }
 }

@@ -10,8 +10,8 @@ use s3pod::config::EndpointUrl;
 
 use super::pattern::{self, Names};
 use crate::volume::attributes::{
-    self, ARCHIVE_ON_DELETE, BUCKET, Description, OF_CLASSES, OF_VOLUMES, ON_DELETE, PATH_PATTERN,
-    STORE, Speaker,
+    self, ARCHIVE_ON_DELETE, BUCKET, CA_CERTIFICATES, Description, OF_CLASSES, OF_VOLUMES,
+    ON_DELETE, PATH_PATTERN, STORE, Speaker,
 };
 use crate::volume::id;
 use crate::volume::refusal::Refusal;
@@ -106,6 +106,7 @@ impl Class {
         attributes::add_mount_options(&mut with_flags, "mountOptions", flags, Speaker::Owner)?;
         credentials::check(FIELD, &said)?;
         server(FIELD, &said)?;
+        no_authorities(&said)?;
         let owner = owner(name, parameters);
         let (base, place) = place(&said, &owner)?;
         let owned = |word: &str| said.word(word).map(str::to_owned);
@@ -210,6 +211,16 @@ fn store(name: Option<String>) -> Result<Option<String>, Refusal> {
         }
         name => Ok(name),
     }
+}
+
+/// Who deletes a volume is told its id and its Secret, and trusts whom those name.
+fn no_authorities(said: &Description) -> Result<(), Refusal> {
+    if said.word(CA_CERTIFICATES).is_none() {
+        return Ok(());
+    }
+    let reason = "put them into the provisioner's Secret as ca.crt, or into the store's line of \
+                  the controller's table as caBundle";
+    Err(Refusal::field(format!("{FIELD}.{CA_CERTIFICATES}"), reason))
 }
 
 fn without_slash(url: &str) -> String {

@@ -25,6 +25,7 @@ use s3pod::naming::is_reserved;
 use s3pod::store::ListRequest;
 
 use crate::volume::access::{self, AccessMode};
+use crate::volume::attributes::CA_CERTIFICATES;
 use crate::volume::id::{Hash, VolumeId, is_bucket_name};
 use crate::volume::refusal::{Code, Refusal};
 use crate::volume::secret::StoreSecret;
@@ -411,7 +412,11 @@ impl Wanted {
             let prefix = self.marker.prefix.trim_end_matches('/').to_owned();
             context.insert("prefix".to_owned(), prefix);
         }
-        for (name, value) in [("endpointUrl", &place.endpoint_url), ("region", &place.region)] {
+        for (name, value) in [
+            ("endpointUrl", &place.endpoint_url),
+            ("region", &place.region),
+            (CA_CERTIFICATES, &place.ca),
+        ] {
             if let Some(value) = value {
                 context.entry(name.to_owned()).or_insert_with(|| value.clone());
             }

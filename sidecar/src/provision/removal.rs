@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::class::OnDelete;
 use super::marker::{Found, Marker, Markers, State};
 use super::stores::{Bucket, refusal};
-use crate::volume::id::VolumeId;
+use crate::volume::id::{MARKERS, VolumeId};
 use crate::volume::refusal::{Code, Refusal};
 
 /// How long a caller is kept waiting for a removal that may be short.
@@ -113,6 +113,7 @@ impl Removal {
             // A round that goes on behind a cursor has not seen what is before it.
             let is_whole = self.cursor().is_none();
             if self.round().await? == 0 && is_whole {
+                self.remove_remnants().await?;
                 return self.end().await;
             }
         }
@@ -228,11 +229,26 @@ impl Removal {
         Ok(Key::new(aside))
     }
 
+    /// Ends what a listing of objects does not show. Older versions are removed only with a bucket
+    /// that was made for the volume: elsewhere whoever switched them on wants to have them.
+    async fn remove_remnants(&self) -> Result<(), Refusal> {
+        let (marker, bare) = (&self.found.marker, &self.bucket.bare);
+        bare.remove_uploads(&marker.prefix).await.map_err(|error| refusal(&error))?;
+        if self.takes_the_bucket() {
+            bare.remove_versions("", is_reserved).await.map_err(|error| refusal(&error))?;
+        }
+        Ok(())
+    }
+
+    fn takes_the_bucket(&self) -> bool {
+        let marker = &self.found.marker;
+        marker.is_whole_bucket && marker.on_delete == OnDelete::Delete
+    }
+
     /// Removes the marker, and the bucket that was made for the volume.
     async fn end(self) -> Result<(), Refusal> {
         self.markers.remove(&self.found).await?;
-        let marker = &self.found.marker;
-        if marker.is_whole_bucket && marker.on_delete == OnDelete::Delete {
+        if self.takes_the_bucket() {
             remove_bucket(&self.bucket).await?;
         }
         Ok(())
@@ -250,5 +266,7 @@ pub(super) async fn remove_bucket(bucket: &Bucket) -> Result<(), Refusal> {
         let reason = format!("the bucket {} stays: {} is in it", bucket.bare.bucket(), line.key());
         return Err(Refusal::new(Code::FailedPrecondition, reason));
     }
+    // The marker is gone, and may have had versions.
+    bucket.bare.remove_versions(MARKERS, |_| false).await.map_err(|error| refusal(&error))?;
     bucket.bare.delete_bucket().await.map_err(|error| refusal(&error))
 }

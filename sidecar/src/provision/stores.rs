@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use s3pod::clock::Clock;
@@ -50,7 +50,8 @@ pub(super) struct Place {
     pub(super) store: Option<String>,
     pub(super) endpoint_url: Option<String>,
     pub(super) region: Option<String>,
-    ca: Option<String>,
+    /// Whom the table trusts there, as PEM: whoever mounts needs it too.
+    pub(super) ca: Option<String>,
 }
 
 /// A bucket that is open.
@@ -85,15 +86,19 @@ impl Stores {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let table: BTreeMap<String, Entry> =
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut table: BTreeMap<String, Entry> =
             serde_json::from_str(text).map_err(|error| error.to_string())?;
-        for (name, entry) in &table {
+        for (name, entry) in &mut table {
             if !is_store_name(name) {
                 return Err(format!("`{name}` is no name: lower-case letters, digits and dashes"));
             }
             if let Some(url) = &entry.endpoint_url {
                 url.parse::<EndpointUrl>().map_err(|why| format!("{name}.endpointUrl: {why}"))?;
+            }
+            if let Some(bundle) = &entry.ca_bundle {
+                let pem = certificates(bundle).map_err(|why| format!("{name}.caBundle: {why}"))?;
+                entry.ca_bundle = Some(pem);
             }
         }
         Ok(Self { table, open: Mutex::default() })
@@ -231,11 +236,10 @@ async fn connect(opened: &Opened) -> Result<Bucket, Refusal> {
     let unusable = |reason: String| Refusal::new(Code::FailedPrecondition, reason);
     let (ca_bundle, kept) = match &opened.ca {
         None => (None, None),
-        Some(pem) if pem.contains("-----BEGIN") => {
+        Some(pem) => {
             let file = written(pem).map_err(|error| unusable(error.to_string()))?;
             (Some(file.path().to_owned()), Some(file))
         }
-        Some(path) => (Some(PathBuf::from(path)), None),
     };
     let settings = S3Settings { ca_bundle, ..opened.settings.clone() };
     let bare = S3Store::connect(settings).await.map_err(|error| unusable(error.to_string()))?;
@@ -247,6 +251,16 @@ async fn connect(opened: &Opened) -> Result<Bucket, Refusal> {
     // What is asked with lies where mounts do not look.
     let store = Conditional::new(patient, Prefix::from_user(".s3pod"));
     Ok(Bucket { bare, store: Arc::new(store), _ca: kept })
+}
+
+/// Certificates as they stand in the table, or in the file that it names.
+fn certificates(bundle: &str) -> Result<String, String> {
+    if bundle.contains("-----BEGIN") {
+        return Ok(bundle.to_owned());
+    }
+    std::fs::read_to_string(bundle).map_err(|error| {
+        format!("`{bundle}` is no PEM text, and no file that can be read: {error}")
+    })
 }
 
 fn written(pem: &str) -> std::io::Result<NamedTempFile> {
@@ -303,6 +317,7 @@ mod tests {
             ("[]", "invalid type"),
             (r#"{"My Store": {}}"#, "`My Store`"),
             (r#"{"a": {"endpointUrl": "minio"}}"#, "a.endpointUrl"),
+            (r#"{"a": {"caBundle": "/no/such.pem"}}"#, "a.caBundle: `/no/such.pem`"),
             (r#"{"a": {"endpoint": "x"}}"#, "endpoint"),
         ] {
             let said = Stores::parse(text).unwrap_err();

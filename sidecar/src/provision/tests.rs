@@ -1,5 +1,6 @@
 //! Volumes on the testkit's server: what each call answers, and what is in the bucket then.
 
+use s3pod::store::Properties;
 use s3pod_testkit::{Fault, Op, ServerOptions, TestServer};
 
 use super::*;
@@ -108,6 +109,13 @@ impl Lab {
         bucket.bare.probe("").await.is_ok()
     }
 
+    /// An upload that somebody begins in the bucket of a volume and never ends.
+    async fn begin_upload(&self, id: &str, key: &str) {
+        let id = VolumeId::read(id).unwrap();
+        let bucket = self.provisioner.bucket_of(&id, &self.secrets).await.unwrap();
+        bucket.store.create_upload(&key.into(), &Properties::default()).await.unwrap();
+    }
+
     fn put(&self, keys: &[&str]) {
         keys.iter().for_each(|key| drop(self.server.bucket(BUCKET).put(key, key.to_string())));
     }
@@ -154,6 +162,21 @@ async fn a_claim_gets_a_prefix_and_the_mount_is_told_where_it_is() {
         assert_eq!(lab.create(&claim("web", "pvc-1")).await.as_ref(), Ok(&volume));
     }
     assert_eq!(lab.markers(), 1);
+}
+
+#[tokio::test]
+async fn a_named_stores_authorities_reach_whoever_mounts() {
+    let mut lab = Lab::new().await;
+    let pem = include_str!("../../../tests/store/tls/ca.pem");
+    let store = serde_json::json!({ "endpointUrl": lab.server.endpoint(), "caBundle": pem });
+    let table = serde_json::json!({ "home": store }).to_string();
+    lab.provisioner = Provisioner::new(Stores::parse(&table).unwrap());
+    lab.secrets.remove("endpointUrl");
+    let volume = lab.create(&claim("web", "pvc-1").with("store", "home")).await.unwrap();
+    assert_eq!(volume.context["caCertificates"], pem);
+    assert_eq!(volume.context["endpointUrl"], lab.server.endpoint());
+    let told = claim("web", "pvc-2").with("store", "home").with("caCertificates", pem);
+    refused(lab.create(&told).await, Code::InvalidArgument, &["caCertificates", "caBundle"]);
 }
 
 #[tokio::test]
@@ -241,6 +264,41 @@ async fn a_deleted_volume_takes_its_objects_and_nobody_elses() {
     }
     assert_eq!(lab.keys(), ["team-a/web-2/x", "z"]);
     lab.create(&claim("web", "pvc-3")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_removed_volume_leaves_no_unfinished_upload_and_its_bucket_no_version() {
+    let lab = Lab::new().await;
+    let volume = lab.create(&claim("web", "pvc-1")).await.unwrap();
+    lab.begin_upload(&volume.id, "team-a/web/half").await;
+    lab.begin_upload(&volume.id, "team-a/other/half").await;
+    lab.delete_to_the_end(&volume.id).await;
+    let left = lab.server.bucket(BUCKET).uploads();
+    assert_eq!(left.iter().map(|one| one.key.as_str()).collect::<Vec<_>>(), ["team-a/other/half"]);
+    let call = claim("web", "pvc-7e57").without("bucket").without("pathPattern");
+    let volume = lab.create(&call).await.unwrap();
+    let bucket = lab.server.bucket("pvc-7e57");
+    bucket.enable_versioning();
+    for n in 0..1100 {
+        bucket.put(&format!("a/{n}"), "1");
+    }
+    bucket.put("a/7", "2");
+    bucket.delete("a/8");
+    lab.begin_upload(&volume.id, "half").await;
+    lab.delete_to_the_end(&volume.id).await;
+    assert!(!lab.has_bucket(&volume.id).await);
+}
+
+#[tokio::test]
+async fn where_versions_are_kept_a_deleted_volume_keeps_them() {
+    let lab = Lab::new().await;
+    lab.server.bucket(BUCKET).enable_versioning();
+    let volume = lab.create(&claim("web", "pvc-1")).await.unwrap();
+    lab.put(&["team-a/web/a"]);
+    lab.delete_to_the_end(&volume.id).await;
+    assert_eq!(lab.keys(), Vec::<String>::new());
+    let kept = lab.server.bucket(BUCKET).versions("team-a/web/a");
+    assert_eq!(kept.iter().map(|(_, is_marker)| *is_marker).collect::<Vec<_>>(), [false, true]);
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ pub(crate) const ROLE_ARN: &str = "roleArn";
 pub(crate) const STS_ENDPOINT_URL: &str = "stsEndpointUrl";
 /// Which of the pod's tokens.
 pub(crate) const TOKEN_AUDIENCE: &str = "tokenAudience";
+/// Certificate authorities to trust, as PEM: for a store with its own.
+pub(crate) const CA_CERTIFICATES: &str = "caCertificates";
 /// A store by its name in the controller's table.
 pub(crate) const STORE: &str = "store";
 /// Where in a bucket a new volume goes.
@@ -32,8 +34,16 @@ pub(crate) const ON_DELETE: &str = "onDelete";
 pub(crate) const ARCHIVE_ON_DELETE: &str = "archiveOnDelete";
 
 /// Words of a volume that are no flags.
-pub(crate) const OF_VOLUMES: [&str; 7] =
-    [BUCKET, SERVER, MOUNT_OPTIONS, ROLE_ARN, STS_ENDPOINT_URL, TOKEN_AUDIENCE, STORE];
+pub(crate) const OF_VOLUMES: [&str; 8] = [
+    BUCKET,
+    SERVER,
+    MOUNT_OPTIONS,
+    ROLE_ARN,
+    STS_ENDPOINT_URL,
+    TOKEN_AUDIENCE,
+    CA_CERTIFICATES,
+    STORE,
+];
 
 /// Words of a StorageClass beside those.
 pub(crate) const OF_CLASSES: [&str; 3] = [PATH_PATTERN, ON_DELETE, ARCHIVE_ON_DELETE];

@@ -24,14 +24,14 @@ use s3pod::units::ByteSize;
 
 use access::AccessMode;
 use attributes::{
-    BUCKET, Description, MOUNT_OPTIONS, OF_VOLUMES, ROLE_ARN, SERVER, STS_ENDPOINT_URL, Speaker,
-    TOKEN_AUDIENCE,
+    BUCKET, CA_CERTIFICATES, Description, MOUNT_OPTIONS, OF_VOLUMES, ROLE_ARN, SERVER,
+    STS_ENDPOINT_URL, Speaker, TOKEN_AUDIENCE,
 };
 use credentials::{Credentials, File, WebIdentity};
 use id::{Hash, VolumeId};
 use pod::Pod;
 use refusal::Refusal;
-use secret::StoreSecret;
+use secret::{StoreSecret, check_pem};
 
 /// Where the words of NodePublishVolume stand, as people write them.
 const CONTEXT: &str = "volumeAttributes";
@@ -105,6 +105,7 @@ impl Published {
         }
         let (bucket, server) = (bucket(&said)?, server(CONTEXT, &said)?);
         let id = own_id(asked.volume_id, &bucket)?;
+        let ca = authorities(&said, &secret)?;
         let read_only = asked.read_only
             || access_mode.is_read_only()
             || said.take("read-only").is_some_and(|value| value == "true");
@@ -130,7 +131,7 @@ impl Published {
             id,
             flags,
             credentials,
-            ca: secret.ca,
+            ca,
         })
     }
 
@@ -215,6 +216,13 @@ fn bucket(said: &Description) -> Result<String, Refusal> {
         return Err(Refusal::field(field, reason));
     }
     Ok(bucket.to_owned())
+}
+
+/// Whom to trust: what the Secret says, else the volume.
+fn authorities(said: &Description, secret: &StoreSecret) -> Result<Option<String>, Refusal> {
+    let field = format!("{CONTEXT}.{CA_CERTIFICATES}");
+    let of_volume = said.word(CA_CERTIFICATES).map(|pem| check_pem(&field, pem)).transpose()?;
+    Ok(secret.ca.clone().or(of_volume))
 }
 
 /// Who serves, by what a description in `field` says.

@@ -45,7 +45,7 @@ pub(crate) struct StoreSecret {
 impl StoreSecret {
     /// Reads a Secret; an empty map is none at all. `field` is what the call names it.
     pub(crate) fn read(field: &str, map: &HashMap<String, String>) -> Result<Self, Refusal> {
-        let ca = map.get(CA).map(|pem| check_pem(field, pem)).transpose()?;
+        let ca = map.get(CA).map(|pem| check_pem(&format!("{field}.{CA}"), pem)).transpose()?;
         Ok(Self {
             keys: keys(field, map, ca.is_some())?,
             ca,
@@ -109,12 +109,13 @@ fn entry(
     Ok(Some(Secret::new(value.to_owned())))
 }
 
-fn check_pem(field: &str, pem: &str) -> Result<String, Refusal> {
+/// Certificates in `field`, as PEM.
+pub(crate) fn check_pem(field: &str, pem: &str) -> Result<String, Refusal> {
     if pem.contains("-----BEGIN CERTIFICATE-----") {
         return Ok(pem.to_owned());
     }
     let reason = "is no PEM; it begins with -----BEGIN CERTIFICATE-----";
-    Err(Refusal::field(format!("{field}.{CA}"), reason))
+    Err(Refusal::field(field, reason))
 }
 
 #[cfg(test)]

@@ -203,6 +203,9 @@ fn a_secret_says_where_the_store_is_unless_the_volume_does() {
     let pem = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n";
     with_ca.secrets.insert("ca.crt".to_owned(), pem.to_owned());
     assert!(with_ca.options().contains(&"ca-bundle=/v/ca.crt".to_owned()));
+    let by_volume = call().with("caCertificates", pem);
+    assert!(by_volume.options().contains(&"ca-bundle=/v/ca.crt".to_owned()));
+    call().with("caCertificates", "DER").refused(Code::InvalidArgument, &["caCertificates", "PEM"]);
 }
 
 #[test]

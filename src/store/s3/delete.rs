@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_s3::error::BuildError;
+use aws_sdk_s3::operation::delete_objects::DeleteObjectsOutput;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
 use super::{S3Store, error};
@@ -60,20 +62,9 @@ pub(super) async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<(Ke
 
 async fn delete_together(store: &S3Store, keys: &[&Key]) -> Result<Vec<(Key, Error)>> {
     let operation = Operation::DeleteMany;
-    let invalid = |error: aws_sdk_s3::error::BuildError| {
-        Error::new(operation, ErrorKind::Other(error.to_string()))
-    };
     let objects: Result<Vec<_>, _> =
         keys.iter().map(|key| ObjectIdentifier::builder().key(key.as_str()).build()).collect();
-    let delete = Delete::builder().set_objects(Some(objects.map_err(invalid)?)).quiet(true);
-    let send = store
-        .client
-        .delete_objects()
-        .bucket(&*store.bucket)
-        .delete(delete.build().map_err(invalid)?)
-        .set_request_payer(store.payer.clone())
-        .send();
-    let answer = store.within_bucket(operation, store.attempt_timeout, send).await?;
+    let answer = delete_objects(store, objects.map_err(invalid)?).await?;
     let asked: HashMap<&str, &Key> = keys.iter().map(|key| (key.as_str(), *key)).collect();
     let refused = answer.errors().iter().filter_map(|entry| {
         let key = *asked.get(entry.key()?)?;
@@ -81,6 +72,41 @@ async fn delete_together(store: &S3Store, keys: &[&Key]) -> Result<Vec<(Key, Err
         (!error.is_not_found()).then(|| (key.clone(), error))
     });
     Ok(refused.collect())
+}
+
+/// Deletes versions for good; the first that stays is the error.
+pub(super) async fn delete_versions(store: &S3Store, objects: Vec<ObjectIdentifier>) -> Result<()> {
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let answer = delete_objects(store, objects).await?;
+    let refused = answer.errors().iter().map(|entry| {
+        let error = error::from_code(Operation::DeleteMany, entry.code(), entry.message());
+        match entry.key() {
+            Some(key) => error.with_key(&Key::from(key)),
+            None => error,
+        }
+    });
+    refused.into_iter().find(|error| !error.is_not_found()).map_or(Ok(()), Err)
+}
+
+async fn delete_objects(
+    store: &S3Store,
+    objects: Vec<ObjectIdentifier>,
+) -> Result<DeleteObjectsOutput> {
+    let delete = Delete::builder().set_objects(Some(objects)).quiet(true);
+    let send = store
+        .client
+        .delete_objects()
+        .bucket(&*store.bucket)
+        .delete(delete.build().map_err(invalid)?)
+        .set_request_payer(store.payer.clone())
+        .send();
+    store.within_bucket(Operation::DeleteMany, store.attempt_timeout, send).await
+}
+
+fn invalid(error: BuildError) -> Error {
+    Error::new(Operation::DeleteMany, ErrorKind::Other(error.to_string()))
 }
 
 #[cfg(test)]

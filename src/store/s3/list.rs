@@ -57,7 +57,7 @@ fn page(answer: ListObjectsV2Output) -> Result<ListPage> {
 }
 
 /// A key as it is; none where it is not UTF-8, since no other request could name it.
-fn decoded(text: &str, is_encoded: bool) -> Option<String> {
+pub(super) fn decoded(text: &str, is_encoded: bool) -> Option<String> {
     if !is_encoded {
         return Some(text.to_owned());
     }

@@ -39,6 +39,7 @@ mod payload;
 mod probe;
 mod properties;
 mod put;
+mod remnants;
 mod route;
 mod trust;
 mod version;
@@ -220,6 +221,23 @@ impl S3Store {
     /// What the store said.
     pub async fn delete_bucket(&self) -> Result<()> {
         bucket::delete(self).await
+    }
+
+    /// Aborts the unfinished uploads of keys that begin with `prefix`, whoever began them.
+    ///
+    /// # Errors
+    /// What the store said; one that cannot list uploads has none.
+    pub async fn remove_uploads(&self, prefix: &str) -> Result<()> {
+        remnants::remove_uploads(self, prefix).await
+    }
+
+    /// Deletes every version and delete marker of keys that begin with `prefix` for good, but of
+    /// those that `is_kept` names.
+    ///
+    /// # Errors
+    /// What the store said; one that cannot list versions keeps none.
+    pub async fn remove_versions(&self, prefix: &str, is_kept: fn(&str) -> bool) -> Result<()> {
+        remnants::remove_versions(self, prefix, is_kept).await
     }
 
     /// The bucket's name.
