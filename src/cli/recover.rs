@@ -44,9 +44,11 @@ cache folder; 1 anything else.";
 pub(super) fn command() -> Command {
     let cache_dir = Arg::new(CACHE_DIR)
         .long(CACHE_DIR)
+        .visible_alias("journal-dir")
         .value_name("DIR")
         .global(true)
-        .help("The mount's --cache-dir [default: that of a mount] [env: S3POD_CACHE_DIR]");
+        .help("The mount's --journal-dir, or its --cache-dir where it has none [default: that of a mount] \
+             [env: S3POD_JOURNAL_DIR, S3POD_CACHE_DIR]");
     let id = || Arg::new(ID).required(true).help("As `s3pod recover list` shows it");
     let list = Command::new("list").about("List what is kept").arg(
         Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("One JSON array, for programs"),
@@ -84,7 +86,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     let Some((action, matches)) = matches.subcommand() else { return ExitCode::from(2) };
     let typed = matches.get_one::<String>(CACHE_DIR).map(String::as_str);
-    let folder = match config::cache_folder(typed, &Host::read()) {
+    let folder = match config::journal_folder(typed, &Host::read()) {
         Ok(folder) => folder,
         Err(error) => {
             say(&error);

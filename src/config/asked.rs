@@ -40,6 +40,8 @@ pub struct LocalOptions {
     pub ca_bundle: Option<PathBuf>,
     pub capacity_key: Option<String>,
     pub cache_dir: Option<CacheDir>,
+    /// `--journal-dir`
+    pub journal_dir: Option<PathBuf>,
     pub cache_min_free: Option<u64>,
     pub config: Option<PathBuf>,
     pub credentials_file: Option<PathBuf>,

@@ -9,7 +9,7 @@ use super::asked::Options;
 
 /// One option: everything that the command line, the environment, `-o`, `--help` and
 /// `docs/configuration.md` know of it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Definition {
     /// The flag without its dashes.
     pub flag: &'static str,

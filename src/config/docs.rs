@@ -11,7 +11,7 @@ use super::options::OPTIONS;
 const HEAD: &str = "\
 # Configuration
 
-<!-- Made from src/config/options.rs by `make docs`. Edit the table, not this page. -->
+<!-- Made from src/config/options/ by `make docs`. Edit the table, not this page. -->
 
 `s3pod mount BUCKET DIR [OPTIONS]`. `BUCKET` may be written `s3://BUCKET/PREFIX`.
 

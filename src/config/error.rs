@@ -84,12 +84,15 @@ pub enum Error {
          folder, or `none` to stage in memory"
     )]
     NoCacheDir,
-    /// The folder for the cache cannot be used.
+    /// A folder for what is kept on local disk cannot be used.
     #[error(
-        "--cache-dir: cannot write to {path}: {source}; name a folder that this user may write to \
-         (in a pod: an emptyDir volume mounted there), or `none` to stage in memory"
+        "{flag}: cannot write to {path}: {source}; name a folder that this user may write to (in a \
+         pod: a volume mounted there), or leave --journal-dir out and say --cache-dir none to \
+         stage in memory"
     )]
-    CacheDir {
+    Folder {
+        /// The flag that names it.
+        flag: &'static str,
         /// The folder.
         path: PathBuf,
         /// What the system said.
@@ -122,7 +125,7 @@ impl Error {
             | Self::CaBundle { .. }
             | Self::CredentialsFile { .. }
             | Self::NoCacheDir
-            | Self::CacheDir { .. }
+            | Self::Folder { .. }
             | Self::MemoryLimit { .. } => 78,
         }
     }

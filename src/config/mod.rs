@@ -34,7 +34,7 @@ pub use mount_options::{
 };
 pub use options::{OPTIONS, find};
 pub use reload::{Change, Reload, Tunables};
-pub use resolve::{Host, cache_folder};
+pub use resolve::{Host, journal_folder};
 pub use values::{
     CacheDir, Checksums, DeleteMode, EndpointUrl, ExclusiveCreate, INDEFINITE, MetadataMode,
     ProxyUrl, Sse,
@@ -89,8 +89,11 @@ pub struct Config {
 
     /// Bytes of memory that everything together may hold.
     pub memory_limit: u64,
-    /// The folder for staging files, made and found writable; none keeps everything in memory.
+    /// The folder for what was read, made and found writable; none caches in memory alone.
     pub cache_dir: Option<PathBuf>,
+    /// The folder for staging files and the journal, made and found writable; none stages in
+    /// memory, and nothing outlives the process.
+    pub journal_dir: Option<PathBuf>,
     /// Bytes of that folder for what was read; 0 caches in memory alone.
     pub cache_size: u64,
     /// Bytes of its file system that the cache leaves free.

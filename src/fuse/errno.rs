@@ -106,7 +106,7 @@ fn judge_store(error: &store::Error) -> Verdict {
         ErrorKind::Tls(_) => advised(Errno::EIO, "check --ca-bundle and the endpoint's name"),
         ErrorKind::Damaged(_) => advised(Errno::EIO, "look for a proxy that changes bytes"),
         ErrorKind::NotS3(_) => advised(Errno::EIO, "check --endpoint-url and the proxy"),
-        ErrorKind::Local(_) => advised(Errno::EIO, "check the disk below --cache-dir"),
+        ErrorKind::Local(_) => advised(Errno::EIO, "check the disk below --journal-dir"),
         ErrorKind::NotModified | ErrorKind::NoSuchUpload | ErrorKind::Other(_) => plain(Errno::EIO),
     }
 }
@@ -130,7 +130,7 @@ fn judge_write(error: &write::Error) -> Verdict {
 
 /// The local disk's own errno where a writer knows what it means, EIO for everything else.
 fn judge_disk(error: &io::Error) -> Verdict {
-    let advice = "check the disk below --cache-dir";
+    let advice = "check the disk below --journal-dir";
     let known = [Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS];
     let errno = known.into_iter().find(|errno| error.raw_os_error() == Some(errno.code()));
     advised(errno.unwrap_or(Errno::EIO), advice)

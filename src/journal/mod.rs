@@ -1,11 +1,11 @@
 //! The local folder in which a mount keeps what is not in S3 yet, and the log of what it has
 //! begun there.
 //!
-//! Owns `<cache-dir>/journal/<volume>/<slot>`: every live mount of a volume holds the lock on one
+//! Owns `<journal-dir>/journal/<volume>/<slot>`: every live mount of a volume holds the lock on one
 //! slot, so that several mounts can share a cache folder, and a mount that died leaves slots that
 //! the next one takes over. In each slot lies a log of *intents*: what is to be done in S3 and
 //! must be finished, or given up, by whoever finds it. Beside them, in
-//! `<cache-dir>/recover/<volume>`, waits what can never be sent. Promises: two live mounts never
+//! `<journal-dir>/recover/<volume>`, waits what can never be sent. Promises: two live mounts never
 //! share a slot; an intent is in the log before [`Journal::begin`] returns, and on disk when
 //! [`Journal::sync`] does; it is found again until [`Record::end`]; a torn or damaged end of a
 //! log hides nothing before it. Must not know what an intent means: the floors above give each

@@ -1,6 +1,6 @@
 //! Bytes that a commit could never send, kept for a person to decide.
 //!
-//! Owns the folder `<cache-dir>/recover/<volume>` and its format: `<id>.data`, a sparse file as
+//! Owns the folder `<journal-dir>/recover/<volume>` and its format: `<id>.data`, a sparse file as
 //! long as the lost one, beside `<id>.json`, which says of what object it is and which of its
 //! bytes count. Promises: the description is on disk before the bytes are moved, so that what
 //! lies here can always be told; nothing is removed but by [`Item::discard`]. Must not know who
@@ -129,9 +129,9 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// The folder of `volume` below `cache_dir`, for objects of `bucket`; nothing is made yet.
-    pub fn new(cache_dir: &Path, volume: &str, bucket: &str, endpoint: Option<&str>) -> Self {
-        let folder = cache_dir.join(FOLDER).join(volume);
+    /// The folder of `volume` below `journal_dir`, for objects of `bucket`; nothing is made yet.
+    pub fn new(journal_dir: &Path, volume: &str, bucket: &str, endpoint: Option<&str>) -> Self {
+        let folder = journal_dir.join(FOLDER).join(volume);
         Self { folder, bucket: bucket.to_owned(), endpoint: endpoint.map(str::to_owned) }
     }
 
@@ -222,9 +222,9 @@ pub struct Found {
 ///
 /// # Errors
 /// The disk's.
-pub fn find_recovered(cache_dir: &Path) -> io::Result<Found> {
+pub fn find_recovered(journal_dir: &Path) -> io::Result<Found> {
     let mut found = Found::default();
-    for volume in entries(&cache_dir.join(FOLDER))? {
+    for volume in entries(&journal_dir.join(FOLDER))? {
         if volume.is_dir() {
             found.look_into(&volume)?;
         }

@@ -29,14 +29,14 @@ pub struct Leftover {
 }
 
 impl Slot {
-    /// Locks the first free slot of `volume` below `cache_dir`, making folders as needed (mode
+    /// Locks the first free slot of `volume` below `journal_dir`, making folders as needed (mode
     /// 0700: the files are other people's bytes), and with it every other slot that a mount left
     /// and nobody holds.
     ///
     /// # Errors
     /// The disk's, when a folder or lock file cannot be made.
-    pub fn acquire(cache_dir: &Path, volume: &str) -> io::Result<(Self, Vec<Self>)> {
-        let volume = cache_dir.join("journal").join(volume);
+    pub fn acquire(journal_dir: &Path, volume: &str) -> io::Result<(Self, Vec<Self>)> {
+        let volume = journal_dir.join("journal").join(volume);
         let mut slots = Vec::new();
         for number in 0..SLOTS_MAX {
             let folder = volume.join(number.to_string());

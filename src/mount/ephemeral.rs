@@ -1,4 +1,4 @@
-//! Whether the cache folder outlives the pod.
+//! Whether the journal's folder outlives the pod.
 //!
 //! Owns the refusal of `--write-back` where the journal would go with the pod: on an emptyDir, or
 //! in memory. Must not know what the journal holds.
@@ -14,14 +14,14 @@ const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
 /// Refuses a journal that could not keep what it promises, unless that was accepted by name.
 pub(super) fn check(config: &Config) -> Result<(), Failure> {
-    let Some(folder) = config.cache_dir.as_ref().filter(|_| config.write_back) else {
+    let Some(folder) = config.journal_dir.as_ref().filter(|_| config.write_back) else {
         return Ok(());
     };
     let mounts = mountinfo::read().map_err(|error| Failure::passing(error.to_string()))?;
     match why_ephemeral(&mounts, folder) {
         Some(why) if !config.write_back_ephemeral => Err(Failure::configuration(format!(
             "--write-back: {} is {why}, so what close() promised would go with the pod; put \
-             --cache-dir on a volume that outlives it (a PVC, a hostPath), or accept the loss \
+             --journal-dir on a volume that outlives it (a PVC, a hostPath), or accept the loss \
              with --write-back-ephemeral",
             folder.display()
         ))),

@@ -222,7 +222,7 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
 
 /// This mount's journal, and what earlier mounts left in this and other slots.
 fn open_journal(config: &Config) -> Result<(Journal, Vec<Pending>), Failure> {
-    let Some(folder) = &config.cache_dir else { return Ok((Journal::none(), Vec::new())) };
+    let Some(folder) = &config.journal_dir else { return Ok((Journal::none(), Vec::new())) };
     let (own, others) =
         Slot::acquire(folder, &volume(config)).map_err(|error| unusable(folder, &error))?;
     let opened = Journal::open(own).map_err(|error| unusable(folder, &error))?;
@@ -254,7 +254,7 @@ fn say(leftover: Leftover) {
 /// Where bytes go that can never be sent; says how many wait there from before.
 fn recovery(config: &Config) -> Option<Recovery> {
     let endpoint = config.s3.endpoint_url.as_ref().map(|url| url.as_str());
-    let folder = config.cache_dir.as_ref()?;
+    let folder = config.journal_dir.as_ref()?;
     let recovery = Recovery::new(folder, &volume(config), &config.bucket, endpoint);
     match recovery.waiting() {
         Ok(found) if found.items.is_empty() => {}
@@ -273,7 +273,8 @@ fn recovery(config: &Config) -> Option<Recovery> {
 
 fn unusable(folder: &Path, error: &io::Error) -> Failure {
     Failure::configuration(format!(
-        "--cache-dir: cannot write to {}: {error}; name a folder that this user may write to",
+        "the journal: cannot write to {}: {error}; name a folder that this user may write to as \
+         --journal-dir, or as --cache-dir",
         folder.display()
     ))
 }

@@ -26,7 +26,7 @@ pub(super) async fn keep(
         return Ok(None);
     }
     let (Some(recovery), Some(path)) = (&staged.engine.0.recovery, staged.stage.path()) else {
-        return Err(io::Error::other("staged in memory, since there is no --cache-dir"));
+        return Err(io::Error::other("staged in memory, since there is no --journal-dir"));
     };
     let whole = ByteRange::new(0, size);
     bring_cached(staged, whole).await;

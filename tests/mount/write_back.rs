@@ -128,6 +128,24 @@ fn a_journal_that_goes_with_the_pod_is_refused() {
 }
 
 #[test]
+fn a_journal_apart_from_the_cache_outlives_it() {
+    let journal = tempfile::tempdir().unwrap();
+    let apart = ["--journal-dir", journal.path().to_str().unwrap()];
+    let lab = Lab::empty(&[&apart[..], &WRITE_BACK[..]].concat());
+    let hold = lab.server().faults().hold(Op::Put, "f");
+    write(&lab.path("f"), b"promised");
+    assert!(hold.wait_for_blocking(1, PATIENCE));
+    lab.mount().crash();
+    hold.release();
+    fs::remove_dir_all(lab.mount().cache_folder().unwrap()).unwrap();
+    lab.bucket().delete("f");
+    let again = lab.another(&apart);
+    assert_eq!(read(&again.path().join("f")), b"promised");
+    assert!(again.unmount().unwrap().success());
+    assert_eq!(lab.object("f"), b"promised");
+}
+
+#[test]
 fn attributes_that_wait_survive_a_crash() {
     let lab = Lab::new(&["--attr-delay", "60s"], |bucket| {
         bucket.put("f", "bytes");

@@ -77,6 +77,7 @@ fn spawn(state: &Path) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(server::NAME).arg("--socket-dir").arg(sockets(state));
     command.arg("--cache-dir").arg(state.join("server/cache"));
+    command.arg("--journal-dir").arg(state.join("server/journal"));
     command.stdin(Stdio::null()).kill_on_drop(true).spawn()
 }
 

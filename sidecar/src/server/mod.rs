@@ -12,6 +12,7 @@
 //!   process   one volume's s3pod: arguments, environment, log, end
 //!   shares    memory: who has how much
 //!   files     credentials
+//!   unused    caches of volumes that nobody serves any more
 //! ```
 
 mod files;
@@ -19,6 +20,7 @@ pub(crate) mod order;
 mod process;
 mod shares;
 pub(crate) mod tied;
+mod unused;
 mod volumes;
 
 use std::fs::{self, File, Permissions};
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use nix::fcntl::{Flock, FlockArg};
+use s3pod::clock::Clock;
 use s3pod::config::Host;
 use s3pod::mount::Failure;
 use s3pod::units::ByteSize;
@@ -49,6 +52,7 @@ pub(super) const NAME: &str = "server";
 
 const SOCKET_DIR: &str = "socket-dir";
 const CACHE_DIR: &str = "cache-dir";
+const JOURNAL_DIR: &str = "journal-dir";
 const SECRET_DIR: &str = "secret-dir";
 const MEMORY_LIMIT: &str = "memory-limit";
 const VOLUME_MEMORY: &str = "volume-memory";
@@ -80,7 +84,11 @@ pub(super) fn command() -> Command {
     Command::new(NAME)
         .about("Serve a node's volumes, each by a process of its own, without any privilege")
         .arg(path(SOCKET_DIR).required(true).help("Where the driver finds this server's sockets"))
-        .arg(path(CACHE_DIR).required(true).help("A folder for the volumes' caches and journals"))
+        .arg(path(CACHE_DIR).required(true).help("A folder for what the volumes have read"))
+        .arg(path(JOURNAL_DIR).help(
+            "A folder for what the volumes have not sent, and their journals; it has to outlive a \
+             reboot [default: --cache-dir]",
+        ))
         .arg(path(SECRET_DIR).help(
             "Where volumes' credentials are while they are served, best in memory \
              [default: --socket-dir]",
@@ -116,9 +124,15 @@ impl Options {
         let size = |name| matches.get_one::<ByteSize>(name).map(|size| size.0);
         let sockets = own_folder(SOCKET_DIR, &path(SOCKET_DIR).unwrap_or_default())?;
         let secrets = path(SECRET_DIR).unwrap_or_else(|| sockets.clone());
+        let cache = own_folder(CACHE_DIR, &path(CACHE_DIR).unwrap_or_default())?;
+        let journal = match path(JOURNAL_DIR) {
+            Some(folder) => own_folder(JOURNAL_DIR, &folder)?,
+            None => cache.clone(),
+        };
         let places = Places {
             secrets: own_folder(SECRET_DIR, &secrets)?.join(SECRETS),
-            cache: own_folder(CACHE_DIR, &path(CACHE_DIR).unwrap_or_default())?,
+            cache,
+            journal,
             sockets,
         };
         let budget = size(MEMORY_LIMIT).unwrap_or_else(|| Shares::budget_of(memory()));
@@ -210,7 +224,7 @@ fn sweep(places: &Places) -> Result<(), Failure> {
 async fn serve(options: Options) -> Result<(), Failure> {
     let mut end = End::listen()?;
     let Options { places, budget, volume_memory } = options;
-    let sockets = places.sockets.clone();
+    let (sockets, caches) = (places.sockets.clone(), places.cache.clone());
     let volumes = Volumes::new(places, Shares::new(budget), Some(volume_memory));
     let listener = bind(&sockets)?;
     crate::say(format_args!(
@@ -220,6 +234,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     ));
     tokio::select! {
         () = accept(&listener, &volumes) => {}
+        () = keep_clean(&caches, &volumes) => {}
         () = end.signalled() => {}
     }
     // Whoever connects from here on hears that nobody does.
@@ -232,6 +247,21 @@ async fn serve(options: Options) -> Result<(), Failure> {
             // Once more: they are told once more, and leave in a hurry.
             () = end.signalled() => volumes.close(),
         }
+    }
+}
+
+/// Removes caches that nobody uses any more, now and then.
+async fn keep_clean(caches: &Path, volumes: &Arc<Volumes>) {
+    loop {
+        let (folder, running, now) = (caches.to_owned(), volumes.keys(), Clock::system().wall());
+        let sweep = move || unused::sweep(&folder, &running, now);
+        // Trees of files take their time, and volumes are served meanwhile.
+        if let Ok(swept) = tokio::task::spawn_blocking(sweep).await {
+            for key in swept.keys {
+                crate::say(format_args!("{key}: nobody serves it, and its old cache is removed"));
+            }
+        }
+        tokio::time::sleep(unused::EVERY).await;
     }
 }
 

@@ -72,7 +72,16 @@ const INHERITED: [&str; 15] = [
 pub(crate) struct Places {
     pub(crate) sockets: PathBuf,
     pub(crate) secrets: PathBuf,
+    /// What was read; may go at any time.
     pub(crate) cache: PathBuf,
+    /// What is not sent yet; may be the same folder.
+    pub(crate) journal: PathBuf,
+}
+
+/// A volume's own folders on disk.
+struct Kept {
+    cache: PathBuf,
+    journal: PathBuf,
 }
 
 /// A running process.
@@ -101,8 +110,8 @@ impl Process {
         let key = &order.key;
         let folder = Folder::new(&places.sockets.join(VOLUMES), key, &Files::default())?;
         let files = Folder::new(&places.secrets, key, &order.files)?;
-        let cache = places.cache.join(key);
-        let command = command(order, share.limit(), folder.path(), files.path(), &cache);
+        let kept = Kept { cache: places.cache.join(key), journal: places.journal.join(key) };
+        let command = command(order, share.limit(), folder.path(), files.path(), &kept);
         let mut child = Command::from(command).spawn()?;
         let (sender, ended) = watch::channel(None);
         let process = Arc::new(Self {
@@ -243,14 +252,14 @@ fn command(
     memory: u64,
     folder: &Path,
     files: &Path,
-    cache: &Path,
+    kept: &Kept,
 ) -> std::process::Command {
     let place = files.to_string_lossy();
     let filled = |text: &String| text.replace(FILES, &place);
     let mut command = tied::command();
     command.args(order.arguments.iter().map(filled));
     command.arg("--memory-limit").arg(memory.to_string());
-    command.arg("--cache-dir").arg(cache);
+    command.arg("--cache-dir").arg(&kept.cache).arg("--journal-dir").arg(&kept.journal);
     command.arg(SOCKET).current_dir(folder).env_clear();
     command.envs(inherited(std::env::vars_os(), order.server_identity));
     let own: BTreeMap<&String, String> =

@@ -60,6 +60,12 @@ impl Volumes {
         done.unwrap_or_else(Said::Refused)
     }
 
+    /// The keys of what runs or is being started.
+    pub(crate) fn keys(&self) -> HashSet<String> {
+        let table = self.table();
+        table.running.keys().chain(&table.starting).cloned().collect()
+    }
+
     async fn start(self: &Arc<Self>, order: &Order) -> Result<Said, Refusal> {
         order.check()?;
         let key = &order.key;

@@ -50,10 +50,11 @@ impl Config {
         add_environment(&mut asked, host)?;
         let reload = Reload::begin(&mut asked)?;
         refuse_contradictions(&asked)?;
-        refuse_cache_in_mount(&asked, &directory)?;
+        refuse_folders_in_mount(&asked, &directory)?;
         let memory_limit = memory_limit(&asked, host)?;
         let cache_dir = cache_dir(&asked, host)?;
-        let in_memory = cache_dir.is_none();
+        let journal_dir = journal_dir(&asked, cache_dir.as_deref())?;
+        let in_memory = journal_dir.is_none();
         let tuning = &asked.tuning;
         let read_only = tuning.read_only.unwrap_or(false);
         Ok(Self {
@@ -92,8 +93,9 @@ impl Config {
                 cache_dir.as_deref(),
                 FREE_SHARE,
             )?,
-            staging_size: staging_size(&asked, cache_dir.as_deref(), memory_limit)?,
+            staging_size: staging_size(&asked, journal_dir.as_deref(), memory_limit)?,
             cache_dir,
+            journal_dir,
             op_timeout: tuning.op_timeout.unwrap_or(Duration::from_secs(60)),
             admin_address: asked.local.admin_address,
             foreground: asked.local.foreground.unwrap_or(false),
@@ -145,7 +147,8 @@ fn refuse_password(typed: &Options) -> Result<(), Error> {
 
 fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
     let Options { local, operator, tuning, .. } = asked;
-    let in_memory = local.cache_dir == Some(CacheDir::None);
+    let no_cache = local.cache_dir == Some(CacheDir::None);
+    let in_memory = no_cache && local.journal_dir.is_none();
     let is_kms = operator.sse.is_some_and(|sse| sse.as_str().starts_with("aws:kms"));
     let is_anonymous = operator.no_sign_request == Some(true);
     let rules = [
@@ -182,7 +185,7 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
             ("--cache-dir none", "--write-back", "what close() promises needs a folder"),
         ),
         (
-            in_memory && operator.cache_size.is_some_and(|size| size > 0),
+            no_cache && operator.cache_size.is_some_and(|size| size > 0),
             ("--cache-dir none", "--cache-size", "a cache on disk needs a folder"),
         ),
         (
@@ -202,12 +205,21 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
 
 /// A cache on the mount that it serves would wait for itself. Judged by names alone: a look at the
 /// directory could already hang.
-fn refuse_cache_in_mount(asked: &Options, directory: &Path) -> Result<(), Error> {
-    let Some(CacheDir::At(folder)) = &asked.local.cache_dir else { return Ok(()) };
+fn refuse_folders_in_mount(asked: &Options, directory: &Path) -> Result<(), Error> {
+    if let Some(CacheDir::At(folder)) = &asked.local.cache_dir {
+        refuse_in_mount("--cache-dir", folder, directory)?;
+    }
+    match &asked.local.journal_dir {
+        Some(folder) => refuse_in_mount("--journal-dir", folder, directory),
+        None => Ok(()),
+    }
+}
+
+fn refuse_in_mount(argument: &str, folder: &Path, directory: &Path) -> Result<(), Error> {
     let (folder, directory) = (std::path::absolute(folder), std::path::absolute(directory));
     match (folder, directory) {
         (Ok(folder), Ok(directory)) if folder.starts_with(&directory) => Err(Error::Argument {
-            argument: "--cache-dir".to_owned(),
+            argument: argument.to_owned(),
             reason: format!(
                 "{} is on the mount itself ({}); name a folder outside of it (in a pod: an \
                  emptyDir volume of its own)",
@@ -324,18 +336,30 @@ fn cache_dir(asked: &Options, host: &Host) -> Result<Option<PathBuf>, Error> {
         Some(CacheDir::At(path)) => path.clone(),
         None => default_cache_dir(host)?,
     };
-    match host::make_writable(&path) {
-        Ok(path) => Ok(Some(path)),
-        Err(source) => Err(Error::CacheDir { path, source }),
+    writable("--cache-dir", path).map(Some)
+}
+
+/// Where it is not said, everything is in one folder.
+fn journal_dir(asked: &Options, cache_dir: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+    match &asked.local.journal_dir {
+        Some(path) => writable("--journal-dir", path.clone()).map(Some),
+        None => Ok(cache_dir.map(Path::to_owned)),
     }
 }
 
-/// The cache folder that a mount would have, for commands that look into it: it is neither made
-/// nor tried.
+fn writable(flag: &'static str, path: PathBuf) -> Result<PathBuf, Error> {
+    host::make_writable(&path).map_err(|source| Error::Folder { flag, path, source })
+}
+
+/// The folder that a mount would keep its journal in, for commands that look into it: it is neither
+/// made nor tried. What is typed may be the mount's `--journal-dir` or its `--cache-dir`.
 ///
 /// # Errors
 /// Where the folder is `none`, or no default can be derived.
-pub fn cache_folder(typed: Option<&str>, host: &Host) -> Result<PathBuf, Error> {
+pub fn journal_folder(typed: Option<&str>, host: &Host) -> Result<PathBuf, Error> {
+    if let (None, Some(text)) = (typed, host.variable("S3POD_JOURNAL_DIR")) {
+        return Ok(PathBuf::from(text));
+    }
     let (text, argument) = match (typed, host.variable("S3POD_CACHE_DIR")) {
         (Some(text), _) => (text, "--cache-dir"),
         (None, Some(text)) => (text, "S3POD_CACHE_DIR"),
@@ -362,19 +386,21 @@ fn default_cache_dir(host: &Host) -> Result<PathBuf, Error> {
 
 fn staging_size(
     asked: &Options,
-    cache_dir: Option<&Path>,
+    journal_dir: Option<&Path>,
     memory_limit: u64,
 ) -> Result<u64, Error> {
-    let Some(folder) = cache_dir else {
+    let Some(folder) = journal_dir else {
         // Staged bytes count against the budget, and reading needs the other half.
         return Ok(asked.operator.staging_size.unwrap_or(u64::MAX).min(memory_limit / 2));
     };
     if let Some(size) = asked.operator.staging_size {
         return Ok(size);
     }
-    host::free_space(folder)
-        .map(|free| free / 2)
-        .map_err(|source| Error::CacheDir { path: folder.to_owned(), source })
+    host::free_space(folder).map(|free| free / 2).map_err(|source| Error::Folder {
+        flag: "--journal-dir",
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// What was asked for, or one part in `share` of the folder's file system; 0 without a folder.
@@ -382,9 +408,13 @@ fn cache_share(asked: Option<u64>, folder: Option<&Path>, share: u64) -> Result<
     match (folder, asked) {
         (None, _) => Ok(0),
         (Some(_), Some(size)) => Ok(size),
-        (Some(folder), None) => host::total_space(folder)
-            .map(|total| total / share)
-            .map_err(|source| Error::CacheDir { path: folder.to_owned(), source }),
+        (Some(folder), None) => {
+            host::total_space(folder).map(|total| total / share).map_err(|source| Error::Folder {
+                flag: "--cache-dir",
+                path: folder.to_owned(),
+                source,
+            })
+        }
     }
 }
 

@@ -240,19 +240,40 @@ fn a_bundle_that_cannot_be_read_names_who_asked_for_it() {
 fn a_command_looks_where_a_mount_would_keep_things() {
     let host = Host { uid: 1000, ..Host::with_environment([("HOME", "/home/me")]) };
     let default = PathBuf::from("/home/me/.cache/s3pod");
-    assert_eq!(cache_folder(None, &host).unwrap(), default);
-    assert_eq!(cache_folder(Some("/a"), &host).unwrap(), PathBuf::from("/a"));
+    assert_eq!(journal_folder(None, &host).unwrap(), default);
+    assert_eq!(journal_folder(Some("/a"), &host).unwrap(), PathBuf::from("/a"));
     let told = Host::with_environment([("S3POD_CACHE_DIR", "/b")]);
-    assert_eq!(cache_folder(None, &told).unwrap(), PathBuf::from("/b"));
-    assert_eq!(cache_folder(Some("/a"), &told).unwrap(), PathBuf::from("/a"));
-    assert_eq!(cache_folder(None, &Host::default()).unwrap(), PathBuf::from("/var/cache/s3pod"));
-    assert_eq!(cache_folder(Some("none"), &host).unwrap_err().exit_code(), 2);
+    assert_eq!(journal_folder(None, &told).unwrap(), PathBuf::from("/b"));
+    assert_eq!(journal_folder(Some("/a"), &told).unwrap(), PathBuf::from("/a"));
+    assert_eq!(journal_folder(None, &Host::default()).unwrap(), PathBuf::from("/var/cache/s3pod"));
+    let apart = Host::with_environment([("S3POD_CACHE_DIR", "/b"), ("S3POD_JOURNAL_DIR", "/c")]);
+    assert_eq!(journal_folder(None, &apart).unwrap(), PathBuf::from("/c"));
+    assert_eq!(journal_folder(Some("none"), &host).unwrap_err().exit_code(), 2);
+}
+
+#[test]
+fn a_journal_may_be_apart_from_the_cache() {
+    let (cache, journal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = |folder: &tempfile::TempDir| Some(folder.path().canonicalize().unwrap());
+    let list = format!("cache-dir={},write-back", cache.path().display());
+    let config = Config::resolve(asked(&list), &host()).unwrap();
+    assert_eq!((config.cache_dir, config.journal_dir), (folder(&cache), folder(&cache)));
+    let list = format!("{list},journal-dir={}", journal.path().display());
+    let config = Config::resolve(asked(&list), &host()).unwrap();
+    assert_eq!((config.cache_dir, config.journal_dir), (folder(&cache), folder(&journal)));
+    let list = format!("write-back,journal-dir={}", journal.path().display());
+    let config = resolved(&list, &host()).unwrap();
+    assert_eq!((config.cache_dir, config.journal_dir), (None, folder(&journal)));
+    assert_eq!((config.cache_size, config.delete), (0, DeleteMode::Queue));
+    assert!(config.staging_size > config.memory_limit, "staged on disk");
+    assert!(refusal(&format!("{list},cache-size=1GiB"), &host()).contains("--cache-size"));
+    assert!(refusal("journal-dir=/dev/null/x", &host()).starts_with("--journal-dir: cannot write"));
 }
 
 #[test]
 fn a_cache_on_the_mount_itself_is_refused() {
-    for folder in ["/mnt", "/mnt/cache"] {
-        let refused = Config::resolve(asked(&format!("cache-dir={folder}")), &host()).unwrap_err();
+    for option in ["cache-dir=/mnt", "cache-dir=/mnt/cache", "cache-dir=none,journal-dir=/mnt/j"] {
+        let refused = Config::resolve(asked(option), &host()).unwrap_err();
         assert!(refused.to_string().contains("on the mount itself"), "{refused}");
     }
 }
