@@ -39,8 +39,9 @@ process.
 Credentials are no options: they come from the SDK's default chain (environment, profile, web
 identity, Pod Identity, instance metadata).
 
-Exit codes: 0 in order, 2 the command line is wrong, 78 the configuration is wrong, 1 anything
-else.
+Exit codes: 0 in order, 2 the command line is wrong, 78 the configuration is wrong, 66 the store
+has no such bucket, 67 it does not know the credentials, 77 it knows them and they may not, 1
+anything else.
 ";
 
 /// The page.

@@ -39,7 +39,7 @@ use crate::telemetry::Log;
 use admin::Admin;
 use broker::{Asking, Broker};
 use daemon::Starter;
-pub use failure::Failure;
+pub use failure::{Failure, Refused};
 use handoff::{Handed, Listener};
 use kernel::MountOptions;
 use point::Allowed;
@@ -242,8 +242,8 @@ fn watch(config: &Config, stack: &Stack, log: Log) -> Tasks {
 }
 
 fn admin(config: &Config, stack: &Stack) -> Admin {
-    let store = Arc::clone(&stack.store);
-    Admin::new(stack.vfs.clone(), store, &config.prefix, stack.clock.clone())
+    let (store, counters) = (Arc::clone(&stack.store), Arc::clone(&stack.counters));
+    Admin::new(stack.vfs.clone(), store, counters, &config.prefix, stack.clock.clone())
 }
 
 /// What `df` shows as the file system: the bucket, and the prefix where there is one.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::failure::Failure;
+use super::failure::{Failure, Refused};
 use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::{Error, ErrorKind};
@@ -40,19 +40,24 @@ fn explain(error: &Error, config: &Config) -> Failure {
     let bucket = &config.bucket;
     let place = config.s3.endpoint_url.as_ref().map_or("AWS", |url| url.as_str());
     match error.kind() {
-        ErrorKind::NoSuchBucket | ErrorKind::NotFound => Failure::configuration(format!(
-            "{place} has no bucket `{bucket}`; check the name, --endpoint-url and --region"
-        )),
-        ErrorKind::Denied => Failure::configuration(format!(
-            "the bucket `{bucket}`: {}; the identity needs s3:ListBucket on \
-             it, and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
-            said(error)
-        )),
-        ErrorKind::Unauthenticated(words) => Failure::configuration(format!(
-            "{place}: {}; {}",
-            said(error),
-            better_credentials(words)
-        )),
+        ErrorKind::NoSuchBucket | ErrorKind::NotFound => Failure::refused(
+            Refused::NoBucket,
+            format!(
+                "{place} has no bucket `{bucket}`; check the name, --endpoint-url and --region"
+            ),
+        ),
+        ErrorKind::Denied => Failure::refused(
+            Refused::Denied,
+            format!(
+                "the bucket `{bucket}`: {}; the identity needs s3:ListBucket on \
+                 it, and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
+                said(error)
+            ),
+        ),
+        ErrorKind::Unauthenticated(words) => Failure::refused(
+            Refused::Unknown,
+            format!("{place}: {}; {}", said(error), better_credentials(words)),
+        ),
         ErrorKind::WrongRegion(Some(region)) => Failure::configuration(format!(
             "the bucket `{bucket}` is in the region {region}; pass --region {region}"
         )),

@@ -17,7 +17,9 @@ use crate::clock::Clock;
 use crate::config::{self, Config, MetadataMode};
 use crate::journal::{Journal, Leftover, Pending, Recovery, Slot};
 use crate::store::s3::{Checksums, S3Settings, S3Store};
-use crate::store::{Conditional, Hedged, Limit, Metered, ObjectStore, Retry, RetryPolicy};
+use crate::store::{
+    Conditional, Counters, Hedged, Limit, Metered, ObjectStore, Retry, RetryPolicy,
+};
 use crate::units::{KIB, MIB};
 use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
@@ -47,6 +49,8 @@ const VERSION_NODES: u64 = 144;
 pub(super) struct Stack {
     pub(super) vfs: Vfs,
     pub(super) store: Arc<dyn ObjectStore>,
+    /// What goes to the store, and whether it knows who asks.
+    pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
     cache: Cache,
     // Dropped last: it locks the folder that the file system stages in.
@@ -63,6 +67,8 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
     let requests = requests_max(config);
     let disk = open_disk(config, base.endpoint(), &clock);
     let (journal, pending) = open_journal(config)?;
+    let base = Metered::new(base);
+    let counters = base.counters();
     let store = decorate(base, requests, &journal, config, &clock);
     if !config.read_only {
         traces::wipe(&pending, &*store).await;
@@ -86,7 +92,7 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         Settings { ahead_max: (requests as usize * 3 / 4).max(1), ..vfs_settings(config, &clock) };
     let vfs = Vfs::new(settings, Arc::clone(&store), cache.clone(), engine, clock.clone());
     vfs.take_up(pending).await;
-    Ok(Stack { vfs, store, clock, cache, _journal: journal })
+    Ok(Stack { vfs, store, counters, clock, cache, _journal: journal })
 }
 
 impl Stack {
@@ -140,14 +146,14 @@ fn requests_max(config: &Config) -> u32 {
 /// bounded, what failed in passing is tried again, and conditions go only where the store keeps
 /// them.
 fn decorate(
-    base: S3Store,
+    base: Metered<S3Store>,
     requests: u32,
     journal: &Journal,
     config: &Config,
     clock: &Clock,
 ) -> Arc<dyn ObjectStore> {
     let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
-    let hedged = Hedged::new(Metered::new(base), clock.clone());
+    let hedged = Hedged::new(base, clock.clone());
     let limited = Limit::new(hedged, requests as usize);
     let patient = Retry::new(limited, policy, clock.clone());
     let traces = Arc::new(Noted(journal.clone()));

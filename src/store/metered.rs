@@ -1,11 +1,11 @@
 //! What the store costs: every request counted and timed.
 //!
 //! Owns [`Metered`], the innermost decorator, so that each attempt counts, and [`Counters`], the
-//! same numbers for callers in the process (progress lines, tests that assert request counts).
-//! Must not know who exports the metrics.
+//! same numbers for callers in the process (progress lines, tests that assert request counts), and
+//! whether the store still knows who asks. Must not know who exports the metrics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
 
@@ -38,6 +38,8 @@ pub struct Counters {
     requests: [AtomicU64; Operation::ALL.len()],
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// What the first of the refusals said that nothing has followed but more of them.
+    stranger: Mutex<Option<String>>,
 }
 
 impl Counters {
@@ -59,6 +61,24 @@ impl Counters {
     /// Bytes of payloads that the store acknowledged.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// What the store says of the credentials, since it last took them; none where it does.
+    pub fn refused_credentials(&self) -> Option<String> {
+        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note<T>(&self, result: &Result<T>) {
+        let is_refused =
+            |error: &Error| matches!(error.kind(), super::ErrorKind::Unauthenticated(_));
+        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(_) => *stranger = None,
+            Err(error) if is_refused(error) => {
+                stranger.get_or_insert_with(|| error.to_string());
+            }
+            Err(_) => {}
+        }
     }
 
     fn received(&self, bytes: usize) {
@@ -98,6 +118,7 @@ impl<S: ObjectStore> Metered<S> {
     }
 
     fn done<T>(&self, operation: Operation, started: Instant, result: Result<T>) -> Result<T> {
+        self.counters.note(&result);
         let outcome = result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "ok");
         let operation = operation.as_str();
         metrics::counter!(REQUESTS, "operation" => operation, "outcome" => outcome).increment(1);

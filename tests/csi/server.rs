@@ -132,7 +132,7 @@ fn what_cannot_be_served_is_refused_with_the_servers_own_words() {
     let mut order = stand.order("one");
     order["arguments"][0] = json!("no-such-bucket");
     let (kind, why) = refusal(&stand.ask(&json!({"start": order})));
-    assert_eq!(kind, "invalid", "{why}");
+    assert_eq!(kind, "no_bucket", "{why}");
     assert!(why.contains("has no bucket `no-such-bucket`"), "{why}");
     let mut order = stand.order("one");
     order["arguments"][1] = json!("--no-such-flag");
@@ -145,7 +145,7 @@ fn what_cannot_be_served_is_refused_with_the_servers_own_words() {
     let mut order = stand.order("one");
     order["files"] = json!({});
     let (kind, why) = refusal(&stand.ask(&json!({"start": order})));
-    assert_eq!(kind, "invalid", "the server's own identity is not for volumes: {why}");
+    assert_eq!(kind, "unknown", "the server's own identity is not for volumes: {why}");
     // Nothing of them is left, and there is room.
     stand.serve(&stand.order("one"));
 }

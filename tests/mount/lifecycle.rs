@@ -188,7 +188,7 @@ fn what_is_wrong_is_one_sentence_and_an_exit_code_and_nothing_stays() {
         (BUCKET, &file, &[], 78, "not a directory"),
         (BUCKET, &full, &[], 78, "--nonempty"),
         (BUCKET, folder, &[], 2, "on the mount itself"),
-        ("no-such-bucket", &dir, &[], 78, "no-such-bucket"),
+        ("no-such-bucket", &dir, &[], 66, "no-such-bucket"),
         (BUCKET, &dir, &["--region", "us-west-2"], 78, "eu-central-1"),
         (BUCKET, &dir, &["--endpoint-url", "http://127.0.0.1:1"], 1, "refused"),
         (BUCKET, &dir, &["--endpoint-url", &tls], 78, "TLS"),
@@ -207,7 +207,7 @@ fn what_is_wrong_is_one_sentence_and_an_exit_code_and_nothing_stays() {
     let mut wrong_key = bench.command(BUCKET, &dir, &[]);
     let output = wrong_key.env("AWS_SECRET_ACCESS_KEY", "wrong").output().unwrap();
     let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert_eq!(output.status.code(), Some(67), "{said}");
     assert!(said.contains("SignatureDoesNotMatch") && !said.contains("wrong"), "{said}");
     assert!(processes_of(&dir).is_empty());
 }

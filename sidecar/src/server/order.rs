@@ -68,6 +68,9 @@ pub(crate) enum What {
 pub(crate) struct Order {
     /// Names the volume, and its folders: letters, digits, `-`, `_` and `.`.
     pub(crate) key: String,
+    /// What people call it, for the log.
+    #[serde(default)]
+    pub(crate) volume: String,
     /// What stands behind `s3pod serve`: the bucket and flags, without SOCKET, `--cache-dir` and
     /// `--memory-limit`. `{files}` stands for the folder of [`Order::files`].
     pub(crate) arguments: Vec<String>,
@@ -138,13 +141,24 @@ pub(crate) enum Refusal {
     Full(String),
     /// It cannot work as it is asked for.
     Invalid(String),
+    /// The store has no such bucket.
+    NoBucket(String),
+    /// The store does not know who asks.
+    Unknown(String),
+    /// The store knows, and he may not.
+    Denied(String),
     /// It did not work this time.
     Unavailable(String),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Full(why) | Self::Invalid(why) | Self::Unavailable(why)) = self;
+        let (Self::Full(why)
+        | Self::Invalid(why)
+        | Self::NoBucket(why)
+        | Self::Unknown(why)
+        | Self::Denied(why)
+        | Self::Unavailable(why)) = self;
         f.write_str(why)
     }
 }

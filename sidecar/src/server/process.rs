@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use s3pod::mount::admin;
+use s3pod::mount::{Refused, admin};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -84,6 +85,14 @@ struct Kept {
     journal: PathBuf,
 }
 
+/// Whose a process is.
+#[derive(Clone, Debug)]
+struct Owner {
+    key: String,
+    /// What people call the volume; empty where nobody has said.
+    volume: String,
+}
+
 /// A running process.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -124,8 +133,9 @@ impl Process {
             ended,
         });
         let watched = Arc::clone(&process);
+        let owner = Owner { key: key.clone(), volume: order.volume.clone() };
         tokio::spawn(async move {
-            let ended = attend(&watched.key, &mut child).await;
+            let ended = attend(&owner, &mut child).await;
             // In this order: whoever hears of the end finds memory and folders free.
             drop((share, folder));
             watched.take_files();
@@ -239,10 +249,12 @@ impl Ended {
         let code = self.status.and_then(|status| status.code());
         let said = if self.said.is_empty() { self.how() } else { self.said.clone() };
         let why = format!("the volume {key}: {said}");
-        if code.is_some_and(|code| INVALID.contains(&code)) {
-            Refusal::Invalid(why)
-        } else {
-            Refusal::Unavailable(why)
+        match code.map(|code| (code, Refused::of(code))) {
+            Some((_, Some(Refused::NoBucket))) => Refusal::NoBucket(why),
+            Some((_, Some(Refused::Unknown))) => Refusal::Unknown(why),
+            Some((_, Some(Refused::Denied))) => Refusal::Denied(why),
+            Some((code, None)) if INVALID.contains(&code) => Refusal::Invalid(why),
+            _ => Refusal::Unavailable(why),
         }
     }
 }
@@ -289,18 +301,18 @@ fn inherited(
 }
 
 /// Passes its log on until it has ended.
-async fn attend(key: &str, child: &mut Child) -> Ended {
+async fn attend(owner: &Owner, child: &mut Child) -> Ended {
     let mut said = String::new();
     if let Some(log) = child.stderr.take() {
-        pass_on(key, log, &mut said).await;
+        pass_on(owner, log, &mut said).await;
     }
     let status = child.wait().await.ok();
     let ended = Ended { status, said };
-    crate::say(format_args!("{key}: its server {}", ended.how()));
+    crate::say(format_args!("{owner}: its server {}", ended.how()));
     ended
 }
 
-async fn pass_on(key: &str, log: impl AsyncRead + Unpin, said: &mut String) {
+async fn pass_on(owner: &Owner, log: impl AsyncRead + Unpin, said: &mut String) {
     let mut log = BufReader::new(log);
     let mut line = Vec::new();
     loop {
@@ -314,10 +326,32 @@ async fn pass_on(key: &str, log: impl AsyncRead + Unpin, said: &mut String) {
         if let Some(failure) = text.strip_prefix(FAILURE) {
             failure.clone_into(said);
         }
-        // A line of JSON stays one.
-        let shown = if text.starts_with('{') { text.to_owned() } else { format!("{key}: {text}") };
         // There is nobody left to tell where stderr is closed.
-        let _ = writeln!(io::stderr(), "{shown}");
+        let _ = writeln!(io::stderr(), "{}", owner.line(text));
+    }
+}
+
+impl Owner {
+    /// A line of the volume's log, with the volume's name on it.
+    fn line(&self, text: &str) -> String {
+        match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+            // A line of JSON stays one.
+            Ok(mut fields) => {
+                fields.insert("volume".to_owned(), self.volume.as_str().into());
+                fields.insert("key".to_owned(), self.key.as_str().into());
+                serde_json::Value::Object(fields).to_string()
+            }
+            Err(_) => format!("{self}: {text}"),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.volume.as_str() {
+            "" => f.write_str(&self.key),
+            volume => write!(f, "{volume} ({})", self.key),
+        }
     }
 }
 
@@ -340,6 +374,17 @@ mod tests {
     }
 
     #[test]
+    fn every_line_names_its_volume_and_json_stays_json() {
+        let owner = Owner { key: "k1".to_owned(), volume: "pvc-1".to_owned() };
+        assert_eq!(owner.line("WARN it is slow"), "pvc-1 (k1): WARN it is slow");
+        let line = owner.line(r#"{"level":"WARN","message":"it is slow"}"#);
+        let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&fields["volume"], &fields["level"]), (&"pvc-1".into(), &"WARN".into()));
+        let unnamed = Owner { volume: String::new(), ..owner };
+        assert_eq!(unnamed.line("{no json"), "k1: {no json");
+    }
+
+    #[test]
     fn an_end_is_told_by_its_code() {
         use std::os::unix::process::ExitStatusExt as _;
         let ended = |status: i32, said: &str| Ended {
@@ -348,8 +393,12 @@ mod tests {
         };
         assert_eq!(ended(0, "").how(), "ended in order");
         assert!(ended(9, "").how().contains("killed"));
-        let said = ended(78 << 8, "no bucket `b`").refusal("v");
-        assert_eq!(said, Refusal::Invalid("the volume v: no bucket `b`".to_owned()));
+        let said = ended(78 << 8, "no such flag").refusal("v");
+        assert_eq!(said, Refusal::Invalid("the volume v: no such flag".to_owned()));
+        let of = |what: Refused| ended(i32::from(what.exit_code()) << 8, "why").refusal("v");
+        assert!(matches!(of(Refused::NoBucket), Refusal::NoBucket(_)));
+        assert!(matches!(of(Refused::Unknown), Refusal::Unknown(_)));
+        assert!(matches!(of(Refused::Denied), Refusal::Denied(_)));
         assert!(matches!(ended(1 << 8, "").refusal("v"), Refusal::Unavailable(_)));
         assert!(matches!(ended(9, "").refusal("v"), Refusal::Unavailable(_)));
     }

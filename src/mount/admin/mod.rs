@@ -34,7 +34,7 @@ use super::failure::Failure;
 use super::mountinfo;
 use crate::clock::Clock;
 use crate::naming::Prefix;
-use crate::store::{ListRequest, ObjectStore};
+use crate::store::{Counters, ListRequest, ObjectStore};
 use crate::tasks::Tasks;
 use crate::vfs::Vfs;
 
@@ -59,6 +59,7 @@ pub(super) struct Admin {
 struct State {
     vfs: Vfs,
     store: Arc<dyn ObjectStore>,
+    counters: Arc<Counters>,
     prefix: Prefix,
     clock: Clock,
     is_ready: AtomicBool,
@@ -79,12 +80,14 @@ impl Admin {
     pub(super) fn new(
         vfs: Vfs,
         store: Arc<dyn ObjectStore>,
+        counters: Arc<Counters>,
         prefix: &Prefix,
         clock: Clock,
     ) -> Self {
         let state = State {
             vfs,
             store,
+            counters,
             prefix: prefix.clone(),
             clock,
             is_ready: AtomicBool::new(false),
@@ -158,10 +161,12 @@ async fn answer<B>(
         (&Method::GET, "/readyz") => state.readiness(uri.query() == Some("backend")).await,
         (&Method::GET, "/metrics") => (StatusCode::OK, state.metrics()),
         (&Method::GET, "/statfs") => (StatusCode::OK, state.room()),
+        (&Method::GET, "/credentials") => (StatusCode::OK, state.credentials()),
         (&Method::POST, "/drain") if caller == Caller::Owner => state.send_ahead(),
         (&Method::POST, "/drain") => (StatusCode::FORBIDDEN, "not from a port\n".to_owned()),
         _ => {
-            (StatusCode::NOT_FOUND, "there is /healthz, /readyz, /metrics and /statfs\n".to_owned())
+            let known = "there is /healthz, /readyz, /metrics, /statfs and /credentials\n";
+            (StatusCode::NOT_FOUND, known.to_owned())
         }
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -207,6 +212,12 @@ impl State {
         let stat = self.vfs.statfs();
         let (total, free) = (stat.total_bytes, stat.free_bytes);
         format!("{{\"total_bytes\": {total}, \"free_bytes\": {free}}}\n")
+    }
+
+    /// Whether the store still knows who asks, as far as its last answers say: none is asked for.
+    fn credentials(&self) -> String {
+        let refused = self.counters.refused_credentials();
+        format!("{}\n", serde_json::json!({ "refused": refused }))
     }
 
     fn metrics(&self) -> String {

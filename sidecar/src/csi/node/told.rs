@@ -6,35 +6,16 @@
 use crate::csi::servers;
 use crate::volume::refusal::{Code, Refusal};
 
-/// What `s3pod` says where the store knows no such bucket...
-const NO_BUCKET: &str = "has no bucket";
-/// ...where the identity is known and may not...
-const DENIED: &str = "the identity needs s3:ListBucket";
-/// ...and where it is not known, by the remedies that it names.
-const UNKNOWN: [&str; 4] = [
-    "get new ones: ",
-    "set this machine's clock",
-    "is not the secret of that access key",
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-];
-
 /// A server's refusal as that of a call.
 pub(super) fn refused(refusal: servers::Refusal) -> Refusal {
-    match refusal {
-        servers::Refusal::Full(why) => Refusal::new(Code::ResourceExhausted, why),
-        servers::Refusal::Unavailable(why) => Refusal::new(Code::Unavailable, why),
-        servers::Refusal::Invalid(why) => Refusal::new(code(&why), why),
-    }
-}
-
-fn code(why: &str) -> Code {
-    if why.contains(NO_BUCKET) {
-        Code::NotFound
-    } else if why.contains(DENIED) {
-        Code::PermissionDenied
-    } else if UNKNOWN.iter().any(|words| why.contains(words)) {
-        Code::Unauthenticated
-    } else {
-        Code::InvalidArgument
-    }
+    use servers::Refusal as Said;
+    let (code, why) = match refusal {
+        Said::Full(why) => (Code::ResourceExhausted, why),
+        Said::Invalid(why) => (Code::InvalidArgument, why),
+        Said::NoBucket(why) => (Code::NotFound, why),
+        Said::Unknown(why) => (Code::Unauthenticated, why),
+        Said::Denied(why) => (Code::PermissionDenied, why),
+        Said::Unavailable(why) => (Code::Unavailable, why),
+    };
+    Refusal::new(code, why)
 }
