@@ -12,7 +12,6 @@ mod provision;
 mod run;
 mod server;
 mod shared;
-#[expect(dead_code, reason = "the driver's calls are not answered yet")]
 mod volume;
 
 use std::ffi::OsString;

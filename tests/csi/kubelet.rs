@@ -5,9 +5,10 @@
 //! know how anything is mounted.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -25,8 +26,11 @@ use tonic::transport::Channel;
 use crate::driver::ready;
 use crate::stand::{BUCKET, Stand};
 
+/// Kubelet waits longer, and the longer the more often.
+const RETRY: Duration = Duration::from_millis(50);
+
 /// Enough for many volumes.
-const MEMORY: &str = "8GiB";
+pub(crate) const MEMORY: &str = "8GiB";
 
 /// A node: the server of its volumes, the driver, and kubelet.
 pub(crate) struct Kubelet {
@@ -102,13 +106,19 @@ impl Kubelet {
         PathBuf::from(call.target_path)
     }
 
+    /// Again while the driver is at the volume by itself, as kubelet does.
     pub(crate) fn unpublish(&self, volume: &str, target: &Path) -> Result<(), Status> {
         let mut node = NodeClient::new(self.channel.clone());
         let call = NodeUnpublishVolumeRequest {
             volume_id: volume.to_owned(),
             target_path: target.to_str().unwrap().to_owned(),
         };
-        self.runtime.block_on(node.node_unpublish_volume(call)).map(drop)
+        loop {
+            match self.runtime.block_on(node.node_unpublish_volume(call.clone())) {
+                Err(status) if status.code() == Code::Aborted => std::thread::sleep(RETRY),
+                answer => return answer.map(drop),
+            }
+        }
     }
 
     pub(crate) fn stats(&self, volume: &str, path: &str) -> Result<Vec<VolumeUsage>, Status> {
@@ -138,6 +148,18 @@ impl Kubelet {
         meanwhile(self);
         self.driver = launch(&self.stand);
         self.channel = self.runtime.block_on(ready(&socket(&self.stand)));
+    }
+
+    /// What the drivers have written, lines of JSON.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(log(&self.stand)).unwrap()
+    }
+
+    /// Another driver at the folder of the one that runs; how it ends, and what it says.
+    pub(crate) fn second_driver(&self) -> (Option<i32>, String) {
+        let mut command = command(&self.stand);
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// The state on disk.
@@ -196,12 +218,21 @@ fn socket(stand: &Stand) -> PathBuf {
     stand.folder.path().join("csi/csi.sock")
 }
 
+fn log(stand: &Stand) -> PathBuf {
+    stand.folder.path().join("driver.log")
+}
+
 fn launch(stand: &Stand) -> Child {
+    let log = File::options().create(true).append(true).open(log(stand)).unwrap();
+    command(stand).stderr(log).spawn().expect("the program starts")
+}
+
+fn command(stand: &Stand) -> Command {
     let folder = stand.folder.path();
     let mut command = Command::new(folder.join("s3pod-sidecar"));
-    command.args(["csi", "--mode", "node", "--node-id", "node-1", "--endpoint"]);
-    command.arg(format!("unix://{}", socket(stand).display()));
+    command.args(["csi", "--mode", "node", "--node-id", "node-1", "--log-format", "json"]);
+    command.arg("--endpoint").arg(format!("unix://{}", socket(stand).display()));
     command.arg("--state-dir").arg(state(stand)).arg("--socket-dir").arg(stand.sockets());
     command.arg("--kubelet-dir").arg(folder.join("kubelet")).stdin(Stdio::null());
-    command.spawn().expect("the program starts")
+    command
 }

@@ -6,14 +6,23 @@
 #![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
 
 mod alone;
+mod containers;
 mod crash;
 mod driver;
 mod identity;
 mod kubelet;
+#[expect(dead_code, reason = "pods use more of it than containers do")]
+#[path = "../kubernetes/node.rs"]
+mod node;
 mod passthrough;
 mod provision;
 mod publish;
 mod refuse;
+mod republish;
 mod restart;
 mod server;
+mod sidecar;
+#[expect(dead_code, reason = "pods use more of it than containers do")]
+#[path = "../kubernetes/spec.rs"]
+mod spec;
 mod stand;

@@ -5,6 +5,7 @@ use std::fs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 use crate::kubelet::Kubelet;
 use crate::stand::until;
@@ -44,6 +45,37 @@ fn a_volume_that_died_while_the_driver_was_away_is_mended_by_kubelets_next_call(
     });
     kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
     assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_server_that_a_killed_driver_left_half_started_is_ended_by_the_next_one() {
+    let mut kubelet = Kubelet::new();
+    let target = kubelet.published("v", "pod-1");
+    let known = kubelet.stand.keys();
+    kubelet.restart(Signal::SIGKILL, |kubelet| {
+        // As if it had died between the start and the mount.
+        let answer = kubelet.stand.ask(&json!({"start": kubelet.stand.order("nobodys")}));
+        assert!(answer["started"].is_object(), "{answer}");
+        assert_eq!(kubelet.stand.keys().len(), 2);
+    });
+    assert_eq!(kubelet.stand.keys(), known);
+    kubelet.stand.bucket().put("a", "hello");
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+}
+
+#[test]
+fn a_second_driver_at_the_same_folder_is_refused_and_disturbs_nobody() {
+    let kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    let (code, said) = kubelet.second_driver();
+    assert_eq!(code, Some(1), "{said}");
+    let folder = kubelet.state().parent().unwrap().to_str().unwrap().to_owned();
+    assert!(said.contains("another driver is at work") && said.contains(&folder), "{said}");
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
     kubelet.unpublish("v", &target).unwrap();
     kubelet.assert_gone();
 }

@@ -168,10 +168,13 @@ fn faults_of_pod(metadata: &Value, spec: &Value) -> Vec<String> {
         asks_nobody && metadata["annotations"][evicted] != "false",
         "the autoscaler evicts it before the pods that need it",
     );
+    let is_node = component == Some("node");
     wrong(
-        ["hostNetwork", "hostPID", "hostIPC"].iter().any(|what| spec[what] == true),
+        ["hostNetwork", "hostIPC"].iter().any(|what| spec[what] == true)
+            || (spec["hostPID"] == true && !is_node),
         "shares a namespace with the node",
     );
+    wrong(is_node && spec["hostPID"] != true, "cannot tell a pod's sidecar from a stranger");
     wrong(
         component != Some("node") && spec["securityContext"]["runAsNonRoot"] != true,
         "may run as root",
@@ -326,7 +329,7 @@ fn a_chart_that_breaks_a_rule_is_noticed() {
     let documents = rendered(&json!({}));
     let pod = "/spec/template/spec";
     let first = format!("{pod}/containers/0");
-    let broken: [(&str, String, Value); 16] = [
+    let broken: [(&str, String, Value); 18] = [
         ("s3pod-server", "/spec/updateStrategy/type".to_owned(), json!("RollingUpdate")),
         ("s3pod-server", format!("{pod}/automountServiceAccountToken"), Value::Null),
         ("s3pod-server", format!("{pod}/securityContext/runAsNonRoot"), Value::Null),
@@ -334,7 +337,9 @@ fn a_chart_that_breaks_a_rule_is_noticed() {
         ("s3pod-server", format!("{first}/securityContext/capabilities"), Value::Null),
         ("s3pod-server", format!("{pod}/volumes/0/hostPath/path"), json!("/elsewhere")),
         ("s3pod-node", "/spec/template/metadata/annotations".to_owned(), Value::Null),
+        ("s3pod-server", format!("{pod}/hostPID"), json!(true)),
         ("s3pod-node", format!("{pod}/hostNetwork"), json!(true)),
+        ("s3pod-node", format!("{pod}/hostPID"), Value::Null),
         ("s3pod-node", format!("{pod}/initContainers/0/args/2"), json!("/elsewhere")),
         ("s3pod-node", format!("{pod}/volumes/2/hostPath/path"), json!("/var/lib/kubelet")),
         ("s3pod-node", format!("{first}/securityContext/readOnlyRootFilesystem"), Value::Null),

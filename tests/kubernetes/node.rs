@@ -17,6 +17,8 @@ use crate::spec::{self, Container};
 /// Where crun keeps its state, for every node of this machine.
 const STATE: &str = "/run/s3pod-test-pods";
 const BUSYBOX: &str = "/bin/busybox";
+/// The cgroup of all containers.
+pub(crate) const GROUPS: &str = "s3pod-test-pods";
 
 /// Applets the applications use.
 const APPLETS: [&str; 16] = [
@@ -61,24 +63,29 @@ pub(crate) struct Bind {
 
 impl Node {
     pub(crate) fn new() -> Self {
-        assert!(Path::new(BUSYBOX).exists(), "busybox-static is missing; run `make setup`");
-        sweep();
         unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
         drop_copies();
-        // crun refuses both versions of cgroups at once, so of both only the first stays.
-        if Path::new("/sys/fs/cgroup/memory").exists() {
-            let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
-        }
-        let folder = TempDir::with_prefix("s3pod-node-").unwrap();
-        let node = Self { folder };
+        let node = Self::here();
         // The folder of kubelet, which must be shared for propagation to work at all; a mount of
         // its own, since crun makes the one that a root file system is on private.
         let pods = node.pods();
         fs::create_dir(&pods).unwrap();
         mount(Some(&pods), &pods, none, MsFlags::MS_BIND, none).expect("a bind");
         mount(none, &pods, none, MsFlags::MS_SHARED, none).expect("a shared mount");
+        node
+    }
+
+    /// A runtime in the mount namespace that this thread has, for pods of somebody else.
+    pub(crate) fn here() -> Self {
+        assert!(Path::new(BUSYBOX).exists(), "busybox-static is missing; run `make setup`");
+        sweep();
+        // crun refuses both versions of cgroups at once, so of both only the first stays.
+        if Path::new("/sys/fs/cgroup/memory").exists() {
+            let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
+        }
+        let node = Self { folder: TempDir::with_prefix("s3pod-node-").unwrap() };
         node.fill_root();
         node
     }
@@ -120,9 +127,21 @@ impl Node {
 
     /// Starts a container; its output goes to `log`. The child is crun, which ends with it.
     pub(crate) fn run(&self, id: &str, what: &Container, binds: &[Bind], log: &Path) -> Child {
+        self.run_in(id, id, what, binds, log)
+    }
+
+    /// The same in a cgroup of this name, which may have slashes in it.
+    pub(crate) fn run_in(
+        &self,
+        group: &str,
+        id: &str,
+        what: &Container,
+        binds: &[Bind],
+        log: &Path,
+    ) -> Child {
         let bundle = self.path().join("bundles").join(id);
         fs::create_dir_all(&bundle).unwrap();
-        let config = self.config(id, what, binds).to_string();
+        let config = self.config(group, what, binds).to_string();
         fs::write(bundle.join("config.json"), config).unwrap();
         let out = File::options().create(true).append(true).open(log).unwrap();
         let mut command = crun();
@@ -131,7 +150,7 @@ impl Node {
         command.spawn().expect("crun is installed; run `make setup`")
     }
 
-    fn config(&self, id: &str, what: &Container, binds: &[Bind]) -> Value {
+    fn config(&self, group: &str, what: &Container, binds: &[Bind]) -> Value {
         let uid = what.security_context.run_as_user.unwrap_or(0);
         let environment: Vec<String> = std::iter::once("PATH=/bin".to_owned())
             .chain(what.env.iter().map(|one| format!("{}={}", one.name, one.value)))
@@ -164,7 +183,7 @@ impl Node {
             "hostname": "pod",
             "mounts": mounts(binds),
             "linux": {
-                "cgroupsPath": format!("/s3pod-test-pods/{id}"),
+                "cgroupsPath": format!("/{GROUPS}/{group}"),
                 "devices": devices(what),
                 "resources": resources(what),
                 "namespaces": [
@@ -200,8 +219,8 @@ impl Node {
 
     /// How many processes the kernel has killed for memory in a container so far.
     pub(crate) fn oom_kills(&self, id: &str) -> u64 {
-        let (v1, v2) = ("memory/s3pod-test-pods", "s3pod-test-pods");
-        let files = [format!("{v1}/{id}/memory.oom_control"), format!("{v2}/{id}/memory.events")];
+        let (v1, v2) = (format!("memory/{GROUPS}/{id}"), format!("{GROUPS}/{id}"));
+        let files = [format!("{v1}/memory.oom_control"), format!("{v2}/memory.events")];
         let read = |file: &String| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
         let text = files.iter().find_map(read).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));

@@ -15,8 +15,16 @@ use crate::manifests;
 const DRIVER: &str = "csi.s3pod";
 
 /// What a volume may say that is no option of s3pod.
-const OF_VOLUMES: [&str; 7] =
-    ["bucket", "mountOptions", "roleArn", "server", "store", "stsEndpointUrl", "tokenAudience"];
+const OF_VOLUMES: [&str; 8] = [
+    "bucket",
+    "handoff",
+    "mountOptions",
+    "roleArn",
+    "server",
+    "store",
+    "stsEndpointUrl",
+    "tokenAudience",
+];
 
 /// What only a class may say.
 const OF_CLASSES: [&str; 3] = ["archiveOnDelete", "onDelete", "pathPattern"];
@@ -227,11 +235,46 @@ fn faults_of_pod(shelf: &Shelf, document: &Value, spec: &Value) -> Vec<String> {
         }
     }
     for volume in list(spec, "volumes").iter().filter(|volume| volume["csi"]["driver"] == DRIVER) {
-        faults.extend(faults_of_attributes(&volume["csi"]["volumeAttributes"]));
+        let attributes = &volume["csi"]["volumeAttributes"];
+        faults.extend(faults_of_attributes(attributes));
+        if attributes["server"] == "sidecar" {
+            faults.extend(faults_of_sidecar(spec, word(&attributes["handoff"])));
+            continue;
+        }
         let secret = word(&volume["csi"]["nodePublishSecretRef"]["name"]);
         if !shelf.of("Secret").any(|one| one["metadata"]["name"] == secret) {
             faults.push("an inline volume brings its own keys".to_owned());
         }
+    }
+    faults
+}
+
+/// A pod that serves a volume itself, in the emptyDir of this name.
+fn faults_of_sidecar(spec: &Value, handoff: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    let has = |container: &Value| {
+        let mounts = list(container, "volumeMounts");
+        mounts.iter().find(|mount| mount["name"] == handoff).cloned()
+    };
+    let volumes = list(spec, "volumes");
+    if !volumes.iter().any(|one| one["name"] == handoff && !one["emptyDir"].is_null()) {
+        faults.push(format!("there is no emptyDir `{handoff}` for its socket"));
+    }
+    let servers: Vec<&Value> =
+        list(spec, "initContainers").iter().filter(|one| has(one).is_some()).collect();
+    let Some(server) = servers.first() else {
+        faults.push("nobody serves the volume".to_owned());
+        return faults;
+    };
+    let folder = has(server).unwrap_or_default();
+    let socket = json!(format!("{}/s3pod.sock", word(&folder["mountPath"])));
+    let probe = json!(["/s3pod", "health", "--served", socket]);
+    let is_sidecar = server["restartPolicy"] == "Always" && server["args"][0] == "serve";
+    if !is_sidecar || list(server, "args").last() != Some(&socket) {
+        faults.push(format!("the server is no native sidecar that listens at {socket}"));
+    }
+    if server["startupProbe"]["exec"]["command"] != probe {
+        faults.push("the application would start before anybody serves".to_owned());
     }
     faults
 }
@@ -271,7 +314,7 @@ fn every_example_keeps_the_rules() {
 #[test]
 fn an_example_that_breaks_a_rule_is_noticed() {
     let shelf = Shelf::read();
-    let broken: [(&str, &str, Value); 21] = [
+    let broken: [(&str, &str, Value); 24] = [
         ("static.yaml", "/spec/csi/volumeAttributes/buket", json!("b")),
         ("static.yaml", "/spec/csi/volumeAttributes/cacheDir", json!("/")),
         ("static.yaml", "/spec/csi/volumeAttributes/bucket", Value::Null),
@@ -292,6 +335,9 @@ fn an_example_that_breaks_a_rule_is_noticed() {
         ("dynamic.yaml", "/spec/storageClassName", Value::Null),
         ("selector.yaml", "/spec/selector/matchLabels/kind", json!("other")),
         ("inline.yaml", "/spec/volumes/0/csi/nodePublishSecretRef", Value::Null),
+        ("sidecar.yaml", "/spec/volumes/0/csi/volumeAttributes/handoff", json!("other")),
+        ("sidecar.yaml", "/spec/initContainers/0/args/2", json!("/elsewhere/s3pod.sock")),
+        ("sidecar.yaml", "/spec/initContainers/0/startupProbe", Value::Null),
         (
             "statefulset.yaml",
             "/spec/template/spec/containers/0/volumeMounts/0/mountPropagation",

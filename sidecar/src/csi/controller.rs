@@ -1,13 +1,13 @@
 //! The Controller service: volumes in the store, made and removed.
 //!
-//! Owns the way between messages of CSI and [`Provisioner`]. Promises: a call that its caller
-//! gave up goes on to its end, so that the next one finds it done. Must not know stores.
+//! Owns the way between messages of CSI and [`Provisioner`]. Promises: what changes anything is
+//! finished, whoever waits for it ([`super::answer`]). Must not know stores.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::answer::Call;
 use super::proto::controller_server::Controller;
 use super::proto::controller_service_capability::rpc::Type;
 use super::proto::controller_service_capability::{self, Rpc};
@@ -21,7 +21,6 @@ use super::proto::{
     Volume, VolumeCapability,
 };
 use crate::provision::{Capability, Create, Provisioner, Range};
-use crate::volume::refusal::Refusal;
 
 /// What the provisioner may ask for.
 const CAPABILITIES: [Type; 3] =
@@ -46,26 +45,26 @@ impl Controller for Volumes {
         request: Request<CreateVolumeRequest>,
     ) -> Result<Response<CreateVolumeResponse>, Status> {
         let (provisioner, asked) = (Arc::clone(&self.provisioner), request.into_inner());
-        let made = to_the_end("CreateVolume", async move {
-            provisioner
-                .create(&Create {
-                    name: &asked.name,
-                    range: range(asked.capacity_range.as_ref()).unwrap_or_default(),
-                    capabilities: &capabilities(&asked.volume_capabilities),
-                    parameters: &asked.parameters,
-                    secrets: &asked.secrets,
-                    has_source: asked.volume_content_source.is_some(),
-                })
-                .await
-        });
-        let made = made.await?;
-        let volume = Volume {
-            capacity_bytes: signed(made.capacity),
-            volume_id: made.id,
-            volume_context: made.context,
-            ..Volume::default()
-        };
-        Ok(Response::new(CreateVolumeResponse { volume: Some(volume) }))
+        let call = Call::new("CreateVolume", &asked.name);
+        call.finish(async move {
+            let wanted = Create {
+                name: &asked.name,
+                range: range(asked.capacity_range.as_ref()).unwrap_or_default(),
+                capabilities: &capabilities(&asked.volume_capabilities),
+                parameters: &asked.parameters,
+                secrets: &asked.secrets,
+                has_source: asked.volume_content_source.is_some(),
+            };
+            let made = provisioner.create(&wanted).await?;
+            let volume = Volume {
+                capacity_bytes: signed(made.capacity),
+                volume_id: made.id,
+                volume_context: made.context,
+                ..Volume::default()
+            };
+            Ok(CreateVolumeResponse { volume: Some(volume) })
+        })
+        .await
     }
 
     async fn delete_volume(
@@ -73,22 +72,24 @@ impl Controller for Volumes {
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         let (provisioner, asked) = (Arc::clone(&self.provisioner), request.into_inner());
-        let gone = to_the_end("DeleteVolume", async move {
-            provisioner.delete(&asked.volume_id, &asked.secrets).await
-        });
-        gone.await?;
-        Ok(Response::new(DeleteVolumeResponse {}))
+        let call = Call::new("DeleteVolume", &asked.volume_id);
+        call.finish(async move {
+            provisioner.delete(&asked.volume_id, &asked.secrets).await?;
+            Ok(DeleteVolumeResponse {})
+        })
+        .await
     }
 
     async fn validate_volume_capabilities(
         &self,
         request: Request<ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<ValidateVolumeCapabilitiesResponse>, Status> {
-        let asked = request.into_inner();
-        let wanted = capabilities(&asked.volume_capabilities);
-        let found = self.provisioner.validate(&asked.volume_id, &wanted, &asked.secrets).await;
-        let answer =
-            match found.map_err(|refusal| status("ValidateVolumeCapabilities", &refusal))? {
+        let (provisioner, asked) = (Arc::clone(&self.provisioner), request.into_inner());
+        let call = Call::new("ValidateVolumeCapabilities", &asked.volume_id);
+        call.finish(async move {
+            let wanted = capabilities(&asked.volume_capabilities);
+            let found = provisioner.validate(&asked.volume_id, &wanted, &asked.secrets).await?;
+            Ok(match found {
                 Ok(()) => ValidateVolumeCapabilitiesResponse {
                     confirmed: Some(Confirmed {
                         volume_context: asked.volume_context,
@@ -99,8 +100,9 @@ impl Controller for Volumes {
                     message: String::new(),
                 },
                 Err(message) => ValidateVolumeCapabilitiesResponse { confirmed: None, message },
-            };
-        Ok(Response::new(answer))
+            })
+        })
+        .await
     }
 
     async fn controller_get_capabilities(
@@ -119,33 +121,18 @@ impl Controller for Volumes {
         request: Request<ControllerExpandVolumeRequest>,
     ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
         let (provisioner, asked) = (Arc::clone(&self.provisioner), request.into_inner());
-        let capacity = to_the_end("ControllerExpandVolume", async move {
+        let call = Call::new("ControllerExpandVolume", &asked.volume_id);
+        call.finish(async move {
             let range = range(asked.capacity_range.as_ref());
-            provisioner.expand(&asked.volume_id, range, &asked.secrets).await
-        });
-        // Servers read the marker; nobody on the node has anything to do.
-        Ok(Response::new(ControllerExpandVolumeResponse {
-            capacity_bytes: signed(capacity.await?),
-            node_expansion_required: false,
-        }))
+            let capacity = provisioner.expand(&asked.volume_id, range, &asked.secrets).await?;
+            // Servers read the marker; nobody on the node has anything to do.
+            Ok(ControllerExpandVolumeResponse {
+                capacity_bytes: signed(capacity),
+                node_expansion_required: false,
+            })
+        })
+        .await
     }
-}
-
-/// Does the work in a task of its own: where the caller hangs up, its future is dropped.
-async fn to_the_end<T: Send + 'static>(
-    call: &'static str,
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::spawn(work).await {
-        Ok(result) => result.map_err(|refusal| status(call, &refusal)),
-        Err(error) => Err(Status::internal(format!("{call}: {error}"))),
-    }
-}
-
-/// The refusal on the wire, and in the log: a provisioner shows only the last one as an event.
-fn status(call: &'static str, refusal: &Refusal) -> Status {
-    tracing::info!(call, code = ?refusal.code, %refusal, "refused");
-    Status::new(tonic::Code::from_i32(refusal.code as i32), refusal.message.clone())
 }
 
 fn range(asked: Option<&CapacityRange>) -> Option<Range> {

@@ -8,14 +8,15 @@
 //!   identity     who the driver is, whether it is ready
 //!   node         publish, unpublish, stats: mounts and their targets on this machine
 //!   controller   create, delete, expand: prefixes and buckets in the store
+//!   answer       work that is finished, refusals on the wire and in the log
 //!   servers      this driver's end of the processes that serve mounts
 //!   own_server   the one that it starts itself, where there is no other
 //! ```
 
+mod answer;
 mod controller;
 mod endpoint;
 mod identity;
-mod line;
 mod node;
 mod options;
 mod own_server;
@@ -65,18 +66,22 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
 async fn serve(options: Options) -> Result<(), Failure> {
     let end = signalled()?;
     let stores = options.stores()?;
-    let listener = endpoint::bind(&options.endpoint)?;
+    let is_alone = options.mode == Mode::All;
     let readiness = Readiness::new();
-    let own_server = (options.mode == Mode::All).then(|| OwnServer::start(&options.state_dir));
+    // Before the socket, which another driver at the same folder may listen at.
     let node = if options.mode.has_node() {
-        let sockets = match own_server {
-            Some(_) => own_server::sockets(&options.state_dir),
-            None => options.socket_dir.clone(),
+        let sockets = match is_alone {
+            true => own_server::sockets(&options.state_dir),
+            false => options.socket_dir.clone(),
         };
-        let servers = Servers::new(sockets);
-        Some(Node::new(&options, servers, readiness.clone())?)
+        Some(Node::new(&options, Servers::new(sockets), readiness.clone())?)
     } else {
         None
+    };
+    let listener = endpoint::bind(&options.endpoint)?;
+    let own_server = match is_alone {
+        true => Some(OwnServer::start(&options.state_dir).await),
+        false => None,
     };
     let driver_name = options.driver_name.clone();
     let identity = Identity::new(driver_name, readiness.clone());

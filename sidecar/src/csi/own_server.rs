@@ -14,10 +14,15 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::server;
+use crate::server::{self, order};
 
 /// Before it is started again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// So often, and this far apart, is it looked whether it listens; volumes that come before that
+/// are refused as UNAVAILABLE.
+const LOOKS: u32 = 250;
+const POLL: Duration = Duration::from_millis(20);
 
 /// Its volumes have 10 s each, at the same time.
 const END_PATIENCE: Duration = Duration::from_secs(15);
@@ -35,10 +40,17 @@ pub(super) fn sockets(state: &Path) -> PathBuf {
 }
 
 impl OwnServer {
-    /// Starts it, with its folders below the driver's own.
-    pub(super) fn start(state: &Path) -> Self {
+    /// Starts it, with its folders below the driver's own; it mostly listens then.
+    pub(super) async fn start(state: &Path) -> Self {
         let (end, ends) = watch::channel(false);
         let kept = tokio::spawn(keep(state.to_owned(), ends));
+        let socket = sockets(state).join(order::SOCKET);
+        for _ in 0..LOOKS {
+            if socket.exists() {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
         Self { end, kept }
     }
 

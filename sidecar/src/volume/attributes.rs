@@ -14,6 +14,8 @@ use super::refusal::Refusal;
 pub(crate) const BUCKET: &str = "bucket";
 /// Who serves: the node's own server, or the pod's sidecar.
 pub(crate) const SERVER: &str = "server";
+/// The emptyDir in which that sidecar listens.
+pub(crate) const HANDOFF: &str = "handoff";
 /// Options in the grammar of mount(8), for where a volume has no mountOptions of its own.
 pub(crate) const MOUNT_OPTIONS: &str = "mountOptions";
 /// The role that a pod's token is exchanged for.
@@ -34,9 +36,10 @@ pub(crate) const ON_DELETE: &str = "onDelete";
 pub(crate) const ARCHIVE_ON_DELETE: &str = "archiveOnDelete";
 
 /// Words of a volume that are no flags.
-pub(crate) const OF_VOLUMES: [&str; 8] = [
+pub(crate) const OF_VOLUMES: [&str; 9] = [
     BUCKET,
     SERVER,
+    HANDOFF,
     MOUNT_OPTIONS,
     ROLE_ARN,
     STS_ENDPOINT_URL,
@@ -55,6 +58,11 @@ const ALWAYS: &str = "allow-other";
 /// credentials of its own, so it reaches with them what it reaches without.
 const OF_OWN_OBJECTS: [&str; 5] =
     ["no-sign-request", "storage-class", "sse", "sse-kms-key-id", "checksums"];
+
+/// Flags that a volume may name whose sidecar has its own: they say which bucket it is, or are the
+/// kernel's too.
+pub(crate) const OF_SIDECARS: [&str; 5] =
+    ["prefix", "endpoint-url", "region", "force-path-style", "read-only"];
 
 /// Who described the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,6 +29,8 @@ pub(crate) enum Credentials {
     Keys(Keys),
     /// As the pod, by a token that STS takes.
     Pod(WebIdentity),
+    /// As whoever the pod's own sidecar is.
+    Sidecar,
 }
 
 /// A token and where it is exchanged.
@@ -60,13 +62,14 @@ impl Credentials {
             Self::Anonymous => "anonymous".to_owned(),
             Self::Keys(_) => "secret".to_owned(),
             Self::Pod(_) => "pod".to_owned(),
+            Self::Sidecar => "sidecar".to_owned(),
         }
     }
 
     /// The files, for a server that has them in `folder`.
     pub(crate) fn files(&self, folder: &Path) -> Vec<File> {
         match self {
-            Self::Driver | Self::Anonymous => Vec::new(),
+            Self::Driver | Self::Anonymous | Self::Sidecar => Vec::new(),
             Self::Keys(keys) => vec![profile(&of_keys(keys))],
             Self::Pod(identity) => vec![
                 File { name: TOKEN, flag: None, content: identity.token.clone() },

@@ -24,8 +24,8 @@ use s3pod::units::ByteSize;
 
 use access::AccessMode;
 use attributes::{
-    BUCKET, CA_CERTIFICATES, Description, MOUNT_OPTIONS, OF_VOLUMES, ROLE_ARN, SERVER,
-    STS_ENDPOINT_URL, Speaker, TOKEN_AUDIENCE,
+    BUCKET, CA_CERTIFICATES, Description, HANDOFF, MOUNT_OPTIONS, OF_SIDECARS, OF_VOLUMES,
+    ROLE_ARN, SERVER, STS_ENDPOINT_URL, Speaker, TOKEN_AUDIENCE,
 };
 use credentials::{Credentials, File, WebIdentity};
 use id::{Hash, VolumeId};
@@ -58,13 +58,19 @@ pub(crate) struct Asked<'a> {
 }
 
 /// Who serves a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     /// The node's own.
     Node,
-    /// A container of the pod.
-    Sidecar,
+    /// A container of the pod, which listens in the emptyDir of this name.
+    Sidecar(String),
 }
+
+/// That emptyDir, where none is named.
+const HANDOFF_DEFAULT: &str = "handoff";
+
+/// The longest name of a pod's volume: a label of DNS.
+const LABEL_MAX: usize = 63;
 
 /// What shall be mounted, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,11 +105,14 @@ impl Published {
             value.iter().for_each(|value| said.or_say(flag, value.clone()));
         }
         let pod = Pod::read(asked.context);
-        let credentials = credentials(asked, &said, &secret, &pod)?;
+        let (bucket, server) = (bucket(&said)?, server(CONTEXT, &said)?);
+        let credentials = match server {
+            Server::Node => credentials(asked, &said, &secret, &pod)?,
+            Server::Sidecar(_) => credentials_of_sidecar(&said, &secret)?,
+        };
         if is_inline && credentials == Credentials::Driver {
             return Err(no_credentials_of_its_own());
         }
-        let (bucket, server) = (bucket(&said)?, server(CONTEXT, &said)?);
         let id = own_id(asked.volume_id, &bucket)?;
         let ca = authorities(&said, &secret)?;
         let read_only = asked.read_only
@@ -111,7 +120,7 @@ impl Published {
             || said.take("read-only").is_some_and(|value| value == "true");
         let memory = said.take("memory-limit").and_then(|text| text.parse().ok());
         set_owners(&mut said, asked.mount_group)?;
-        let key = key(asked, &credentials, &pod, server, read_only)?;
+        let key = key(asked, &credentials, &pod, &server, read_only)?;
         let mut flags: Vec<(&'static str, String)> =
             said.options.into_iter().map(|said| (said.option.flag, said.value)).collect();
         if read_only {
@@ -227,14 +236,49 @@ fn authorities(said: &Description, secret: &StoreSecret) -> Result<Option<String
 
 /// Who serves, by what a description in `field` says.
 pub(crate) fn server(field: &str, said: &Description) -> Result<Server, Refusal> {
-    match said.word(SERVER) {
-        None | Some("node") => Ok(Server::Node),
-        Some("sidecar") => Ok(Server::Sidecar),
-        Some(other) => {
-            let reason = format!("`{other}` is neither `node` nor `sidecar`");
-            Err(Refusal::field(format!("{field}.{SERVER}"), reason))
+    let refused = |word, reason: String| Err(Refusal::field(format!("{field}.{word}"), reason));
+    match (said.word(SERVER), said.word(HANDOFF)) {
+        (None | Some("node"), None) => Ok(Server::Node),
+        (None | Some("node"), Some(_)) => {
+            refused(HANDOFF, "goes with `server: sidecar`; add that, or leave it out".to_owned())
         }
+        (Some("sidecar"), name) => {
+            let name = name.unwrap_or(HANDOFF_DEFAULT);
+            if !is_label(name) {
+                let reason = format!("`{name}` is no volume of a pod; name the sidecar's emptyDir");
+                return refused(HANDOFF, reason);
+            }
+            Ok(Server::Sidecar(name.to_owned()))
+        }
+        (Some(other), _) => refused(SERVER, format!("`{other}` is neither `node` nor `sidecar`")),
     }
+}
+
+/// As a pod's volumes are called.
+fn is_label(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=LABEL_MAX).contains(&name.len()) && name.chars().all(plain)
+}
+
+/// A sidecar has its own options and credentials; what is said to the driver would reach nobody.
+fn credentials_of_sidecar(
+    said: &Description,
+    secret: &StoreSecret,
+) -> Result<Credentials, Refusal> {
+    let is_for_driver = |flag: &str| OF_SIDECARS.contains(&flag);
+    if let Some(said) = said.options.iter().find(|said| !is_for_driver(said.option.flag)) {
+        let flag = said.option.flag;
+        let reason = format!("a sidecar has its own options; write --{flag} among its arguments");
+        return Err(Refusal::field(&said.field, reason));
+    }
+    let word = [ROLE_ARN, STS_ENDPOINT_URL].into_iter().find(|word| said.word(word).is_some());
+    let field = word.map(|word| format!("{CONTEXT}.{word}"));
+    if let Some(field) = field.or_else(|| secret.keys.is_some().then(|| SECRETS.to_owned())) {
+        let reason = "a sidecar has credentials of its own, which the driver need not know; give \
+                      them to its container";
+        return Err(Refusal::field(field, reason));
+    }
+    Ok(Credentials::Sidecar)
 }
 
 /// The id, where the controller wrote it. Other volumes are called as their owners like.
@@ -322,12 +366,12 @@ fn key(
     asked: &Asked<'_>,
     credentials: &Credentials,
     pod: &Pod,
-    server: Server,
+    server: &Server,
     read_only: bool,
 ) -> Result<String, Refusal> {
     let is_own = pod::is_inline(asked.context)
         || matches!(credentials, Credentials::Pod(_))
-        || server == Server::Sidecar;
+        || matches!(server, Server::Sidecar(_));
     let mut words: Vec<(&str, &str)> = asked
         .context
         .iter()

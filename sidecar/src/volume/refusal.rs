@@ -10,7 +10,6 @@ use std::fmt;
 #[repr(i32)]
 pub(crate) enum Code {
     InvalidArgument = 3,
-    DeadlineExceeded = 4,
     NotFound = 5,
     AlreadyExists = 6,
     PermissionDenied = 7,

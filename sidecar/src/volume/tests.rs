@@ -52,6 +52,12 @@ impl Call {
         self.with("csi.storage.k8s.io/ephemeral", "true")
     }
 
+    /// Served by the pod's own sidecar.
+    fn of_sidecar(mut self) -> Self {
+        self.secrets.clear();
+        self.with("server", "sidecar")
+    }
+
     fn of_pod(mut self) -> Self {
         self.secrets.clear();
         self.with("roleArn", "arn:aws:iam::123456789012:role/web")
@@ -102,7 +108,7 @@ impl Call {
 fn a_volume_with_a_secret_is_flags_and_a_file() {
     let published = call().read().unwrap();
     assert_eq!(published.bucket, "photos");
-    assert_eq!((published.server, published.is_inline), (Server::Node, false));
+    assert_eq!((&published.server, published.is_inline), (&Server::Node, false));
     assert_eq!(published.pod.name, "web-0");
     assert_eq!(published.key.len(), 32);
     let files: Vec<&str> = published.files(Path::new("/v")).iter().map(|file| file.name).collect();
@@ -250,8 +256,8 @@ fn mounts_are_shared_by_what_was_said_and_not_by_what_is_rotated() {
     seen.push(call().of_pod().with("csi.storage.k8s.io/pod.uid", "u-2").key());
     seen.push(call().inline().key());
     seen.push(call().inline().with("csi.storage.k8s.io/pod.uid", "u-2").key());
-    seen.push(call().with("server", "sidecar").key());
-    seen.push(call().with("server", "sidecar").with("csi.storage.k8s.io/pod.uid", "u-2").key());
+    seen.push(call().of_sidecar().key());
+    seen.push(call().of_sidecar().with("csi.storage.k8s.io/pod.uid", "u-2").key());
     let count = seen.len();
     seen.sort();
     seen.dedup();
@@ -308,9 +314,30 @@ fn what_cannot_be_is_refused_by_field_and_with_the_fix() {
     both.secrets = call().secrets;
     both.refused(InvalidArgument, &["roleArn", "nodePublishSecretRef"]);
     call().with("noSignRequest", "true").refused(InvalidArgument, &["noSignRequest"]);
-    for own in [call().inline(), call().with("server", "sidecar"), call().of_pod()] {
+    for own in [call().inline(), call().of_sidecar(), call().of_pod()] {
         let mut unknown = own;
         unknown.context.remove("csi.storage.k8s.io/pod.uid");
         unknown.refused(InvalidArgument, &["podInfoOnMount"]);
     }
+}
+
+#[test]
+fn a_volume_with_a_sidecar_tells_the_driver_where_it_listens_and_no_more() {
+    let server = |call: Call| call.read().unwrap().server;
+    let named = |name: &str| Server::Sidecar(name.to_owned());
+    assert_eq!(server(call().of_sidecar()), named("handoff"));
+    assert_eq!(server(call().of_sidecar().with("handoff", "one")), named("one"));
+    let inline = call().of_sidecar().inline().with("prefix", "in").with("readOnly", "true");
+    assert!(inline.read().unwrap().read_only);
+    let denied = Code::InvalidArgument;
+    let named = |name: &str| call().of_sidecar().with("handoff", name);
+    for name in ["", "..", "a/b", "Upper"] {
+        named(name).refused(denied, &["volumeAttributes.handoff: "]);
+    }
+    call().with("handoff", "one").refused(denied, &["volumeAttributes.handoff: ", "sidecar"]);
+    let told = call().of_sidecar().with("metadataTtl", "5m");
+    told.refused(denied, &["volumeAttributes.metadataTtl: ", "--metadata-ttl"]);
+    call().with("server", "sidecar").refused(denied, &["nodePublishSecretRef: ", "container"]);
+    let as_pod = call().of_pod().with("server", "sidecar");
+    as_pod.refused(denied, &["volumeAttributes.roleArn: ", "container"]);
 }

@@ -3,13 +3,18 @@
 //! Owns the reading of NodePublishVolume: which fields must be there, and what they say together.
 //! Promises: what is refused here has changed nothing. Must not know what is mounted.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use super::places::Places;
 use crate::csi::proto::volume_capability::AccessType;
 use crate::csi::proto::{NodePublishVolumeRequest, VolumeCapability};
+use crate::csi::servers::Sidecar;
 use crate::volume::refusal::Refusal;
-use crate::volume::{Asked, Published};
+use crate::volume::{Asked, Published, Server};
+
+/// The folder of kubelet that has one for each pod.
+const PODS: &str = "pods";
 
 /// A volume that shall appear somewhere.
 #[derive(Clone, Debug)]
@@ -20,6 +25,8 @@ pub(super) struct Wanted {
     pub(super) access_mode: i32,
     /// As the call says it, beside the access mode and the options.
     pub(super) read_only: bool,
+    /// Who serves it, where that is not the node's server.
+    pub(super) sidecar: Option<Sidecar>,
     pub(super) published: Published,
 }
 
@@ -54,9 +61,28 @@ impl Wanted {
             access_mode,
             read_only: call.readonly,
         })?;
+        let sidecar = sidecar(&published, &target)?;
         let (volume, read_only) = (call.volume_id.clone(), call.readonly);
-        Ok(Self { volume, target, access_mode, read_only, published })
+        Ok(Self { volume, target, access_mode, read_only, sidecar, published })
     }
+}
+
+/// The pod's sidecar that shall serve it, by the pod's folder, which the target is in.
+fn sidecar(published: &Published, target: &Path) -> Result<Option<Sidecar>, Refusal> {
+    let Server::Sidecar(handoff) = &published.server else { return Ok(None) };
+    let pod = published.pod.uid()?;
+    let is_pods = |folder: &&Path| {
+        let above = folder.parent().and_then(Path::file_name);
+        folder.file_name() == Some(OsStr::new(pod)) && above == Some(OsStr::new(PODS))
+    };
+    let folder = target.ancestors().find(is_pods).ok_or_else(|| {
+        let reason = format!(
+            "{} is not in the folder of the pod {pod}, where its sidecar would be found",
+            target.display()
+        );
+        Refusal::field("target_path", reason)
+    })?;
+    Ok(Some(Sidecar { pod: pod.to_owned(), folder: folder.to_owned(), handoff: handoff.clone() }))
 }
 
 /// Refuses a call that names no volume.

@@ -1,8 +1,7 @@
 //! The Node service: what is mounted on this machine.
 //!
-//! Owns the calls, their codes and their answers. Promises: a call that its caller gives up is
-//! finished all the same, and the next one finds what it did; no secret of a call is logged; no
-//! call waits on a mounted path. Must not know how anything is mounted.
+//! Owns the calls and their answers. Promises: no secret of a call is logged; no call waits on a
+//! mounted path. Must not know how anything is mounted.
 //!
 //! ```text
 //!   asked      what a call says
@@ -11,6 +10,7 @@
 //!     busy       one operation per volume
 //!     state      what is mounted, on disk
 //!     mounts     the kernel's table
+//!     served     a mount's servers, the first to the last
 //!     told       what servers say, as codes
 //!   reconcile  what an earlier driver left
 //! ```
@@ -20,6 +20,7 @@ mod busy;
 mod mounts;
 mod places;
 mod reconcile;
+mod served;
 mod state;
 mod stats;
 mod told;
@@ -30,11 +31,12 @@ use std::sync::Arc;
 use s3pod::mount::Failure;
 use tonic::{Request, Response, Status};
 
+use super::answer::Call;
 use super::identity::Readiness;
 use super::options::Options;
 use super::proto::{self, node_server, node_service_capability};
 use super::servers::Servers;
-use crate::volume::refusal::{Code, Refusal};
+use crate::volume::refusal::Refusal;
 
 use asked::Wanted;
 use places::Places;
@@ -57,10 +59,7 @@ impl Node {
         readiness: Readiness,
     ) -> Result<Self, Failure> {
         let places = Places::new(&options.state_dir, options.kubelet_dir.as_deref())?;
-        let state = State::load(places.state()).map_err(|error| {
-            let folder = places.state().display();
-            Failure::configuration(format!("--state-dir: {folder} cannot be read: {error}"))
-        })?;
+        let state = State::load(places.state())?;
         let volumes = Volumes::new(places, servers, state);
         Ok(Self { id: options.node_id.clone(), volumes, readiness })
     }
@@ -73,31 +72,17 @@ impl Node {
         self.readiness.set();
     }
 
-    /// Does the work of a call on a task of its own: a caller that has gone must not stop it in
-    /// the middle.
+    /// Finishes a call's work, once the driver knows what an earlier one left.
     async fn finish<T: Send + 'static>(
         &self,
+        call: Call,
         work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         if !self.readiness.is_set() {
             return Err(Status::unavailable("the driver is starting; the next try will do"));
         }
-        match tokio::spawn(work).await {
-            Ok(done) => done.map(Response::new).map_err(status),
-            Err(error) => Err(Status::internal(format!("the driver failed: {error}"))),
-        }
+        call.finish(work).await
     }
-}
-
-/// A refusal in the words of the wire.
-fn status(refusal: Refusal) -> Status {
-    let level_is_low = matches!(refusal.code, Code::Aborted | Code::NotFound);
-    if level_is_low {
-        tracing::debug!(code = ?refusal.code, why = refusal.message, "refused");
-    } else {
-        tracing::warn!(code = ?refusal.code, why = refusal.message, "refused");
-    }
-    Status::new(tonic::Code::from_i32(refusal.code as i32), refusal.message)
 }
 
 #[tonic::async_trait]
@@ -106,9 +91,9 @@ impl node_server::Node for Node {
         &self,
         call: Request<proto::NodePublishVolumeRequest>,
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
-        let volumes = Arc::clone(&self.volumes);
-        self.finish(async move {
-            let wanted = Wanted::read(call.get_ref(), &volumes.places)?;
+        let (volumes, call) = (Arc::clone(&self.volumes), call.into_inner());
+        self.finish(Call::new("NodePublishVolume", &call.volume_id), async move {
+            let wanted = Wanted::read(&call, &volumes.places)?;
             volumes.publish(wanted).await?;
             Ok(proto::NodePublishVolumeResponse {})
         })
@@ -119,9 +104,8 @@ impl node_server::Node for Node {
         &self,
         call: Request<proto::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<proto::NodeUnpublishVolumeResponse>, Status> {
-        let volumes = Arc::clone(&self.volumes);
-        self.finish(async move {
-            let call = call.into_inner();
+        let (volumes, call) = (Arc::clone(&self.volumes), call.into_inner());
+        self.finish(Call::new("NodeUnpublishVolume", &call.volume_id), async move {
             asked::volume_id(&call.volume_id)?;
             let target = volumes.places.target("target_path", &call.target_path)?;
             volumes.unpublish(&call.volume_id, &target).await?;
@@ -134,9 +118,8 @@ impl node_server::Node for Node {
         &self,
         call: Request<proto::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<proto::NodeGetVolumeStatsResponse>, Status> {
-        let volumes = Arc::clone(&self.volumes);
-        self.finish(async move {
-            let call = call.into_inner();
+        let (volumes, call) = (Arc::clone(&self.volumes), call.into_inner());
+        self.finish(Call::new("NodeGetVolumeStats", &call.volume_id), async move {
             let usage = stats::usage(&volumes, &call.volume_id, &call.volume_path).await?;
             Ok(proto::NodeGetVolumeStatsResponse { usage })
         })

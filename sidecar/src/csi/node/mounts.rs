@@ -13,10 +13,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::sys::stat::Mode;
 use s3pod::mount::kernel::{self, MountOptions};
 use s3pod::mount::mountinfo::{self, FS_TYPE, MountInfo};
 use s3pod::mount::{Failure, Transfer};
+
+use crate::csi::servers::Ends;
 
 /// Beneath a mount nobody may do anything: where it is missing, an application's writes would land
 /// on the node's disk, unseen.
@@ -33,16 +37,32 @@ pub(super) fn mount(point: &Path, source: &str, read_only: bool) -> Result<Fresh
     let transfer = Transfer::within(MEMORY);
     let options =
         MountOptions { source: source.to_owned(), read_only, allow_other: true, transfer };
-    let (descriptor, mounted) = kernel::mount(point, &options)?;
+    let (device, mounted) = kernel::mount(point, &options)?;
     mounted.raise_read_ahead(transfer);
-    Ok(Fresh { descriptor, device: mounted.device().to_string() })
+    match hold(point) {
+        Ok(mount) => {
+            let ends = Ends { device, mount };
+            Ok(Fresh { ends, device: mounted.device().to_string() })
+        }
+        Err(error) => {
+            // Nobody would serve it.
+            let _ = take_one(point);
+            Err(Failure::passing(format!("{} cannot be opened: {error}", point.display())))
+        }
+    }
 }
 
 /// A mount that nobody serves yet.
 #[derive(Debug)]
 pub(super) struct Fresh {
-    pub(super) descriptor: OwnedFd,
+    pub(super) ends: Ends,
     pub(super) device: String,
+}
+
+/// A descriptor of the mount at `point`, which no server is asked for.
+pub(super) fn hold(point: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    Ok(open(point, flags, Mode::empty())?)
 }
 
 /// Makes the directory that is mounted on; one that is there will do.
@@ -95,16 +115,28 @@ pub(super) fn take_one(point: &Path) -> io::Result<()> {
     }
 }
 
-/// Mounts `own` over every mount of the file systems that stand on `dead`, each with the folder
+/// What of a dead file system a place shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// All of it: nobody has to answer for that.
+    Whole,
+    /// A folder in it, which its server has to find.
+    Folder,
+}
+
+/// Mounts `own` over such mounts of the file systems that stand on `dead`, each with the folder
 /// that it shows. What cannot be mounted over is named, with the reason.
 pub(super) fn renew(
     own: &Path,
     dead: &[PathBuf],
     below: Option<&Path>,
+    which: Shown,
 ) -> io::Result<Vec<(PathBuf, io::Error)>> {
     let mounts = mountinfo::read()?;
     let mut failed = Vec::new();
-    for (point, root) in stale(&mounts, dead, below) {
+    let is_whole = |root: &Path| root == Path::new("/");
+    let places = stale(&mounts, dead, below).into_iter();
+    for (point, root) in places.filter(|(_, root)| is_whole(root) == (which == Shown::Whole)) {
         if let Err(error) = bind(own, root, point) {
             failed.push((point.to_owned(), error));
         }

@@ -11,23 +11,46 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use s3pod::mount::mountinfo::{self, FS_TYPE, MountInfo};
+use tokio::task::JoinSet;
 
 use super::mounts;
 use super::volumes::Volumes;
+use crate::csi::servers::Running;
 
 /// Compares, and takes up what is left.
 pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
     let table = mountinfo::read()?;
     forget_what_is_not_mounted(volumes, &table)?;
     clear_what_nobody_knows(volumes)?;
-    let keys: Vec<String> = volumes.state().mounts().keys().cloned().collect();
+    let keys: BTreeSet<String> = volumes.state().mounts().keys().cloned().collect();
+    let running = volumes.servers.list().await.unwrap_or_else(|why| {
+        tracing::warn!(%why, "which volumes are served is not known");
+        Vec::new()
+    });
+    let mut all = JoinSet::new();
     for key in keys {
-        match volumes.servers.adopt(&key).await {
-            Some(serving) => volumes.attend(&key, Arc::new(serving), None),
-            None => tracing::warn!(key, "its server has gone; kubelet's next call mends it"),
-        }
+        let (volumes, running) = (Arc::clone(volumes), running.clone());
+        all.spawn(async move { volumes.take_up(&key, &running).await });
     }
+    all.join_all().await;
+    stop_what_nobody_knows(volumes, running).await;
     Ok(())
+}
+
+/// A driver that died between starting a server and mounting left a process that nobody owns.
+async fn stop_what_nobody_knows(volumes: &Arc<Volumes>, running: Vec<Running>) {
+    let known: BTreeSet<String> = volumes.state().mounts().keys().cloned().collect();
+    let mut all = JoinSet::new();
+    for Running { key, .. } in running.into_iter().filter(|one| !known.contains(&one.key)) {
+        let servers = volumes.servers.clone();
+        all.spawn(async move {
+            tracing::warn!(key, "an earlier driver left a server of nobody's; it is ended");
+            if let Err(why) = servers.stop(&key).await {
+                tracing::warn!(key, %why, "a server of nobody's goes on");
+            }
+        });
+    }
+    all.join_all().await;
 }
 
 /// A target that shows nothing of ours is published anew by kubelet, or was unpublished; a mount

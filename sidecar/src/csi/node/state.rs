@@ -2,20 +2,33 @@
 //!
 //! Owns the file: which volumes are mounted under which keys, and where they are published.
 //! Promises: it is replaced as a whole; there is no secret in it; a file of another boot or of a
-//! later release is never taken for one's own. Must not know the table of mounts, which has the
-//! last word on all of it.
+//! later release is never taken for one's own; two drivers never share it. Must not know the table
+//! of mounts, which has the last word on all of it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
+use s3pod::mount::Failure;
 use serde::{Deserialize, Serialize};
+
+use crate::csi::servers::Sidecar;
 
 /// The form of the file.
 const SCHEMA: u32 = 1;
 
 const FILE: &str = "state.json";
+
+const LOCK: &str = "lock";
+
+/// A driver that was told to end finishes the calls under way; so often, and this long apart, is
+/// it looked whether it has.
+const TRIES: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// Different after each boot of the machine, with which all mounts go.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -25,6 +38,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(super) struct State {
     folder: PathBuf,
     content: Content,
+    _alone: Flock<File>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -48,6 +62,9 @@ pub(super) struct Mount {
     /// The device of its file system; empty until it is mounted.
     #[serde(default)]
     pub(super) device: String,
+    /// The pod's own sidecar, where that serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sidecar: Option<Sidecar>,
     /// Where it is published.
     #[serde(default)]
     pub(super) targets: BTreeMap<PathBuf, Target>,
@@ -66,8 +83,16 @@ impl State {
     /// What an earlier driver left in `folder`; nothing where the machine was started anew since.
     ///
     /// # Errors
-    /// Where the file is there and cannot be read.
-    pub(super) fn load(folder: &Path) -> io::Result<Self> {
+    /// Where the file is there and cannot be read, or another driver is at work with it.
+    pub(super) fn load(folder: &Path) -> Result<Self, Failure> {
+        let alone = lock(folder)?;
+        Self::read(folder, alone).map_err(|error| {
+            let folder = folder.display();
+            Failure::configuration(format!("--state-dir: {folder} cannot be read: {error}"))
+        })
+    }
+
+    fn read(folder: &Path, alone: Flock<File>) -> io::Result<Self> {
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
         let empty = Content { schema: SCHEMA, boot, ..Content::default() };
         let content = match fs::read(folder.join(FILE)) {
@@ -75,7 +100,7 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => empty,
             Err(error) => return Err(error),
         };
-        Ok(Self { folder: folder.to_owned(), content })
+        Ok(Self { folder: folder.to_owned(), content, _alone: alone })
     }
 
     /// Every mount, by its key.
@@ -117,6 +142,28 @@ impl State {
     }
 }
 
+/// Two drivers of one folder would unmount each other's volumes.
+fn lock(folder: &Path) -> Result<Flock<File>, Failure> {
+    let path = folder.join(LOCK);
+    let mut file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+            let path = path.display();
+            Failure::configuration(format!("--state-dir: {path} cannot be written to: {error}"))
+        })?;
+    for _ in 0..TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(alone) => return Ok(alone),
+            Err((same, _)) => file = same,
+        }
+        thread::sleep(BETWEEN_TRIES);
+    }
+    Err(Failure::passing(format!(
+        "--state-dir: another driver is at work with {}; end it first, or give this one a folder \
+         of its own",
+        folder.display()
+    )))
+}
+
 /// The content of a file, if it is of this boot and of a form that is known here.
 fn known(bytes: &[u8], now: &Content) -> Option<Content> {
     match serde_json::from_slice::<Content>(bytes) {
@@ -139,6 +186,7 @@ fn known(bytes: &[u8], now: &Content) -> Option<Content> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn mount(target: &str) -> Mount {
         let target = (PathBuf::from(target), Target { access_mode: 5, read_only: false });
@@ -165,7 +213,24 @@ mod tests {
         assert_eq!(state.mounts().get("k"), Some(&mount("/t")));
         assert_eq!(state.key_of(Path::new("/t")), Some("k"));
         assert_eq!((state.of_volume("v").count(), state.of_volume("w").count()), (1, 0));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        let names: BTreeSet<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, [FILE.into(), LOCK.into()].into(), "nothing else is left");
+    }
+
+    #[test]
+    fn a_second_driver_waits_for_the_first_and_then_says_which_folder_it_wants() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = State::load(folder.path()).unwrap();
+        let said = State::load(folder.path()).unwrap_err().to_string();
+        assert!(said.contains("--state-dir: another driver"), "{said}");
+        assert!(said.contains(folder.path().to_str().unwrap()), "{said}");
+        let ending = thread::spawn(move || {
+            thread::sleep(BETWEEN_TRIES);
+            drop(first);
+        });
+        State::load(folder.path()).unwrap();
+        ending.join().unwrap();
     }
 
     #[test]

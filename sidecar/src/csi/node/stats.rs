@@ -1,23 +1,19 @@
 //! How full a volume is.
 //!
-//! Owns NodeGetVolumeStats: which volumes are known, and how long their servers are waited for.
+//! Owns NodeGetVolumeStats: which volumes are known, and what their servers are asked.
 //! Promises: it asks the server and never the mount, which could hang. Must not know where a
 //! server has its numbers from.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use s3pod::mount::admin::{Place, ask};
 use serde::Deserialize;
 
 use super::asked;
 use super::volumes::Volumes;
 use crate::csi::proto::{VolumeUsage, volume_usage};
+use crate::csi::servers::Serving;
 use crate::volume::refusal::{Code, Refusal};
-
-/// A server has its numbers in memory.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The usage of a volume that is published at `path`.
 pub(super) async fn usage(
@@ -49,8 +45,7 @@ pub(super) async fn usage(
         Refusal::new(Code::Unavailable, format!("the volume {volume}: its server {why}"))
     };
     let serving = volumes.serving(&key).ok_or_else(|| silent("has gone"))?;
-    let socket = serving.admin();
-    let room = tokio::task::spawn_blocking(move || room(socket)).await;
+    let room = tokio::task::spawn_blocking(move || room(&serving)).await;
     let room = room.map_err(|error| silent(&error.to_string()))?;
     let room = room.map_err(|error| silent(&format!("does not answer: {error}")))?;
     Ok(vec![room.usage()])
@@ -63,12 +58,8 @@ struct Room {
     free_bytes: u64,
 }
 
-fn room(socket: PathBuf) -> io::Result<Room> {
-    let answer = ask(&Place::Socket(socket), "GET", "/statfs", PATIENCE)?;
-    if answer.status != 200 {
-        return Err(io::Error::other(answer.text));
-    }
-    Ok(serde_json::from_str(&answer.text)?)
+fn room(serving: &Serving) -> io::Result<Room> {
+    Ok(serde_json::from_str(&serving.ask("/statfs")?)?)
 }
 
 impl Room {

@@ -1,15 +1,14 @@
 //! The volumes of this node: mounted once per key, published at any number of places.
 //!
-//! Owns the order of things when a volume comes, goes, or loses its server. Promises: whatever
-//! fails on the way leaves nothing that was not there before; a volume that lives is not disturbed
-//! by a call that repeats or fails; a dead mount is mounted over, never unmounted first. Must not
-//! know the wire, nor who serves.
+//! Owns the order of things when a volume comes or goes. Promises: whatever fails on the way leaves
+//! nothing that was not there before; a volume that lives is not disturbed by a call that repeats
+//! or fails, and kubelet hears of each trouble once. Must not know the wire, nor who serves
+//! ([`super::served`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use s3pod::mount::mountinfo;
 
@@ -17,19 +16,11 @@ use super::asked::Wanted;
 use super::busy::Busy;
 use super::mounts;
 use super::places::Places;
+use super::served::Live;
 use super::state::{Mount, State, Target};
-use super::told::refused;
-use crate::csi::servers::{Bytes, FILES, Files, Order, Servers, Serving};
+use crate::csi::servers::{Servers, Serving};
 use crate::volume::access::AccessMode;
 use crate::volume::refusal::{Code, Refusal};
-use crate::volume::{Published, Server};
-
-/// Between tries to serve a dead mount again: at once, then twice as long each time.
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// The folders inside of mounts that are bound again must be found by their new server.
-const RENEW_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The volumes.
 #[derive(Debug)]
@@ -39,16 +30,8 @@ pub(super) struct Volumes {
     pub(super) busy: Busy,
     state: Mutex<State>,
     live: Mutex<HashMap<String, Live>>,
-}
-
-/// A mount that is served.
-#[derive(Clone, Debug)]
-struct Live {
-    serving: Arc<Serving>,
-    /// As it was asked for last; none for one that an earlier driver published.
-    published: Option<Published>,
-    /// What was last said to be wrong with it.
-    complaint: Option<String>,
+    /// What kubelet was last told to be wrong with a key.
+    complaints: Mutex<HashMap<String, String>>,
 }
 
 impl Volumes {
@@ -60,15 +43,12 @@ impl Volumes {
             busy: Busy::default(),
             state: Mutex::new(state),
             live: Mutex::default(),
+            complaints: Mutex::default(),
         })
     }
 
     /// Has a volume appear at its target.
     pub(super) async fn publish(self: &Arc<Self>, wanted: Wanted) -> Result<(), Refusal> {
-        if wanted.published.server == Server::Sidecar {
-            let why = "sidecar is not served by this release; leave it out, or write node";
-            return Err(Refusal::field("volumeAttributes.server", why));
-        }
         let _alone = self.busy.enter(&wanted.volume)?;
         let before = self.compare(&wanted)?;
         let key = before.clone().unwrap_or_else(|| wanted.published.key.clone());
@@ -79,13 +59,12 @@ impl Volumes {
                 "published with other attributes or options; they are for the next pod"
             );
         }
-        let is_new = !self.state().mounts().contains_key(&key);
-        if is_new {
-            self.begin(&key, &wanted.volume, &wanted.published).await?;
-        } else if self.serving(&key).is_none() {
-            self.revive(&key, &wanted.published).await?;
-        } else if key == wanted.published.key {
-            self.refresh(&key, &wanted.published).await?;
+        match self.provide(&key, &wanted).await {
+            Ok(()) => self.no_more_complaints(&key),
+            // It is there, and stays as it is: a call that fails would take nothing away, but
+            // would be repeated at once, over and over.
+            Err(refusal) if before.is_some() => return self.complain_once(&key, refusal),
+            Err(refusal) => return Err(refusal),
         }
         if let Err(error) = self.appear(&key, &wanted) {
             let why = format!("{} cannot be mounted on: {error}", wanted.target.display());
@@ -95,6 +74,42 @@ impl Volumes {
             return Err(Refusal::new(Code::Internal, why));
         }
         Ok(())
+    }
+
+    /// Sees to it that the key is mounted and served.
+    async fn provide(self: &Arc<Self>, key: &str, wanted: &Wanted) -> Result<(), Refusal> {
+        let published = &wanted.published;
+        if !self.state().mounts().contains_key(key) {
+            let mount = Mount {
+                volume: wanted.volume.clone(),
+                bucket: published.bucket.clone(),
+                read_only: published.read_only,
+                sidecar: wanted.sidecar.clone(),
+                ..Mount::default()
+            };
+            return self.begin(key, mount, published).await;
+        }
+        if self.serving(key).is_none() {
+            return self.revive(key, Some(published)).await;
+        }
+        match self.refresh(key, published).await {
+            None => Ok(()),
+            Some(why) => Err(Refusal::new(Code::Unavailable, why)),
+        }
+    }
+
+    /// What is wrong with a volume that is there, unless kubelet has heard just that.
+    fn complain_once(&self, key: &str, refusal: Refusal) -> Result<(), Refusal> {
+        let cause = without_requests(&refusal.message);
+        let before = self.complaints().insert(key.to_owned(), cause.clone());
+        if before == Some(cause) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::Unavailable, refusal.message))
+    }
+
+    pub(super) fn no_more_complaints(&self, key: &str) {
+        self.complaints().remove(key);
     }
 
     /// The key under which the target is published already; refuses what contradicts that, and a
@@ -134,108 +149,6 @@ impl Volumes {
         Ok(None)
     }
 
-    /// The first mount of a key. What fails leaves nothing behind.
-    async fn begin(
-        self: &Arc<Self>,
-        key: &str,
-        volume: &str,
-        published: &Published,
-    ) -> Result<(), Refusal> {
-        let mount = Mount {
-            volume: volume.to_owned(),
-            bucket: published.bucket.clone(),
-            read_only: published.read_only,
-            ..Mount::default()
-        };
-        // Before the mount: what is not written down would be nobody's after a crash.
-        self.change(|mounts| mounts.insert(key.to_owned(), mount))?;
-        let served = self.serve(key, published).await;
-        if served.is_err() {
-            self.end(key).await;
-        }
-        served
-    }
-
-    /// Mounts and hands over; where that fails, what was mounted is gone again.
-    async fn serve(self: &Arc<Self>, key: &str, published: &Published) -> Result<(), Refusal> {
-        let generation = self.state().mounts().get(key).map_or(0, |mount| mount.generation) + 1;
-        let own = self.places.own(key, generation);
-        // What a driver left there that was killed on the way.
-        mounts::clear(&own)
-            .and_then(|_| mounts::make(&own))
-            .map_err(|error| internal(&own, &error))?;
-        let fresh = mounts::mount(&own, &published.bucket, published.read_only)
-            .map_err(|failure| Refusal::new(Code::Internal, failure.to_string()))?;
-        let device = fresh.device;
-        match self.servers.start(order(key, published), fresh.descriptor).await {
-            Ok(serving) => {
-                tracing::info!(key, device, init = ?serving.init, "served");
-                self.change(|mounts| {
-                    if let Some(mount) = mounts.get_mut(key) {
-                        mount.generation = generation;
-                        mount.device = device;
-                    }
-                })?;
-                self.attend(key, Arc::new(serving), Some(published.clone()));
-                Ok(())
-            }
-            Err(refusal) => {
-                if let Err(error) = mounts::clear(&own).and_then(|_| mounts::remove(&own)) {
-                    tracing::warn!(own = %own.display(), %error, "a mount stays unserved");
-                }
-                Err(refused(refusal))
-            }
-        }
-    }
-
-    /// Serves a dead mount anew, and mounts over it wherever it shows.
-    async fn revive(self: &Arc<Self>, key: &str, published: &Published) -> Result<(), Refusal> {
-        let later = |refusal: Refusal| Refusal::new(Code::Unavailable, refusal.message);
-        self.serve(key, published).await.map_err(later)?;
-        let (own, below) = (self.own(key), self.places.kubelet().map(Path::to_owned));
-        let mut dead = self
-            .places
-            .all_own(key)
-            .map_err(|error| later(internal(&self.places.mounts(), &error)))?;
-        dead.retain(|point| *point != own);
-        let renewing =
-            tokio::task::spawn_blocking(move || mounts::renew(&own, &dead, below.as_deref()));
-        match tokio::time::timeout(RENEW_PATIENCE, renewing).await {
-            Ok(Ok(Ok(failed))) => {
-                for (point, error) in failed {
-                    let point = point.display();
-                    tracing::warn!(%point, %error, "a dead mount stays: it cannot be mounted over");
-                }
-                tracing::info!(key, "served again");
-            }
-            failed => tracing::warn!(key, ?failed, "dead mounts may stay that show it"),
-        }
-        Ok(())
-    }
-
-    /// Tells a living server what is new. It complains once of each thing that goes wrong.
-    async fn refresh(&self, key: &str, published: &Published) -> Result<(), Refusal> {
-        let Some(live) = self.live().get(key).cloned() else { return Ok(()) };
-        if live.published.as_ref() == Some(published) {
-            return Ok(());
-        }
-        let complaint = match live.serving.rewrite_files(files(published)).await {
-            Ok(()) => None,
-            Err(refusal) => Some(refused(refusal).message),
-        };
-        let is_news = complaint.is_some() && complaint != live.complaint;
-        if let Some(live) = self.live().get_mut(key) {
-            if complaint.is_none() {
-                live.published = Some(published.clone());
-            }
-            live.complaint.clone_from(&complaint);
-        }
-        match complaint {
-            Some(why) if is_news => Err(Refusal::new(Code::Unavailable, why)),
-            _ => Ok(()),
-        }
-    }
-
     /// Binds the mount to the target, and writes that down first.
     fn appear(&self, key: &str, wanted: &Wanted) -> io::Result<()> {
         let own = self.own(key);
@@ -273,6 +186,11 @@ impl Volumes {
     ) -> Result<(), Refusal> {
         let _alone = self.busy.enter(volume)?;
         let key = self.state().key_of(target).map(str::to_owned);
+        if let Some(other) = key.as_ref().map(|key| self.volume_of(key)).filter(|id| id != volume) {
+            let shown = target.display();
+            let why = format!("target_path: {shown} shows the volume {other}, and not {volume}");
+            return Err(Refusal::new(Code::NotFound, why));
+        }
         mounts::clear(target)
             .and_then(|_| mounts::remove(target))
             .map_err(|error| stays(target, &error))?;
@@ -283,87 +201,19 @@ impl Volumes {
         Ok(())
     }
 
-    /// Unmounts a key's own mount, and ends its server once that has sent what it has.
-    async fn end(&self, key: &str) {
-        // First, so that its server's end is nobody's loss.
-        let live = self.live().remove(key);
-        for own in self.places.all_own(key).unwrap_or_default() {
-            if let Err(error) = mounts::clear(&own).and_then(|_| mounts::remove(&own)) {
-                tracing::warn!(own = %own.display(), %error, "an own mount stays");
-            }
-        }
-        if let Err(why) = self.servers.stop(key).await {
-            tracing::warn!(key, %why, "its server was not told to end");
-        }
-        drop(live);
-        if let Err(refusal) = self.change(|mounts| mounts.remove(key)) {
-            tracing::warn!(key, %refusal, "the state on disk is behind");
-        }
-    }
-
-    /// Watches a server to its end.
-    pub(super) fn attend(
-        self: &Arc<Self>,
-        key: &str,
-        serving: Arc<Serving>,
-        published: Option<Published>,
-    ) {
-        let live = Live { serving: Arc::clone(&serving), published, complaint: None };
-        self.live().insert(key.to_owned(), live);
-        let (volumes, key) = (Arc::clone(self), key.to_owned());
-        tokio::spawn(async move {
-            serving.ended().await;
-            volumes.lost(&key, &serving).await;
-        });
-    }
-
-    /// A server has gone: its mount is served again, as long as anybody has it.
-    async fn lost(self: &Arc<Self>, key: &str, serving: &Arc<Serving>) {
-        let mut pause = PAUSE_FIRST;
-        loop {
-            let Some(volume) = self.state().mounts().get(key).map(|mount| mount.volume.clone())
-            else {
-                return;
-            };
-            let alone = self.busy.wait(&volume).await;
-            let Some(published) = self.take_lost(key, serving) else { return };
-            tracing::warn!(key, volume, "its server has gone");
-            match self.revive(key, &published).await {
-                Ok(()) => return,
-                Err(refusal) => tracing::warn!(key, %refusal, "it is not served again yet"),
-            }
-            self.keep_lost(key, serving, published);
-            drop(alone);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    /// What a lost mount was asked to be, if this server was its last and anybody knows.
-    fn take_lost(&self, key: &str, serving: &Arc<Serving>) -> Option<Published> {
-        let mut live = self.live();
-        let is_last = live.get(key).is_some_and(|live| Arc::ptr_eq(&live.serving, serving));
-        if !is_last {
-            return None;
-        }
-        // Without it, the next call of kubelet brings it.
-        live.remove(key).and_then(|live| live.published)
-    }
-
-    fn keep_lost(&self, key: &str, serving: &Arc<Serving>, published: Published) {
-        let live =
-            Live { serving: Arc::clone(serving), published: Some(published), complaint: None };
-        self.live().insert(key.to_owned(), live);
-    }
-
     /// The server of a key, while it lives.
-    pub(super) fn serving(&self, key: &str) -> Option<Arc<Serving>> {
+    pub(super) fn serving(&self, key: &str) -> Option<Serving> {
         let live = self.live();
-        live.get(key).map(|live| Arc::clone(&live.serving)).filter(|serving| serving.is_alive())
+        live.get(key).map(|live| live.serving.clone()).filter(Serving::is_alive)
+    }
+
+    /// The id of a key's volume.
+    pub(super) fn volume_of(&self, key: &str) -> String {
+        self.state().mounts().get(key).map(|mount| mount.volume.clone()).unwrap_or_default()
     }
 
     /// Where the mount of a key is that is served, or was last.
-    fn own(&self, key: &str) -> PathBuf {
+    pub(super) fn own(&self, key: &str) -> PathBuf {
         let generation = self.state().mounts().get(key).map_or(0, |mount| mount.generation);
         self.places.own(key, generation)
     }
@@ -398,36 +248,24 @@ impl Volumes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<String, Live>> {
+    pub(super) fn live(&self) -> MutexGuard<'_, HashMap<String, Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// What the server is told of a volume.
-fn order(key: &str, published: &Published) -> Order {
-    let folder = Path::new(FILES);
-    let flags = published.arguments(folder).into_iter();
-    let arguments = std::iter::once(published.bucket.clone())
-        .chain(flags.map(|flag| flag.to_string_lossy().into_owned()))
-        .collect();
-    Order {
-        key: key.to_owned(),
-        arguments,
-        files: files(published),
-        memory: published.memory,
-        server_identity: published.is_read_as_the_driver(),
-        ..Order::default()
+    fn complaints(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn files(published: &Published) -> Files {
-    let files = published.files(Path::new(FILES)).into_iter();
-    let bytes = |text: &str| Bytes(text.as_bytes().to_vec());
-    Files(files.map(|file| (file.name.to_owned(), bytes(file.content.expose()))).collect())
+pub(super) fn internal(path: &Path, error: &io::Error) -> Refusal {
+    Refusal::new(Code::Internal, format!("{}: {error}", path.display()))
 }
 
-fn internal(path: &Path, error: &io::Error) -> Refusal {
-    Refusal::new(Code::Internal, format!("{}: {error}", path.display()))
+/// A sentence without the store's numbers of requests, which are others each time.
+fn without_requests(why: &str) -> String {
+    let mut parts = why.split(" (request ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or("", |(_, rest)| rest))
 }
 
 fn stays(target: &Path, error: &io::Error) -> Refusal {
@@ -440,4 +278,20 @@ fn stays(target: &Path, error: &io::Error) -> Refusal {
         _ => format!("target_path: {shown} cannot be removed: {error}"),
     };
     Refusal::new(Code::Internal, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_sentences_of_one_cause_are_the_same_without_their_requests() {
+        for (why, cause) in [
+            ("the keys are old (request A1); renew", "the keys are old; renew"),
+            ("a (request 1) b (request 2)", "a b"),
+            ("no bucket", "no bucket"),
+        ] {
+            assert_eq!(without_requests(why), cause);
+        }
+    }
 }
