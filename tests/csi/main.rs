@@ -15,6 +15,7 @@ mod kubelet;
 #[path = "../kubernetes/node.rs"]
 mod node;
 mod passthrough;
+mod pods;
 mod provision;
 mod publish;
 mod refuse;
