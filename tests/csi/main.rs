@@ -7,6 +7,7 @@
 
 mod alone;
 mod containers;
+mod controller;
 mod crash;
 mod driver;
 mod identity;
@@ -21,6 +22,7 @@ mod publish;
 mod refuse;
 mod republish;
 mod restart;
+mod sanity;
 mod server;
 mod sidecar;
 #[expect(dead_code, reason = "pods use more of it than containers do")]

@@ -175,8 +175,19 @@ impl Options {
                 Failure::configuration(format!("--{STORES}: {}: {why}", path.display()))
             })
         };
-        let table = self.stores.as_ref().map(read).transpose()?;
-        Ok(self.mode.has_controller().then(|| table.unwrap_or_default()))
+        if !self.mode.has_controller() {
+            return Ok(None);
+        }
+        let table = self.stores.as_ref().map(read).transpose()?.unwrap_or_default();
+        if self.mode != Mode::All {
+            return Ok(Some(table));
+        }
+        // Volumes and mounts are this one process's, so what it is told once it can know again.
+        let file = self.state_dir.join("stores.json");
+        let kept = table.keeping(file.clone()).map_err(|why| {
+            Failure::configuration(format!("--{STATE_DIR}: {}: {why}", file.display()))
+        });
+        kept.map(Some)
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {

@@ -1,13 +1,14 @@
 //! The stores that volumes are made in.
 //!
-//! Owns the table of the controller's configuration, and open connections. Promises: a volume's id
-//! and the provisioner's Secret are enough to find its store again, since DeleteVolume brings
-//! nothing else; a refusal says what the store said. Must not know markers.
+//! Owns the table of the controller's configuration, the endpoints that a driver with a folder of
+//! its own adds to it, and open connections. Promises: a volume's id and the provisioner's Secret
+//! are enough to find its store again, since DeleteVolume brings nothing else; a refusal says what
+//! the store said. Must not know markers.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use s3pod::clock::Clock;
 use s3pod::config::EndpointUrl;
@@ -16,11 +17,11 @@ use s3pod::store::s3::{Credentials, S3Settings, S3Store};
 use s3pod::store::{
     Conditional, Error, ErrorKind, Limit, Metered, ObjectStore, Retry, RetryPolicy,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use super::class::Class;
-use crate::volume::id::is_store_name;
+use crate::volume::id::{Hash, is_store_name};
 use crate::volume::refusal::{Code, Refusal};
 use crate::volume::secret::StoreSecret;
 
@@ -30,11 +31,14 @@ const REQUESTS_MAX: usize = 32;
 /// Connections that are kept: each knows what its store can do.
 const OPEN_MAX: usize = 64;
 
+/// Of an endpoint's hash, in the name that it is kept under.
+const KEPT_DIGITS: usize = 12;
+
 /// A provisioner waits for 60 s; by then it should have an answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// A line of the table.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Entry {
     endpoint_url: Option<String>,
@@ -42,6 +46,9 @@ struct Entry {
     /// A PEM text, or the path of a file with one.
     ca_bundle: Option<String>,
 }
+
+/// By the stores' names.
+type Table = BTreeMap<String, Entry>;
 
 /// Where a bucket is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +75,9 @@ pub(super) struct Bucket {
 /// The table, and what is open.
 #[derive(Debug, Default)]
 pub(crate) struct Stores {
-    table: BTreeMap<String, Entry>,
+    table: Mutex<Table>,
+    /// The file of endpoints that classes alone have named; none where nothing is kept.
+    kept: Option<PathBuf>,
     open: Mutex<Vec<(Opened, Arc<Bucket>)>>,
 }
 
@@ -86,9 +95,31 @@ impl Stores {
         Self::parse(&text)
     }
 
+    /// Adds what an earlier driver kept in this file, and keeps there what classes say.
+    pub(crate) fn keeping(mut self, file: PathBuf) -> Result<Self, String> {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                let mut table = Self::parse(&text)?.into_table();
+                table.append(&mut self.table());
+                self.table = Mutex::new(table);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        self.kept = Some(file);
+        Ok(self)
+    }
+
+    fn into_table(self) -> Table {
+        self.table.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let mut table: BTreeMap<String, Entry> =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let mut table: Table = serde_json::from_str(text).map_err(|error| error.to_string())?;
         for (name, entry) in &mut table {
             if !is_store_name(name) {
                 return Err(format!("`{name}` is no name: lower-case letters, digits and dashes"));
@@ -101,7 +132,7 @@ impl Stores {
                 entry.ca_bundle = Some(pem);
             }
         }
-        Ok(Self { table, open: Mutex::default() })
+        Ok(Self { table: Mutex::new(table), ..Self::default() })
     }
 
     /// The place that a new volume's class names.
@@ -115,6 +146,14 @@ impl Stores {
             })?,
             None => self.unnamed(class.endpoint_url.as_deref(), secret),
         };
+        if let (Some(file), Some(url), None) =
+            (&self.kept, &class.endpoint_url, &place.endpoint_url)
+        {
+            place = self.keep(file, url, class.region.as_deref()).map_err(|error| {
+                let reason = format!("{} cannot be written to: {error}", file.display());
+                Refusal::new(Code::Internal, reason)
+            })?;
+        }
         for (name, said, known) in [
             ("endpointUrl", &class.endpoint_url, &mut place.endpoint_url),
             ("region", &class.region, &mut place.region),
@@ -153,8 +192,29 @@ impl Stores {
         }
     }
 
+    /// Adds an endpoint to the table, under a name that ids can carry.
+    fn keep(&self, file: &Path, url: &str, region: Option<&str>) -> std::io::Result<Place> {
+        let name = format!("at-{}", &Hash::of(url).to_string()[..KEPT_DIGITS]);
+        let entry = Entry {
+            endpoint_url: Some(url.to_owned()),
+            region: region.map(str::to_owned),
+            ca_bundle: None,
+        };
+        let mut table = self.table();
+        table.insert(name.clone(), entry);
+        let text = serde_json::to_vec_pretty(&*table)?;
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        let mut new = NamedTempFile::new_in(folder)?;
+        new.write_all(&text)?;
+        new.as_file().sync_data()?;
+        new.persist(file).map_err(|error| error.error)?;
+        drop(table);
+        self.named(&name).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
     fn named(&self, name: &str) -> Option<Place> {
-        let entry = self.table.get(name)?;
+        let table = self.table();
+        let entry = table.get(name)?;
         Some(Place {
             store: Some(name.to_owned()),
             endpoint_url: entry.endpoint_url.clone(),
@@ -169,9 +229,8 @@ impl Stores {
             let is_same = |url: &str| Some(url.trim_end_matches('/')) == endpoint_url;
             entry.endpoint_url.as_deref().is_some_and(is_same)
         };
-        let line = self.table.iter().find(|(_, entry)| same(entry));
-        if let (None, Some(place)) =
-            (&secret.endpoint_url, line.and_then(|(name, _)| self.named(name)))
+        let line = self.table().iter().find(|(_, entry)| same(entry)).map(|(name, _)| name.clone());
+        if let (None, Some(place)) = (&secret.endpoint_url, line.and_then(|name| self.named(&name)))
         {
             return place;
         }
@@ -184,10 +243,11 @@ impl Stores {
     }
 
     fn known(&self) -> String {
-        if self.table.is_empty() {
+        let table = self.table();
+        if table.is_empty() {
             return "it is empty".to_owned();
         }
-        let names: Vec<&str> = self.table.keys().map(String::as_str).collect();
+        let names: Vec<&str> = table.keys().map(String::as_str).collect();
         format!("there are {}", names.join(", "))
     }
 
@@ -218,7 +278,7 @@ impl Stores {
             return Ok(known);
         }
         let bucket = Arc::new(connect(&opened).await?);
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= OPEN_MAX {
             open.remove(0);
         }
@@ -227,7 +287,7 @@ impl Stores {
     }
 
     fn known_bucket(&self, opened: &Opened) -> Option<Arc<Bucket>> {
-        let open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().find(|(known, _)| known == opened).map(|(_, bucket)| Arc::clone(bucket))
     }
 }
@@ -323,6 +383,23 @@ mod tests {
             let said = Stores::parse(text).unwrap_err();
             assert!(said.contains(words), "{said}");
         }
+    }
+
+    #[test]
+    fn a_driver_with_a_folder_keeps_what_a_class_alone_has_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("stores.json");
+        let start = || Stores::parse(TABLE).unwrap().keeping(file.clone()).unwrap();
+        let none = StoreSecret::default();
+        let class = class(None, Some("http://other:9000"));
+        let made = start().of_class(&class, &none).unwrap();
+        let name = made.store.clone().unwrap();
+        assert!(is_store_name(&name), "{name}");
+        assert_eq!(made.endpoint_url.as_deref(), Some("http://other:9000"));
+        // The next driver, too, and for another volume of the class.
+        assert_eq!(start().of_id(Some(&name), &none), Ok(made.clone()));
+        assert_eq!(start().of_class(&class, &none), Ok(made));
+        assert!(start().of_id(Some("minio"), &none).is_ok());
     }
 
     #[test]

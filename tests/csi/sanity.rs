@@ -1,0 +1,128 @@
+//! A volume's whole way through a driver of the mode `all`, as the public conformance suite leads
+//! it: it knows no kubelet, and makes the folder above a target anywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use s3pod_testkit::csi::node_client::NodeClient;
+use s3pod_testkit::csi::volume_capability::access_mode::Mode;
+use s3pod_testkit::csi::{
+    Code, NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, Status,
+    Volume,
+};
+
+use crate::controller::Suite;
+use crate::kubelet::{capability, refusal};
+
+const GIB: i64 = 1 << 30;
+const REPEATS: usize = 10;
+
+/// The suite's node half.
+struct Node<'s> {
+    suite: &'s Suite,
+    /// What it makes before each case, and removes behind it.
+    parent: PathBuf,
+}
+
+impl<'s> Node<'s> {
+    fn new(suite: &'s Suite) -> Self {
+        let parent = suite.driver.path().join("csi-mount");
+        fs::create_dir_all(&parent).unwrap();
+        Self { suite, parent }
+    }
+
+    fn target(&self, name: &str) -> PathBuf {
+        self.parent.join(name)
+    }
+
+    fn publish(&self, volume: &Volume, target: &Path, mode: Mode) -> Result<(), Status> {
+        let call = NodePublishVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            target_path: target.to_str().unwrap().to_owned(),
+            volume_capability: Some(capability(mode)),
+            volume_context: volume.volume_context.clone(),
+            secrets: self.suite.secrets(),
+            ..NodePublishVolumeRequest::default()
+        };
+        let mut client = NodeClient::new(self.suite.driver.channel());
+        self.suite.driver.wait(client.node_publish_volume(call)).map(drop)
+    }
+
+    fn unpublish(&self, id: &str, target: &Path) -> Result<(), Status> {
+        let (volume_id, target_path) = (id.to_owned(), target.to_str().unwrap().to_owned());
+        let call = NodeUnpublishVolumeRequest { volume_id, target_path };
+        let mut client = NodeClient::new(self.suite.driver.channel());
+        self.suite.driver.wait(client.node_unpublish_volume(call)).map(drop)
+    }
+
+    fn total(&self, id: &str, path: &str) -> Result<i64, Status> {
+        let (volume_id, volume_path) = (id.to_owned(), path.to_owned());
+        let call = NodeGetVolumeStatsRequest { volume_id, volume_path, ..Default::default() };
+        let mut client = NodeClient::new(self.suite.driver.channel());
+        let answer = self.suite.driver.wait(client.node_get_volume_stats(call))?.into_inner();
+        Ok(answer.usage[0].total)
+    }
+}
+
+/// Drivers for volumes that share a bucket, with the store's address in the Secret and in the
+/// class, and for volumes with a bucket each.
+fn suites() -> [Suite; 3] {
+    let shared = Suite::new("all", &[("bucket", "volumes")]);
+    [shared, Suite::with_endpoint("all"), Suite::new("all", &[])]
+}
+
+#[test]
+fn a_volume_goes_its_whole_way_and_every_step_may_be_repeated() {
+    for suite in suites() {
+        let node = Node::new(&suite);
+        let volume = suite.create(suite.asked("sanity-node-full")).unwrap();
+        let target = node.target("target");
+        for _ in 0..REPEATS {
+            node.publish(&volume, &target, Mode::SingleNodeWriter).unwrap();
+        }
+        fs::write(target.join("a"), "hello").unwrap();
+        let id = &volume.volume_id;
+        let shown = target.to_str().unwrap();
+        assert!(node.total(id, shown).unwrap() >= 10 * GIB);
+        assert_eq!(suite.expand(id, Some(11 * GIB)).unwrap(), 11 * GIB);
+        for (id, path, code) in [
+            ("", "some/path", Code::InvalidArgument),
+            (id, "", Code::InvalidArgument),
+            ("fake-vol-id", "some/path", Code::NotFound),
+            (id, "some/path", Code::NotFound),
+            ("fake-vol-id", shown, Code::NotFound),
+        ] {
+            assert_eq!(refusal(node.total(id, path)).0, code, "{id} {path}");
+        }
+        // The suite clears up after every volume at the same place, whichever was there.
+        assert_eq!(refusal(node.unpublish("fake-vol-id", &target)).0, Code::NotFound);
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+        for _ in 0..REPEATS {
+            node.unpublish(id, &target).unwrap();
+        }
+        assert!(fs::symlink_metadata(&target).is_err(), "the path itself is gone");
+        fs::remove_dir(&node.parent).unwrap();
+        for _ in 0..REPEATS {
+            suite.delete(id).unwrap();
+        }
+        // As it does for volumes that no node ever had.
+        node.unpublish(id, &target).unwrap();
+    }
+}
+
+#[test]
+fn a_volume_for_one_pod_alone_has_one_place() {
+    let suite = Suite::with_endpoint("all");
+    let node = Node::new(&suite);
+    let mut asked = suite.asked("sanity-single-writer");
+    asked.volume_capabilities = vec![capability(Mode::SingleNodeSingleWriter)];
+    let volume = suite.create(asked).unwrap();
+    let (target, other) = (node.target("target"), node.target("other_target"));
+    node.publish(&volume, &target, Mode::SingleNodeSingleWriter).unwrap();
+    let second = node.publish(&volume, &other, Mode::SingleNodeSingleWriter);
+    assert_eq!(refusal(second).0, Code::FailedPrecondition);
+    assert!(!other.exists());
+    node.unpublish(&volume.volume_id, &target).unwrap();
+    node.unpublish(&volume.volume_id, &other).unwrap();
+    suite.delete(&volume.volume_id).unwrap();
+}
