@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 
 use crate::driver::Driver;
 use crate::kubelet::{capability, refusal};
+use crate::stand::own_mounts;
 
 const BUCKET: &str = "volumes";
 const GIB: i64 = 1 << 30;
@@ -38,6 +39,7 @@ fn owned(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 
 impl Suite {
     pub(crate) fn new(mode: &str, parameters: &[(&str, &str)]) -> Self {
+        own_mounts();
         let store = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
         Self { driver: Driver::start(mode), store, parameters: owned(parameters) }
     }

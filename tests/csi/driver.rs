@@ -69,9 +69,10 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Gone already, where the test ended it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // In order, so that what it has started ends too; gone already, where the test ended it.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.terminate();
+        }
     }
 }
 

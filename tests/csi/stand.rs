@@ -39,10 +39,7 @@ pub(crate) struct Stand {
 impl Stand {
     /// A server with as much memory as `memory` says, as the option takes it.
     pub(crate) fn new(memory: &str) -> Self {
-        unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
-        drop_copies();
+        own_mounts();
         let folder = TempDir::with_prefix("s3pod-server-").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["sockets", "cache", "secrets"] {
@@ -292,6 +289,14 @@ fn bring_programs(folder: &Path) {
         File::create(&place).unwrap();
         mount(Some(&program), &place, none, MsFlags::MS_BIND, none).unwrap();
     }
+}
+
+/// Gives this thread, and whatever it starts, mounts of its own: they go with it.
+pub(crate) fn own_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace");
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
+    drop_copies();
 }
 
 /// A new namespace has copies of every mount, and a copy keeps the FUSE mount of another test

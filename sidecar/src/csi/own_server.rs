@@ -1,7 +1,8 @@
 //! The server of volumes that a driver of the mode `all` has as its child.
 //!
-//! Owns the child's life: it is started again where it ends, and ended with the driver. Promises:
-//! what volumes have not sent is sent before the driver has ended. Must not know volumes.
+//! Owns the child's life: it is started again where it ends, and ends with the driver, however that
+//! ends. Promises: what volumes have not sent is sent before the driver has ended in order. Must
+//! not know volumes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,8 @@ fn spawn(state: &Path) -> io::Result<Child> {
     command.arg(server::NAME).arg("--socket-dir").arg(sockets(state));
     command.arg("--cache-dir").arg(state.join("server/cache"));
     command.arg("--journal-dir").arg(state.join("server/journal"));
+    // The next driver has a child of its own, which could not take this one's place.
+    command.arg("--tied").arg(std::process::id().to_string());
     command.stdin(Stdio::null()).kill_on_drop(true).spawn()
 }
 

@@ -86,7 +86,8 @@ impl Volumes {
         if serving.is_err()
             && let Err(error) = mounts::clear(&own).and_then(|_| mounts::remove(&own))
         {
-            tracing::warn!(volume = mount.volume, own = %own.display(), %error, "it stays unserved");
+            let (volume, own) = (&mount.volume, own.display());
+            tracing::warn!(volume, %own, %error, "a mount stays that nobody serves");
         }
         let serving = serving?;
         tracing::info!(volume = mount.volume, key, device, init = ?serving.init(), "mounted");
@@ -248,7 +249,7 @@ impl Volumes {
                 }
             }
             Err(error) => {
-                tracing::warn!(volume, key, %error, "nobody serves it; kubelet's next call mends it");
+                tracing::warn!(volume, key, %error, "it is dead; kubelet's next call mends it");
             }
         }
     }
