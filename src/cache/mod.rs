@@ -266,6 +266,18 @@ impl Cache {
             || (version.size <= BLOCK_SIZE && is_on_disk())
     }
 
+    /// Ends when the version's last block has come to the disk. False where nobody will tell:
+    /// there is no disk, or others are waited for instead. It waits from this call on.
+    pub fn when_whole(&self, version: &Version) -> impl Future<Output = bool> + use<> {
+        let whole = self.disk().map(|disk| disk.when_whole(version));
+        async move {
+            match whole {
+                Some(whole) => whole.await,
+                None => false,
+            }
+        }
+    }
+
     /// The version's file on disk, if it is whole, this process has read and verified each of its
     /// blocks, and nobody has touched it since.
     pub fn whole_file(&self, version: &Version) -> Option<WholeFile> {

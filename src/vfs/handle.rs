@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::attr::{Fh, FileKind, Ino, OpenFlags, Opened};
 use super::inode::Inode;
+use super::passthrough::may_pass;
 use super::readdir::Listing;
 use super::{Error, Result, Vfs};
 use crate::read::Reader;
@@ -104,8 +105,10 @@ impl Vfs {
         let is_read = flags.read && !flags.truncate;
         self.note_open(&inode);
         self.revalidate_for(&inode, is_read).await?;
-        if flags.write || flags.truncate {
+        if !may_pass(flags) {
             self.before_change(&inode).await?;
+        }
+        if flags.write || flags.truncate {
             self.learn_properties(&inode).await?;
         }
         let opened = self.add_handle(&inode, flags)?;
@@ -206,7 +209,6 @@ impl Vfs {
     async fn last_close(&self, inode: &Arc<Inode>) {
         self.delete_doomed(Some(inode.ino)).await;
         self.let_go(inode);
-        self.verify_after_close(inode);
         self.table().collect(inode.ino);
     }
 

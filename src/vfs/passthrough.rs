@@ -7,8 +7,8 @@
 //! itself gets ESTALE, which makes the kernel look the name up again and find another inode: those
 //! readers keep the version they opened. Must not know how the kernel is told.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::attr::{Fh, FileKind, OpenFlags};
@@ -25,6 +25,10 @@ const SIZE_MIN: u64 = MIB;
 /// writer an ESTALE and a lookup.
 const QUIET: Duration = Duration::from_secs(60);
 
+/// A version that does not become whole here is looked at again after this: another mount that
+/// shares the cache's folder may have completed it.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// How an inode's files are open at the moment.
 #[derive(Debug)]
 pub(super) struct Ways<F = WholeFile> {
@@ -33,13 +37,13 @@ pub(super) struct Ways<F = WholeFile> {
     /// Opens that the kernel serves, all from one file.
     backed: u64,
     backing: Option<Arc<F>>,
-    /// The cache is reading through the inode's file.
-    is_being_verified: bool,
+    /// Somebody waits until the cache has all of the inode's version, and has it verified.
+    is_awaited: bool,
 }
 
 impl<F> Default for Ways<F> {
     fn default() -> Self {
-        Self { cached: 0, backed: 0, backing: None, is_being_verified: false }
+        Self { cached: 0, backed: 0, backing: None, is_awaited: false }
     }
 }
 
@@ -92,6 +96,20 @@ impl State {
     }
 }
 
+/// True for an open that the kernel may serve: it opens its own file as the application opened
+/// ours, which may not be written, and whose file system may want direct reads aligned or refuse
+/// them.
+pub(super) const fn may_pass(flags: OpenFlags) -> bool {
+    !flags.write && !flags.truncate && !flags.direct
+}
+
+/// True while the inode is there, and its version is this one.
+fn is_still(inode: &Weak<Inode>, version: &Version) -> bool {
+    let Some(inode) = inode.upgrade() else { return false };
+    let state = inode.state();
+    state.version.as_ref().is_some_and(|own| own.is_same(version))
+}
+
 impl Vfs {
     /// From now on no file is offered to the kernel: it does not take them.
     pub fn without_passthrough(&self) {
@@ -101,19 +119,16 @@ impl Vfs {
     /// Counts an open, and decides how it reads; the file that the kernel is to read.
     ///
     /// # Errors
-    /// [`Error::Stale`] for a change of what the kernel reads by itself.
+    /// [`Error::Stale`] for an open that the kernel cannot serve of what it reads by itself.
     pub(super) fn open_way(
         &self,
         inode: &Arc<Inode>,
         flags: OpenFlags,
     ) -> Result<Option<Arc<WholeFile>>> {
-        let only_reads = !flags.write && !flags.truncate;
-        // The kernel opens the file as the application opened ours, and local file systems want
-        // direct reads aligned.
-        let may_pass = only_reads && !flags.direct;
+        let may_pass = may_pass(flags);
         let offer = may_pass.then(|| self.offer(inode)).flatten();
         let mut state = inode.state();
-        if !only_reads && state.ways.is_backed() {
+        if !may_pass && state.ways.is_backed() {
             drop(state);
             self.leave_to_readers(inode);
             return Err(Error::Stale);
@@ -132,7 +147,7 @@ impl Vfs {
         let version = self.worth_passing(inode)?;
         let whole = self.0.cache.whole_file(&version);
         if whole.is_none() {
-            self.verify_later(inode, version);
+            self.verify_when_whole(inode, version);
             return None;
         }
         whole.map(|whole| (version, whole))
@@ -147,31 +162,30 @@ impl Vfs {
         state.version.clone().filter(|version| is_idle && version.size >= SIZE_MIN)
     }
 
-    /// Has the cache verify the version's file, if it has all of it, so that the next open may be
+    /// Has the cache verify the version's file once it has all of it, so that the next open may be
     /// passed on.
-    fn verify_later(&self, inode: &Arc<Inode>, version: Arc<Version>) {
-        if std::mem::replace(&mut inode.state().ways.is_being_verified, true) {
+    fn verify_when_whole(&self, inode: &Arc<Inode>, version: Arc<Version>) {
+        if std::mem::replace(&mut inode.state().ways.is_awaited, true) {
             return;
         }
         let (cache, inode) = (self.0.cache.clone(), Arc::downgrade(inode));
         self.0.tasks.spawn(async move {
-            // What was read last may still be on its way to the disk.
-            cache.flush().await;
-            // Kept by the cache, which knows it from now on.
-            drop(cache.verified_file(&version).await);
+            loop {
+                // Before it is looked at: the last block may come in between.
+                let whole = cache.when_whole(&version);
+                if cache.verified_file(&version).await.is_some() {
+                    break;
+                }
+                match tokio::time::timeout(LOOK_AGAIN, whole).await {
+                    Ok(true) => {}
+                    Err(_) if is_still(&inode, &version) => {}
+                    _ => break,
+                }
+            }
             if let Some(inode) = inode.upgrade() {
-                inode.state().ways.is_being_verified = false;
+                inode.state().ways.is_awaited = false;
             }
         });
-    }
-
-    /// The last handle was closed: what was read may be all there is by now.
-    pub(super) fn verify_after_close(&self, inode: &Arc<Inode>) {
-        if let Some(version) = self.worth_passing(inode)
-            && self.0.cache.whole_file(&version).is_none()
-        {
-            self.verify_later(inode, version);
-        }
     }
 
     /// An open has ended.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -196,6 +196,31 @@ fn attributes_change_while_the_kernel_reads() {
     assert!(passed.is_first(&reader));
     assert_eq!(reader.metadata().unwrap().mode() & 0o777, 0o600);
     assert!(fs::read(passed.path()).unwrap() == passed.bytes);
+}
+
+/// Local file systems want direct reads aligned, or do not know them; a mount does not care.
+#[test]
+fn a_direct_reader_beside_what_is_handed_over_reads_unaligned() {
+    let passed = Passed::new(&[]);
+    let reader = passed.open();
+    let inode = reader.metadata().unwrap().ino();
+    let before = passed.count();
+    let flags = nix::fcntl::OFlag::O_DIRECT.bits();
+    let direct = || OpenOptions::new().read(true).custom_flags(flags).open(passed.path()).unwrap();
+    let first = direct();
+    for (at, size) in [(5, 7), (0, SIZE), (SIZE - 3, 3), (4096 - 1, 8192)] {
+        let mut read = vec![0; size];
+        first.read_exact_at(&mut read, at as u64).unwrap();
+        assert!(read == passed.bytes[at..at + size], "{size} bytes at {at} differ");
+    }
+    assert_ne!(first.metadata().unwrap().ino(), inode, "one inode is read in one way");
+    assert!(passed.is_first(&reader));
+    drop(reader);
+    let second = direct();
+    assert_eq!(second.metadata().unwrap().ino(), first.metadata().unwrap().ino());
+    assert_eq!(passed.count(), before, "no direct open is handed over");
+    drop((first, second));
+    assert!(passed.is_first(&passed.open()), "and who comes later is handed the file again");
 }
 
 #[test]

@@ -389,6 +389,27 @@ async fn a_whole_file_is_given_out_verified_and_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_wants_a_version_whole_is_told_when_its_last_block_is_there() {
+    let lab = Lab::new().await;
+    let disk = lab.disk(GIB);
+    let bytes = pattern(3 * BLOCK + 5, 15);
+    let version = lab.put("f", &bytes).await;
+    let cache = lab.cache(&disk);
+    let whole = tokio::spawn(cache.when_whole(&version));
+    for end in [BLOCK, 3 * BLOCK] {
+        cache.get_or_fetch(&version, ByteRange::new(0, end)).await.unwrap();
+        disk.flush().await;
+        assert!(cache.verified_file(&version).await.is_none(), "a block is missing");
+        assert!(!whole.is_finished());
+    }
+    cache.get_or_fetch(&version, ByteRange::at(3 * BLOCK, 5)).await.unwrap();
+    assert!(whole.await.unwrap());
+    assert!(cache.verified_file(&version).await.is_some());
+    let without = Cache::over(Arc::clone(&lab.store), Budget::new(64 * MIB), 64, None);
+    assert!(!without.when_whole(&version).await, "there is no disk to wait for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_goes_while_it_is_used_is_a_miss() {
     let lab = Lab::new().await;
     let disk = lab.disk(GIB);

@@ -106,6 +106,11 @@ impl Draft {
         &self.identity
     }
 
+    /// True where every block is there.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.data.is_none()
+    }
+
     /// True where somebody has removed the files meanwhile.
     pub(super) fn is_removed(&self) -> io::Result<bool> {
         Ok(self.meta.metadata()?.nlink() == 0)

@@ -19,6 +19,7 @@ mod folder;
 mod format;
 mod opened;
 mod room;
+mod wanted;
 mod whole;
 mod writer;
 
@@ -39,6 +40,7 @@ use folder::Folder;
 use format::Identity;
 use opened::{OpenFiles, Opened};
 use room::{Bounds, Room};
+use wanted::Wanted;
 use whole::{Seals, Verdict};
 use writer::{Desk, Said, Writer};
 
@@ -84,6 +86,7 @@ struct Inner {
     said: Arc<Said>,
     opened: Arc<OpenFiles>,
     seals: Seals,
+    wanted: Arc<Wanted>,
     reads: Arc<Semaphore>,
     verifications: Arc<Semaphore>,
     writer: Writer,
@@ -102,7 +105,7 @@ impl Disk {
         let room = Room::new(Arc::clone(&folder), bounds, Arc::clone(&counters), clock);
         let (room, place) = (Arc::new(room), Arc::from(settings.place.as_str()));
         let said = Arc::new(Said::new(Arc::clone(&counters), Arc::clone(&folder)));
-        let opened = Arc::new(OpenFiles::default());
+        let (opened, wanted) = (Arc::new(OpenFiles::default()), Arc::new(Wanted::default()));
         let desk = Desk {
             place: Arc::clone(&place),
             folder: Arc::clone(&folder),
@@ -110,6 +113,7 @@ impl Disk {
             counters: Arc::clone(&counters),
             opened: Arc::clone(&opened),
             said: Arc::clone(&said),
+            wanted: Arc::clone(&wanted),
         };
         let blocks = (settings.queue.min(QUEUE_MAX) / BLOCK_SIZE).max(8);
         let writer = Writer::start(desk, usize::try_from(blocks).unwrap_or(8))?;
@@ -121,6 +125,7 @@ impl Disk {
             said,
             opened,
             seals: Seals::default(),
+            wanted,
             reads: Arc::new(Semaphore::new(READS_MAX)),
             verifications: Arc::new(Semaphore::new(1)),
             writer,
@@ -147,6 +152,18 @@ impl Disk {
     /// The numbers.
     pub fn snapshot(&self) -> DiskSnapshot {
         self.0.room.complete(self.0.counters.snapshot())
+    }
+
+    /// Ends when the version's last block was written. False where nobody will tell.
+    pub(super) fn when_whole(&self, version: &Version) -> impl Future<Output = bool> + use<> {
+        let identity = Identity::new(&self.0.place, version);
+        let told = identity.map(|identity| self.0.wanted.wait(identity.id));
+        async move {
+            match told {
+                Some(told) => told.await.is_ok(),
+                None => false,
+            }
+        }
     }
 
     /// The version's file, if it is whole and this process has verified it.

@@ -22,6 +22,7 @@ use super::folder::Folder;
 use super::format::{Id, Identity};
 use super::opened::{OpenFiles, Opened};
 use super::room::Room;
+use super::wanted::Wanted;
 use crate::store::Version;
 use crate::telemetry::Once;
 use crate::units::{KIB, MIB};
@@ -88,6 +89,7 @@ pub(super) struct Desk {
     pub(super) counters: Arc<Counters>,
     pub(super) opened: Arc<OpenFiles>,
     pub(super) said: Arc<Said>,
+    pub(super) wanted: Arc<Wanted>,
 }
 
 /// Failures of the disk, counted, and said once a kind.
@@ -292,8 +294,11 @@ impl Desk {
         }
         let Some(draft) = self.draft(identity, drafts)? else { return Ok(None) };
         let written = draft.write(first, blocks)?;
-        let allocated = draft.allocated()?;
+        let (allocated, is_whole) = (draft.allocated()?, draft.is_whole());
         self.room.grown(identity.id, allocated, written * BLOCK_SIZE);
+        if is_whole && written > 0 {
+            self.wanted.is_whole(identity.id);
+        }
         Ok(Some(written))
     }
 
