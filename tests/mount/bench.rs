@@ -29,19 +29,28 @@ pub(crate) struct Bench {
     prefix: String,
     mount: Mount,
     raw: Raw,
-    is_seaweed: bool,
+    kind: Kind,
+}
+
+/// What is beneath a case.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ours,
+    Seaweed,
+    /// Ours, and a server without any privilege.
+    Unprivileged,
 }
 
 impl Bench {
-    fn new(endpoint: S3Endpoint, prefix: &str, is_seaweed: bool) -> Self {
-        let mount = start(&endpoint, prefix, &[]);
+    fn new(endpoint: S3Endpoint, prefix: &str, kind: Kind) -> Self {
+        let mount = start(&endpoint, prefix, &[], kind);
         let raw = Raw::new(endpoint.clone());
-        Self { endpoint, prefix: prefix.to_owned(), mount, raw, is_seaweed }
+        Self { endpoint, prefix: prefix.to_owned(), mount, raw, kind }
     }
 
     /// True on SeaweedFS, where a case has to name a deviation.
     pub(crate) fn is_seaweed(&self) -> bool {
-        self.is_seaweed
+        self.kind == Kind::Seaweed
     }
 
     /// A path in the mount; "" is its root.
@@ -78,21 +87,40 @@ impl Bench {
 
     /// Another mount of the same prefix.
     pub(crate) fn another(&self, arguments: &[&str]) -> Mount {
-        start(&self.endpoint, &self.prefix, arguments)
+        start(&self.endpoint, &self.prefix, arguments, self.kind)
     }
 }
 
-fn start(endpoint: &S3Endpoint, prefix: &str, arguments: &[&str]) -> Mount {
-    let mut all = vec!["--prefix", prefix];
-    all.extend(arguments);
-    Mount::start(env!("CARGO_BIN_EXE_s3pod"), endpoint, &all).unwrap()
+fn start(endpoint: &S3Endpoint, prefix: &str, arguments: &[&str], kind: Kind) -> Mount {
+    let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), endpoint);
+    let options = options.args(["--prefix", prefix]).args(arguments);
+    if kind == Kind::Unprivileged {
+        let mount = options.unprivileged().start().unwrap();
+        assert_no_privilege(mount.pid());
+        return mount;
+    }
+    options.start().unwrap()
+}
+
+/// What the kernel knows of a process: another user, no capability, and none to be had.
+fn assert_no_privilege(pid: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let is = |field: &str, value: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(field));
+        assert_eq!(found.map(|text| text.split_whitespace().next()), Some(Some(value)), "{field}");
+    };
+    is("Uid:", "65534");
+    is("NoNewPrivs:", "1");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        is(set, "0000000000000000");
+    }
 }
 
 /// Runs one case on our server.
 pub(crate) fn on_ours(name: &str, case: fn(&Bench)) {
     let options = ServerOptions { anonymous: true, ..ServerOptions::with_bucket(BUCKET) };
     let server = TestServer::spawn(options);
-    let bench = Bench::new(server.s3_endpoint(BUCKET), name, false);
+    let bench = Bench::new(server.s3_endpoint(BUCKET), name, Kind::Ours);
     case(&bench);
     bench.mount.unmount().unwrap();
 }
@@ -100,20 +128,30 @@ pub(crate) fn on_ours(name: &str, case: fn(&Bench)) {
 /// Runs cases on one SeaweedFS, one after the other, and names every one that failed.
 pub(crate) fn on_seaweedfs<'a>(cases: impl Iterator<Item = &'a Case>) {
     let server = SeaweedFs::spawn().unwrap();
-    let endpoint = server.s3_endpoint(BUCKET).unwrap();
+    all_of(cases, &server.s3_endpoint(BUCKET).unwrap(), Kind::Seaweed);
+}
+
+/// The same on our server, with mounts that others made and nobody privileged serves.
+pub(crate) fn unprivileged<'a>(cases: impl Iterator<Item = &'a Case>) {
+    let options = ServerOptions { anonymous: true, ..ServerOptions::with_bucket(BUCKET) };
+    let server = TestServer::spawn(options);
+    all_of(cases, &server.s3_endpoint(BUCKET), Kind::Unprivileged);
+}
+
+fn all_of<'a>(cases: impl Iterator<Item = &'a Case>, endpoint: &S3Endpoint, kind: Kind) {
     let mut failed = Vec::new();
     for (name, case) in cases {
         let run = || {
-            let bench = Bench::new(endpoint.clone(), name, true);
+            let bench = Bench::new(endpoint.clone(), name, kind);
             case(&bench);
             bench.mount.unmount().unwrap();
         };
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            eprintln!("failed on SeaweedFS: {name}");
+            eprintln!("failed: {name}");
             failed.push(*name);
         }
     }
-    assert!(failed.is_empty(), "failed on SeaweedFS: {failed:#?}");
+    assert!(failed.is_empty(), "failed: {failed:#?}");
 }
 
 /// Waits until something is so.

@@ -1,7 +1,8 @@
 //! What a mount does for the programs on it: every system call, through a real kernel mount.
 //!
 //! A case is a function over a [`bench::Bench`]; [`cases`] makes a test of each on our server, and
-//! runs them all in turn on one SeaweedFS. What is counted or broken on the way (`requests`,
+//! runs them all in turn on one SeaweedFS, and those that read and write also with a server that
+//! has no privilege. What is counted or broken on the way (`requests`,
 //! `consistency`) needs our server alone. Needs root, /dev/fuse and CAP_SYS_ADMIN.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a case that fails is a failed test")]
@@ -54,7 +55,7 @@ mod write;
 mod write_back;
 mod xattr;
 
-use bench::{Case, on_ours, on_seaweedfs};
+use bench::{Case, on_ours, on_seaweedfs, unprivileged};
 
 /// Makes a test of each case on our server, and the table of them all.
 macro_rules! cases {
@@ -232,4 +233,23 @@ fn seaweedfs_one_half() {
 #[test]
 fn seaweedfs_other_half() {
     on_seaweedfs(half(1));
+}
+
+/// Reading and writing, by every call that does.
+const READ_AND_WRITE: [&str; 9] = [
+    "create-",
+    "fallocate-",
+    "fsync-",
+    "mmap-",
+    "open-",
+    "read-",
+    "readdir-",
+    "truncate-",
+    "write-",
+];
+
+#[test]
+fn a_server_without_privileges_reads_and_writes() {
+    let is_one = |case: &&Case| READ_AND_WRITE.iter().any(|begin| case.0.starts_with(begin));
+    unprivileged(CASES.iter().filter(is_one));
 }

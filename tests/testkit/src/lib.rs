@@ -16,6 +16,7 @@ mod child;
 pub mod csi;
 mod endpoint;
 mod faults;
+mod handover;
 mod log;
 mod mount;
 mod seaweedfs;

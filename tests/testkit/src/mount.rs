@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::child::{Tied, tied_command};
 use crate::endpoint::S3Endpoint;
+use crate::handover::{self, Handover};
 
 /// A mount answers within a second on an idle machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -36,6 +38,7 @@ pub struct MountOptions {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     own_cache: bool,
+    unprivileged: bool,
 }
 
 impl MountOptions {
@@ -71,6 +74,14 @@ impl MountOptions {
     #[must_use]
     pub fn without_own_cache(mut self) -> Self {
         self.own_cache = false;
+        self
+    }
+
+    /// Mounts here, and has it served by a process of another user without any capability, which
+    /// receives the descriptor.
+    #[must_use]
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
         self
     }
 
@@ -129,6 +140,8 @@ pub struct Mount {
     path: PathBuf,
     stderr: PathBuf,
     folder: Option<TempDir>,
+    /// Of a server that received the mount.
+    handed_to: Option<UnixStream>,
 }
 
 impl Mount {
@@ -150,6 +163,7 @@ impl Mount {
             arguments: Vec::new(),
             environment: Vec::new(),
             own_cache: true,
+            unprivileged: false,
         }
     }
 
@@ -164,18 +178,44 @@ impl Mount {
             }
         };
         let stderr = folder.path().join("stderr.log");
-        // SIGTERM, not SIGKILL: a daemon whose test process died still unmounts.
-        let mut command = tied_command(&options.binary, "TERM");
-        command.args(["mount", "--foreground", "--force-path-style", "--endpoint-url"]);
-        command.arg(&options.bucket.endpoint);
+        let handover =
+            options.unprivileged.then(|| Handover::prepare(&path, folder.path())).transpose()?;
+        let mut command = match &handover {
+            // SIGTERM, not SIGKILL: a daemon whose test process died still unmounts.
+            None => tied_command(&options.binary, "TERM"),
+            Some(_) => handover::without_privileges(&options.binary, folder.path())?,
+        };
+        match &handover {
+            None => command.args(["mount", "--foreground"]),
+            Some(_) => command.arg("serve"),
+        };
+        command.args(["--force-path-style", "--endpoint-url"]).arg(&options.bucket.endpoint);
         if options.own_cache {
             command.arg("--cache-dir").arg(folder.path().join("cache"));
         }
-        command.arg(&options.bucket.bucket).arg(&path).args(&options.arguments);
+        let place = handover.as_ref().map_or(path.as_path(), Handover::socket);
+        command.arg(&options.bucket.bucket).arg(place).args(&options.arguments);
         command.envs(options.bucket.environment()).envs(options.environment);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr)?);
         let child = Tied::spawn(command).context(options.binary.display().to_string())?;
-        Ok(Self { child, path, stderr, folder: Some(folder) })
+        let mut own = Self { child, path, stderr, folder: Some(folder), handed_to: None };
+        if let Some(handover) = handover {
+            own.handed_to = Some(own.hand_over(handover)?);
+        }
+        Ok(own)
+    }
+
+    /// Waits until the server listens, and gives it the mount.
+    fn hand_over(&self, handover: Handover) -> anyhow::Result<UnixStream> {
+        let mut waited = Duration::ZERO;
+        while !handover.socket().exists() && waited < READY_LIMIT {
+            if let Some(status) = self.child.status() {
+                bail!("s3pod serve ended with {status}:\n{}", self.stderr());
+            }
+            std::thread::sleep(POLL);
+            waited += POLL;
+        }
+        handover.hand_over().with_context(|| self.stderr())
     }
 
     fn wait_until_mounted(self) -> Result<Self, MountFailure> {
@@ -237,6 +277,10 @@ impl Mount {
         let Some(status) = self.child.wait(UNMOUNT_LIMIT) else {
             bail!("s3pod did not exit within {UNMOUNT_LIMIT:?}:\n{}", self.stderr());
         };
+        if self.handed_to.is_some() {
+            // It is for whoever mounted.
+            detach(&self.path);
+        }
         if is_fuse_mount(&self.path) {
             bail!("s3pod exited with {status} and left its mount:\n{}", self.stderr());
         }
