@@ -105,6 +105,8 @@ fn is_nearly_full(folder: &Path) -> bool {
 mod tests {
     use std::cell::Cell;
 
+    use s3pod::clock::Clock;
+
     use super::*;
 
     /// A volume's folder with a cache and a journal, used so long before `now`.
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_cache_goes_a_week_after_its_volume_and_its_journal_stays() {
-        let (caches, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let (caches, now) = (tempfile::tempdir().unwrap(), Clock::system().wall());
         volume(caches.path(), "old", now, 8 * DAY);
         volume(caches.path(), "new", now, 6 * DAY);
         volume(caches.path(), "served", now, 30 * DAY);
@@ -142,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_nearly_full_gets_room_from_the_longest_unused() {
-        let (caches, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let (caches, now) = (tempfile::tempdir().unwrap(), Clock::system().wall());
         for (key, days) in [("a", 1), ("b", 3), ("c", 2)] {
             volume(caches.path(), key, now, days * DAY);
         }
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_removal_that_was_cut_off_is_finished() {
-        let (caches, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let (caches, now) = (tempfile::tempdir().unwrap(), Clock::system().wall());
         volume(caches.path(), "a", now, 8 * DAY);
         fs::rename(caches.path().join("a/cache"), caches.path().join("a").join(GONE)).unwrap();
         fs::File::open(caches.path().join("a")).unwrap().set_modified(now - 8 * DAY).unwrap();
