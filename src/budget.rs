@@ -2,14 +2,16 @@
 //!
 //! Owns how many bytes are taken and who waits. Bytes are granted in order of asking, in whole
 //! KiB. What holds bytes that it can do without (the block cache) registers a reclaimer, which is
-//! asked whenever someone would wait. Must not know what the bytes are for.
+//! asked whenever someone would wait. The budget may change while bytes of it are taken. Must not
+//! know what the bytes are for.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
+use crate::bound::Bound;
 use crate::units::KIB;
 
 /// While someone waits, the reclaimer is asked again this often: bytes that were in use when it
@@ -18,8 +20,7 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(20);
 
 /// A bounded number of bytes.
 pub struct Budget {
-    permits: Arc<Semaphore>,
-    limit: u64,
+    kibibytes: Bound,
     reclaim: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
@@ -32,22 +33,23 @@ pub struct Grant {
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        let permits = usize::try_from(limit / KIB).unwrap_or(Semaphore::MAX_PERMITS);
-        Arc::new(Self {
-            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
-            limit,
-            reclaim: OnceLock::new(),
-        })
+        Arc::new(Self { kibibytes: Bound::new(permits(limit / KIB)), reclaim: OnceLock::new() })
     }
 
     /// The whole budget in bytes.
-    pub const fn limit(&self) -> u64 {
-        self.limit
+    pub fn limit(&self) -> u64 {
+        u64::from(self.kibibytes.size()) * KIB
     }
 
     /// Bytes that nobody holds.
     pub fn available(&self) -> u64 {
-        self.permits.available_permits() as u64 * KIB
+        self.kibibytes.available() as u64 * KIB
+    }
+
+    /// Changes the whole budget, and waits until what is taken fits into it. One change at a time.
+    pub async fn resize(&self, limit: u64) {
+        let surplus = self.limit().saturating_sub(limit);
+        self.pressing(surplus, self.kibibytes.resize(permits(limit / KIB))).await;
     }
 
     /// Registers what gives bytes back when asked for so many; the first registration stays.
@@ -58,25 +60,26 @@ impl Budget {
 
     /// Takes `bytes` if they are there now, without waiting and without pushing anyone out.
     pub fn try_take(self: &Arc<Self>, bytes: u64) -> Option<Grant> {
-        let permits = self.permits_for(bytes);
-        let permit = Arc::clone(&self.permits).try_acquire_many_owned(permits).ok()?;
+        let permit = self.kibibytes.try_take(permits(bytes.div_ceil(KIB)))?;
         Some(Grant { permit })
     }
 
     /// Takes `bytes`, waiting for its turn. A request larger than the whole budget is granted the
     /// whole budget, so that it ends.
     pub async fn take(self: &Arc<Self>, bytes: u64) -> Grant {
-        let permits = self.permits_for(bytes);
-        let wanted = Arc::clone(&self.permits).acquire_many_owned(permits);
-        tokio::pin!(wanted);
+        let wanted = self.kibibytes.take(permits(bytes.div_ceil(KIB)));
+        Grant { permit: self.pressing(bytes, wanted).await }
+    }
+
+    /// Waits for something that `bytes` given back would let happen.
+    async fn pressing<T>(&self, bytes: u64, awaited: impl Future<Output = T>) -> T {
+        tokio::pin!(awaited);
         loop {
-            let taken = tokio::select! {
+            tokio::select! {
                 biased;
-                taken = &mut wanted => taken,
-                () = self.press(bytes) => continue,
-            };
-            let permit = taken.expect("the semaphore is never closed");
-            return Grant { permit };
+                done = &mut awaited => return done,
+                () = self.press(bytes) => {}
+            }
         }
     }
 
@@ -86,11 +89,10 @@ impl Budget {
         }
         tokio::time::sleep(RECLAIM_EVERY).await;
     }
+}
 
-    fn permits_for(&self, bytes: u64) -> u32 {
-        let whole = (self.limit / KIB).min(u64::from(u32::MAX));
-        u32::try_from(bytes.div_ceil(KIB).min(whole)).unwrap_or(u32::MAX)
-    }
+fn permits(kibibytes: u64) -> u32 {
+    u32::try_from(kibibytes).unwrap_or(u32::MAX)
 }
 
 impl Grant {
@@ -104,7 +106,7 @@ impl Grant {
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Budget")
-            .field("limit", &self.limit)
+            .field("limit", &self.limit())
             .field("available", &self.available())
             .finish_non_exhaustive()
     }
@@ -143,5 +145,17 @@ mod tests {
         assert!(spare.lock().unwrap().is_empty());
         assert_eq!(budget.available(), 4 * KIB);
         drop(grant);
+    }
+
+    #[tokio::test]
+    async fn a_budget_that_shrinks_presses_the_reclaimer_too() {
+        let budget = Budget::new(8 * KIB);
+        let spare = Arc::new(Mutex::new(vec![budget.take(6 * KIB).await]));
+        let reclaimed = Arc::clone(&spare);
+        budget.set_reclaimer(move |_| reclaimed.lock().unwrap().clear());
+        budget.resize(4 * KIB).await;
+        assert_eq!((budget.limit(), budget.available()), (4 * KIB, 4 * KIB));
+        budget.resize(16 * KIB).await;
+        assert_eq!((budget.limit(), budget.available()), (16 * KIB, 16 * KIB));
     }
 }

@@ -30,6 +30,7 @@ pub mod posix_metadata;
 
 pub mod telemetry;
 pub mod budget;
+pub mod bound;
 pub mod clock;
 pub mod tasks;
 pub mod units;

@@ -49,18 +49,16 @@ impl Cache {
             _admitted: None,
         };
         if !range.is_empty() {
-            demand._admitted = self.admitted(range).await;
+            demand._admitted = Some(self.admitted(range).await);
             demand.order(reach);
         }
         demand
     }
 
-    async fn admitted(&self, range: ByteRange) -> Option<OwnedSemaphorePermit> {
-        let most = self.0.fetcher.budget.limit() / KIB / 2;
+    async fn admitted(&self, range: ByteRange) -> OwnedSemaphorePermit {
         let blocks = range.end.div_ceil(BLOCK_SIZE) - range.start / BLOCK_SIZE;
-        let permits = (blocks * BLOCK_SIZE / KIB).min(most);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        Arc::clone(&self.0.reading).acquire_many_owned(permits).await.ok()
+        let permits = u32::try_from(blocks * BLOCK_SIZE / KIB).unwrap_or(u32::MAX);
+        self.0.reading.take(permits).await
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::BLOCK_SIZE;
 use super::disk::Disk;
@@ -21,6 +21,7 @@ use super::flight::{Call, Landing};
 use super::memory::{Block, Memory};
 use super::pool::{Buffer, Pool, Promise};
 use super::rate::{Finished, Rate};
+use crate::bound::Bound;
 use crate::budget::{Budget, Grant};
 use crate::clock::Clock;
 use crate::store::{Error, ErrorKind, GetPin, GetRequest, ObjectStore, Operation, Result, Version};
@@ -78,9 +79,15 @@ pub(super) struct Fetcher {
     rate: Mutex<Rate>,
     clock: Clock,
     /// GETs ahead of readers at once: a few requests are left for those who wait.
-    ahead: Arc<Semaphore>,
+    ahead: Bound,
     /// GETs of those that are kept open for readers; the others are left for what ends soon.
-    drains: Arc<Semaphore>,
+    drains: Bound,
+}
+
+/// Of so many requests, those that may run ahead of readers, and those that may be kept open.
+fn shares(requests: u32) -> (u32, u32) {
+    let kept_free = (requests / 8).max(1);
+    (requests.saturating_sub(kept_free).max(1), requests / 2)
 }
 
 impl Fetcher {
@@ -89,11 +96,11 @@ impl Fetcher {
         store: Arc<dyn ObjectStore>,
         budget: Arc<Budget>,
         memory: Arc<Memory>,
-        requests: usize,
+        requests: u32,
         disk: Option<Disk>,
     ) -> Self {
         let clock = Clock::system();
-        let kept_free = (requests / 8).max(1);
+        let (ahead, drains) = shares(requests);
         Self {
             store,
             budget,
@@ -102,9 +109,16 @@ impl Fetcher {
             pool: Pool::new(BLOCK_SIZE as usize),
             rate: Mutex::new(Rate::new(clock.now())),
             clock,
-            ahead: Arc::new(Semaphore::new(requests.saturating_sub(kept_free).max(1))),
-            drains: Arc::new(Semaphore::new(requests / 2)),
+            ahead: Bound::new(ahead),
+            drains: Bound::new(drains),
         }
+    }
+
+    /// Another number of requests.
+    pub(super) async fn resize(&self, requests: u32) {
+        let (ahead, drains) = shares(requests);
+        self.ahead.resize(ahead).await;
+        self.drains.resize(drains).await;
     }
 
     /// Memory for `bytes` that nobody waits for; what no reader is about to need makes room.
@@ -125,9 +139,8 @@ impl Fetcher {
 
     /// The right to keep a GET open for a reader.
     pub(super) fn drain_slot(&self) -> Option<DrainSlot> {
-        let drain = Arc::clone(&self.drains).try_acquire_owned().ok()?;
-        let ahead = Arc::clone(&self.ahead).try_acquire_owned().ok()?;
-        Some(DrainSlot([drain, ahead]))
+        let [drain, ahead] = [&self.drains, &self.ahead].map(|bound| bound.try_take(1));
+        Some(DrainSlot([drain?, ahead?]))
     }
 
     /// Bytes to have on their way in GETs of `request` bytes, where that is known.
@@ -156,7 +169,7 @@ impl Fetcher {
             Terms::Ahead(Room { grant, promise }, reader) => {
                 let _turn = tokio::select! {
                     biased;
-                    turn = self.ahead.acquire() => turn.ok(),
+                    turn = self.ahead.take(1) => Some(turn),
                     () = call.is_demanded() => None,
                 };
                 if is_pointless(&reader, &call, range) {

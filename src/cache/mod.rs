@@ -17,12 +17,13 @@ mod rate;
 mod share;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use crate::bound::Bound;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::store::{ObjectStore, Result, Version};
@@ -50,7 +51,7 @@ pub const RUN_SIZE_MAX: u64 = 8 * MIB;
 pub const SMALL_OBJECT: u64 = fetch::VERIFIED_MAX;
 
 /// GETs under way at once, where nobody says.
-const REQUESTS: usize = 64;
+const REQUESTS: u32 = 64;
 
 /// A block of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +81,7 @@ struct Inner {
     shares: Mutex<Shares>,
     streams: AtomicU64,
     /// Half of the budget, in KiB: what is being read may hold that much and wait for more.
-    reading: Arc<Semaphore>,
+    reading: Bound,
     clock: Clock,
     tasks: Tasks,
 }
@@ -92,11 +93,7 @@ impl Cache {
     }
 
     /// The same over a store that serves so many requests at once.
-    pub fn with_requests(
-        store: Arc<dyn ObjectStore>,
-        budget: Arc<Budget>,
-        requests: usize,
-    ) -> Self {
+    pub fn with_requests(store: Arc<dyn ObjectStore>, budget: Arc<Budget>, requests: u32) -> Self {
         Self::over(store, budget, requests, None)
     }
 
@@ -104,7 +101,7 @@ impl Cache {
     pub fn over(
         store: Arc<dyn ObjectStore>,
         budget: Arc<Budget>,
-        requests: usize,
+        requests: u32,
         disk: Option<Disk>,
     ) -> Self {
         let memory = Arc::new(Memory::default());
@@ -114,10 +111,8 @@ impl Cache {
                 memory.evict(bytes);
             }
         });
-        // The rest is for reads under way, and for writers.
-        let shares = Mutex::new(Shares::new(budget.limit() / 4 * 3));
-        let reading = usize::try_from(budget.limit() / KIB / 2).unwrap_or(Semaphore::MAX_PERMITS);
-        let reading = Arc::new(Semaphore::new(reading.min(Semaphore::MAX_PERMITS)));
+        let shares = Mutex::new(Shares::new(shared(budget.limit())));
+        let reading = Bound::new(reading(budget.limit()));
         Self(Arc::new(Inner {
             fetcher: Arc::new(Fetcher::new(store, budget, memory, requests, disk)),
             flights: Flights::default(),
@@ -127,6 +122,21 @@ impl Cache {
             clock: Clock::system(),
             tasks: Tasks::new(),
         }))
+    }
+
+    /// Fits itself to a budget that has changed, or is about to shrink, to `limit` bytes, and to
+    /// so many requests.
+    pub async fn resize(&self, limit: u64, requests: u32) {
+        self.shares().set_total(shared(limit));
+        self.0.fetcher.resize(requests).await;
+        self.0.reading.resize(reading(limit)).await;
+    }
+
+    /// The cache on disk may take other sizes from here on; what is too much there goes.
+    pub async fn resize_disk(&self, size: u64, table: u64) {
+        if let Some(disk) = self.disk() {
+            disk.resize(size, table).await;
+        }
     }
 
     /// The bytes of `range` of `version`, cut to its size.
@@ -224,12 +234,16 @@ impl Cache {
     /// A stream is read: how many bytes it may have ahead, its share of the memory.
     pub fn share(&self, stream: u64) -> u64 {
         let now = self.0.clock.now();
-        self.0.shares.lock().unwrap_or_else(PoisonError::into_inner).touch(stream, now)
+        self.shares().touch(stream, now)
     }
 
     /// A stream is over.
     pub fn leave(&self, stream: u64) {
-        self.0.shares.lock().unwrap_or_else(PoisonError::into_inner).leave(stream);
+        self.shares().leave(stream);
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.0.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many bytes fill the way to the store in GETs of `request` bytes, where that is known.
@@ -347,6 +361,17 @@ impl Cache {
         let (fetcher, version) = (Arc::clone(&self.0.fetcher), Arc::clone(version));
         self.0.tasks.spawn(fetcher.bring(version, run, call, terms));
     }
+}
+
+/// What of a budget streams may fill ahead of them: the rest is for reads under way, and for
+/// writers.
+const fn shared(limit: u64) -> u64 {
+    limit / 4 * 3
+}
+
+/// What reads under way may hold, in KiB.
+fn reading(limit: u64) -> u32 {
+    u32::try_from(limit / KIB / 2).unwrap_or(u32::MAX)
 }
 
 /// The keys of the blocks that `range` touches; `range` lies within the object.

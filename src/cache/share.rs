@@ -44,6 +44,11 @@ impl Shares {
         self.total / self.active.len().max(1) as u64
     }
 
+    /// Another number of bytes to share, from the next read on.
+    pub(super) fn set_total(&mut self, total: u64) {
+        self.total = total;
+    }
+
     /// A stream has ended.
     pub(super) fn leave(&mut self, stream: u64) {
         self.active.remove(&stream);
@@ -70,6 +75,8 @@ mod tests {
         assert_eq!(shares.touch(2, later), 192);
         shares.leave(3);
         assert_eq!(shares.touch(2, later), 240);
+        shares.set_total(400);
+        assert_eq!(shares.touch(2, later), 100);
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub struct OperatorOptions {
     pub cache_size: Option<u64>,
     pub capacity: Option<ByteSize>,
     pub checksums: Option<Checksums>,
+    pub disk_limit: Option<u64>,
     pub endpoint_url: Option<EndpointUrl>,
     pub force_path_style: Option<bool>,
     pub log_level: Option<LogLevel>,

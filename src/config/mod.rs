@@ -124,6 +124,31 @@ pub struct Config {
     pub notices: Vec<String>,
 }
 
+/// How much a mount may take; all of it can change while the mount runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of memory that everything together may hold.
+    pub memory_limit: u64,
+    /// Bytes on disk for what was read.
+    pub cache_size: u64,
+    /// Bytes that may be staged.
+    pub staging_size: u64,
+    /// Requests that may be on their way at once.
+    pub max_requests: u32,
+}
+
+impl Config {
+    /// How much it may take at first.
+    pub const fn sizes(&self) -> Sizes {
+        Sizes {
+            memory_limit: self.memory_limit,
+            cache_size: self.cache_size,
+            staging_size: self.staging_size,
+            max_requests: self.s3.max_requests,
+        }
+    }
+}
+
 /// How the store is reached. What is none is left to the SDK's own rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Config {

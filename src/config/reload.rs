@@ -10,16 +10,24 @@ use std::time::Duration;
 
 use crate::telemetry::LogLevel;
 
-use super::Error;
 use super::asked::Options;
 use super::definition::{Definition, Kind};
 use super::options::{self, OPTIONS};
+use super::{Error, Sizes};
 
 /// The largest file: a ConfigMap has 1 MiB at most, and the table would fit a hundred times.
 const FILE_MAX: u64 = 1 << 20;
 
-/// What changes without a new mount; each is a field of [`Tunables`].
-const HOT: [&str; 2] = ["log-level", "metadata-ttl"];
+/// What changes without a new mount; each is in [`Tunables`].
+const HOT: [&str; 7] = [
+    "cache-size",
+    "disk-limit",
+    "log-level",
+    "max-requests",
+    "memory-limit",
+    "metadata-ttl",
+    "staging-size",
+];
 
 /// A file of options that a running mount looks at again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +50,15 @@ pub struct Change {
     pub at_next_start: Vec<&'static str>,
 }
 
-/// What changes without a new mount; none is the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What changes without a new mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunables {
     /// The log's level.
-    pub log_level: Option<LogLevel>,
+    pub log_level: LogLevel,
     /// How long names and attributes are believed.
-    pub metadata_ttl: Option<Duration>,
+    pub metadata_ttl: Duration,
+    /// How much the mount may take.
+    pub sizes: Sizes,
 }
 
 impl Reload {
@@ -65,13 +75,19 @@ impl Reload {
         &self.path
     }
 
-    /// Looks at the file again.
+    /// Looks at the file again; `resolve` knows what options mean for the mount.
     ///
     /// # Errors
-    /// Where it cannot be read; once for each reason. What held goes on holding.
-    pub fn look(&mut self) -> Result<Option<Change>, Error> {
-        let new = match read(&self.path, &self.nearer) {
-            Ok(new) => new,
+    /// Where the file cannot be read or asks for what cannot be had; once for each reason. What
+    /// held goes on holding.
+    pub fn look(
+        &mut self,
+        resolve: impl FnOnce(&Options) -> Result<Tunables, Error>,
+    ) -> Result<Option<Change>, Error> {
+        let read = read(&self.path, &self.nearer);
+        let found = read.and_then(|new| resolve(&new).map(|tunables| (new, tunables)));
+        let (new, tunables) = match found {
+            Ok(found) => found,
             Err(error) => {
                 let words = error.to_string();
                 let is_known = self.broken.replace(words.clone()) == Some(words);
@@ -85,10 +101,6 @@ impl Reload {
         if changed.is_empty() {
             return Ok(None);
         }
-        let tunables = Tunables {
-            log_level: self.now.operator.log_level,
-            metadata_ttl: self.now.tuning.metadata_ttl,
-        };
         let at_next_start = changed.into_iter().filter(|flag| !HOT.contains(flag)).collect();
         Ok(Some(Change { tunables, at_next_start }))
     }
@@ -142,6 +154,7 @@ fn parse(text: &str, nearer: &Options) -> Result<Options, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::ByteSize;
 
     fn typed(list: &str) -> Options {
         let mut options = Options::default();
@@ -172,6 +185,21 @@ mod tests {
         }
     }
 
+    /// What these options mean for a mount of no great size.
+    fn resolve(options: &Options) -> Result<Tunables, Error> {
+        let memory_limit = options.operator.memory_limit.unwrap_or(192);
+        if memory_limit > 1 << 30 {
+            let (asked, cgroup) = (ByteSize(memory_limit), ByteSize(1 << 30));
+            return Err(Error::MemoryLimit { asked, cgroup });
+        }
+        let sizes = Sizes { memory_limit, cache_size: 1, staging_size: 2, max_requests: 3 };
+        Ok(Tunables {
+            log_level: options.operator.log_level.unwrap_or_default(),
+            metadata_ttl: options.tuning.metadata_ttl.unwrap_or(Duration::from_secs(1)),
+            sizes,
+        })
+    }
+
     #[test]
     fn a_change_is_told_once_and_a_broken_file_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
@@ -180,20 +208,27 @@ mod tests {
         let mut asked = typed(&format!("config={},uid=1", path.display()));
         let mut reload = Reload::begin(&mut asked).unwrap().unwrap();
         assert_eq!(asked.tuning.metadata_ttl, Some(Duration::from_secs(5)));
-        assert_eq!(reload.look().unwrap(), None);
+        let mut look = || reload.look(resolve);
+        assert_eq!(look().unwrap(), None);
 
-        fs::write(&path, "metadata-ttl=6s\ngid=2\nuid=9\nlog-level=debug\n").unwrap();
-        let change = reload.look().unwrap().unwrap();
-        assert_eq!(change.tunables.metadata_ttl, Some(Duration::from_secs(6)));
-        assert_eq!(change.tunables.log_level, Some(LogLevel::Debug));
+        let text = "metadata-ttl=6s\ngid=2\nuid=9\nlog-level=debug\nmemory-limit=64MiB\n";
+        fs::write(&path, text).unwrap();
+        let change = look().unwrap().unwrap();
+        assert_eq!(change.tunables.metadata_ttl, Duration::from_secs(6));
+        assert_eq!(change.tunables.log_level, LogLevel::Debug);
+        assert_eq!(change.tunables.sizes.memory_limit, 64 << 20);
         assert_eq!(change.at_next_start, ["gid"], "the flag wins over the file's uid");
-        assert_eq!(reload.look().unwrap(), None);
+        assert_eq!(look().unwrap(), None);
 
-        fs::write(&path, "metadata-ttl=\n").unwrap();
-        assert!(reload.look().unwrap_err().to_string().contains("metadata-ttl"));
-        assert_eq!(reload.look().unwrap(), None, "it is said once");
+        for (broken, words) in [("metadata-ttl=", "metadata-ttl"), ("memory-limit=2GiB", "2GiB")] {
+            fs::write(&path, broken).unwrap();
+            let said = look().unwrap_err().to_string();
+            assert!(said.contains(words), "{said}");
+            assert_eq!(look().unwrap(), None, "it is said once");
+        }
         fs::write(&path, "gid=2\n").unwrap();
-        let change = reload.look().unwrap().unwrap();
-        assert_eq!(change.tunables, Tunables::default(), "what the file no longer says");
+        let change = look().unwrap().unwrap();
+        let nothing = resolve(&Options::default()).unwrap();
+        assert_eq!(change.tunables, nothing, "what the file no longer says");
     }
 }

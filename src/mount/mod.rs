@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod broker;
 pub mod daemon;
+mod allotment;
 mod ephemeral;
 mod failure;
 pub mod handoff;
@@ -116,7 +117,7 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
             taken.broker.connect(line.into_stream());
         });
     });
-    let _watching = watch(config, &stack, log);
+    let _watching = watch(config, &stack, &admin, log);
     attend(&stack, &admin, session, &mut signals).await
 }
 
@@ -206,7 +207,7 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
         session.unmount();
         return Err(failure);
     }
-    let _watching = watch(config, &stack, log);
+    let _watching = watch(config, &stack, &admin, log);
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
     attend(&stack, &admin, session, &mut signals).await
 }
@@ -231,9 +232,10 @@ fn mount_options(config: &Config) -> MountOptions {
 }
 
 /// Looks at the file of options for as long as the result is kept.
-fn watch(config: &Config, stack: &Stack, log: Log) -> Tasks {
+fn watch(config: &Config, stack: &Stack, admin: &Admin, log: Log) -> Tasks {
     let tasks = Tasks::new();
-    tasks.spawn(reload::watch(config.clone(), stack.vfs.clone(), log));
+    let (allotment, failures) = (stack.allotment.clone(), admin.reload_failures());
+    tasks.spawn(reload::watch(config.clone(), allotment, log, failures));
     let (store, vfs) = (Arc::clone(&stack.store), stack.vfs.clone());
     vfs.set_capacity(config.capacity);
     tasks.spawn(capacity::count(config.clone(), Arc::clone(&store), vfs.clone()));

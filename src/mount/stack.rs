@@ -8,9 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::allotment::{Allotment, Division};
 use super::failure::Failure;
 use super::probe;
 use super::traces::{self, Noted};
+use crate::bound::Bound;
 use crate::budget::Budget;
 use crate::cache::{Cache, Disk, DiskSettings};
 use crate::clock::Clock;
@@ -20,7 +22,7 @@ use crate::store::s3::{Checksums, S3Settings, S3Store};
 use crate::store::{
     Conditional, Counters, Hedged, Limit, Metered, ObjectStore, Retry, RetryPolicy,
 };
-use crate::units::{KIB, MIB};
+use crate::units::MIB;
 use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
 use crate::write::{Engine, Limits, Staging};
 
@@ -28,21 +30,8 @@ use crate::write::{Engine, Limits, Staging};
 /// Gbit/s over 200 ms of latency.
 const WINDOW_MAX: u64 = 256 * MIB;
 
-/// What a request under way takes beside the blocks it brings: an upload's two frames of 256 KiB,
-/// or a download's read buffer, which hyper lets grow to 400 KiB.
-const REQUEST_BUFFERS: u64 = 512 * KIB;
-
 /// One part in so many of the memory may hold blocks that wait to be written to the cache's disk.
 const QUEUE_SHARE: u64 = 8;
-
-/// One part in so many of the memory is for the table of what is cached on disk: 192 MiB are
-/// enough for 145 000 objects.
-const TABLE_SHARE: u64 = 16;
-
-/// What the smallest cached object takes on disk, a page for itself and one for its metadata...
-const VERSION_MIN: u64 = 8 * KIB;
-/// ...and in the table, where one that went may be remembered for each.
-const VERSION_NODES: u64 = 144;
 
 /// A composed mount. Dropping it cancels what runs for it and gives its slot back.
 #[derive(Debug)]
@@ -52,6 +41,7 @@ pub(super) struct Stack {
     /// What goes to the store, and whether it knows who asks.
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
+    pub(super) allotment: Allotment,
     cache: Cache,
     // Dropped last: it locks the folder that the file system stages in.
     _journal: Journal,
@@ -64,35 +54,38 @@ pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
         .await
         .map_err(|error| Failure::configuration(error.to_string()))?;
     probe::probe(&base, config).await?;
-    let requests = requests_max(config);
     let disk = open_disk(config, base.endpoint(), &clock);
+    let has_disk = disk.is_some();
+    let own = Division::of(config.sizes(), has_disk);
     let (journal, pending) = open_journal(config)?;
+    let requests = Arc::new(Bound::new(own.requests));
     let base = Metered::new(base);
     let counters = base.counters();
-    let store = decorate(base, requests, &journal, config, &clock);
+    let store = decorate(base, &requests, &journal, config, &clock);
     if !config.read_only {
         traces::wipe(&pending, &*store).await;
     }
-    let table = disk.as_ref().map_or(0, |_| table(config));
-    let set_aside = u64::from(requests) * REQUEST_BUFFERS + config.memory_limit / 8 + table;
-    let budget_bytes = config.memory_limit - set_aside;
-    let budget = Budget::new(budget_bytes);
-    let cache = Cache::over(Arc::clone(&store), Arc::clone(&budget), requests as usize, disk);
+    let budget = Budget::new(own.budget);
+    let cache = Cache::over(Arc::clone(&store), Arc::clone(&budget), own.requests, disk);
     let staging = Staging::new(journal.folder(), config.staging_size);
     let engine = Engine::new(
         Arc::clone(&store),
         cache.clone(),
-        budget,
-        staging,
+        Arc::clone(&budget),
+        Arc::clone(&staging),
         journal.clone(),
         limits(config),
         recovery(config),
     );
-    let settings =
-        Settings { ahead_max: (requests as usize * 3 / 4).max(1), ..vfs_settings(config, &clock) };
+    let settings = Settings {
+        ahead_max: (own.requests as usize * 3 / 4).max(1),
+        ..vfs_settings(config, &clock)
+    };
     let vfs = Vfs::new(settings, Arc::clone(&store), cache.clone(), engine, clock.clone());
     vfs.take_up(pending).await;
-    Ok(Stack { vfs, store, counters, clock, cache, _journal: journal })
+    let (of_cache, of_vfs) = (cache.clone(), vfs.clone());
+    let allotment = Allotment { budget, requests, cache: of_cache, staging, vfs: of_vfs, has_disk };
+    Ok(Stack { vfs, store, counters, clock, allotment, cache, _journal: journal })
 }
 
 impl Stack {
@@ -116,7 +109,7 @@ fn open_disk(config: &Config, endpoint: Option<&str>, clock: &Clock) -> Option<D
         size: config.cache_size,
         free_min: config.cache_min_free,
         queue: config.memory_limit / QUEUE_SHARE,
-        table: table(config),
+        table: Division::of(config.sizes(), true).table,
     };
     match Disk::open(&settings, clock.clone()) {
         Ok(disk) => Some(disk),
@@ -129,32 +122,19 @@ fn open_disk(config: &Config, endpoint: Option<&str>, clock: &Clock) -> Option<D
     }
 }
 
-/// Memory for the table of what is on disk.
-fn table(config: &Config) -> u64 {
-    (config.memory_limit / TABLE_SHARE).min(config.cache_size / VERSION_MIN * VERSION_NODES)
-}
-
-/// Requests at once: as many as asked for, within a quarter of the memory. Their buffers are set
-/// aside and not taken from the budget: a commit that holds its bytes waits for a request, and
-/// would wait forever for one that waits for bytes.
-fn requests_max(config: &Config) -> u32 {
-    let fitting = config.memory_limit / 4 / REQUEST_BUFFERS;
-    config.s3.max_requests.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(1)
-}
-
 /// Each attempt is counted, a slow GET is raced by another one, the number of attempts at once is
 /// bounded, what failed in passing is tried again, and conditions go only where the store keeps
 /// them.
 fn decorate(
     base: Metered<S3Store>,
-    requests: u32,
+    requests: &Arc<Bound>,
     journal: &Journal,
     config: &Config,
     clock: &Clock,
 ) -> Arc<dyn ObjectStore> {
     let policy = RetryPolicy { op_timeout: config.op_timeout, ..RetryPolicy::default() };
     let hedged = Hedged::new(base, clock.clone());
-    let limited = Limit::new(hedged, requests as usize);
+    let limited = Limit::within(hedged, Arc::clone(requests));
     let patient = Retry::new(limited, policy, clock.clone());
     let traces = Arc::new(Noted(journal.clone()));
     Arc::new(Conditional::new(patient, config.prefix.clone()).noting(traces))

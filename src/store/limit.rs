@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Condition, CopyRequest, Error, GetRequest, GetResponse, ListPage, ListRequest, ObjectHead,
     ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload, UploadId,
     Version,
 };
+use crate::bound::Bound;
 use crate::naming::Key;
 use crate::units::ByteRange;
 
@@ -22,18 +23,22 @@ use crate::units::ByteRange;
 #[derive(Debug)]
 pub struct Limit<S> {
     inner: S,
-    permits: Arc<Semaphore>,
+    in_flight: Arc<Bound>,
 }
 
 impl<S: ObjectStore> Limit<S> {
     /// At most `in_flight` requests at once, and at least one.
-    pub fn new(inner: S, in_flight: usize) -> Self {
-        let permits = in_flight.clamp(1, Semaphore::MAX_PERMITS);
-        Self { inner, permits: Arc::new(Semaphore::new(permits)) }
+    pub fn new(inner: S, in_flight: u32) -> Self {
+        Self::within(inner, Arc::new(Bound::new(in_flight.max(1))))
+    }
+
+    /// At most so many as `in_flight` has permits.
+    pub const fn within(inner: S, in_flight: Arc<Bound>) -> Self {
+        Self { inner, in_flight }
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed")
+        self.in_flight.take(1).await
     }
 }
 

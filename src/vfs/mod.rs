@@ -48,7 +48,7 @@ mod table;
 mod told;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -98,8 +98,9 @@ struct Core {
     cache: Cache,
     engine: Engine,
     clock: Clock,
-    /// In nanoseconds; of all settings it alone changes while a mount runs.
+    /// In nanoseconds; of all settings this one and the next alone change while a mount runs.
     metadata_ttl: AtomicU64,
+    inodes_max: AtomicUsize,
     namespace: RwLock<()>,
     table: Mutex<Table>,
     handles: Handles,
@@ -158,9 +159,11 @@ impl Vfs {
         let passes = AtomicBool::new(settings.passthrough);
         let ahead = Arc::new(Semaphore::new(settings.ahead_max));
         let metadata_ttl = AtomicU64::new(nanoseconds(settings.metadata_ttl));
+        let inodes_max = AtomicUsize::new(settings.inodes_max);
         let core = Core {
             settings,
             metadata_ttl,
+            inodes_max,
             store,
             cache,
             engine,
@@ -197,6 +200,16 @@ impl Vfs {
     /// stays as it was told.
     pub fn set_metadata_ttl(&self, ttl: Duration) {
         self.0.metadata_ttl.store(nanoseconds(ttl), Ordering::Relaxed);
+    }
+
+    /// Knows at most so many inodes from here on, as soon as the kernel has forgotten the others.
+    pub fn set_inodes_max(&self, inodes_max: usize) {
+        self.0.inodes_max.store(inodes_max, Ordering::Relaxed);
+        self.0.crowded.notify_one();
+    }
+
+    fn inodes_max(&self) -> usize {
+        self.0.inodes_max.load(Ordering::Relaxed)
     }
 
     fn metadata_ttl(&self) -> Duration {

@@ -94,7 +94,7 @@ impl Vfs {
     pub async fn excess(&self) -> Vec<(Ino, OsString)> {
         loop {
             self.0.crowded.notified().await;
-            let excess = self.table().take_excess(self.settings().inodes_max);
+            let excess = self.table().take_excess(self.inodes_max());
             if !excess.is_empty() {
                 // There may be more of them than one batch.
                 self.0.crowded.notify_one();
@@ -107,7 +107,7 @@ impl Vfs {
     pub(super) fn remember(&self, inode: &super::inode::Inode) -> bool {
         let (is_known, is_crowded) = {
             let mut table = self.table();
-            (table.remember(inode), table.is_crowded(self.settings().inodes_max))
+            (table.remember(inode), table.is_crowded(self.inodes_max()))
         };
         if is_crowded {
             self.0.crowded.notify_one();

@@ -35,7 +35,7 @@ const UNKNOWN_MAX: usize = 128;
 pub struct Staging {
     /// None keeps them in memory.
     folder: Option<PathBuf>,
-    quota: u64,
+    quota: AtomicU64,
     used: AtomicU64,
     next: AtomicU64,
     /// Counts every change of every file, so that the stages of one inode, one after the other,
@@ -48,7 +48,8 @@ impl Staging {
     /// together.
     pub fn new(folder: Option<&Path>, quota: u64) -> Arc<Self> {
         let (used, next, epochs) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { folder: folder.map(Path::to_owned), quota, used, next, epochs })
+        let (folder, quota) = (folder.map(Path::to_owned), AtomicU64::new(quota));
+        Arc::new(Self { folder, quota, used, next, epochs })
     }
 
     fn create(&self) -> io::Result<(File, Option<PathBuf>)> {
@@ -70,8 +71,13 @@ impl Staging {
     }
 
     /// The quota in bytes.
-    pub const fn quota(&self) -> u64 {
-        self.quota
+    pub fn quota(&self) -> u64 {
+        self.quota.load(Ordering::Relaxed)
+    }
+
+    /// Another quota for what is staged from here on.
+    pub fn set_quota(&self, quota: u64) {
+        self.quota.store(quota, Ordering::Relaxed);
     }
 
     /// Bytes staged by all files together.
@@ -90,7 +96,7 @@ impl Staging {
 
     fn charge(&self, bytes: u64, quota: Quota) -> bool {
         let limit = match quota {
-            Quota::Kept => self.quota,
+            Quota::Kept => self.quota(),
             Quota::MayBePassed => u64::MAX,
         };
         let within = |used: u64| used.checked_add(bytes).filter(|&total| total <= limit);

@@ -26,7 +26,7 @@ use crate::volume::refusal::{Code, Refusal};
 use crate::volume::secret::StoreSecret;
 
 /// Requests to one bucket at once.
-const REQUESTS_MAX: usize = 32;
+const REQUESTS_MAX: u32 = 32;
 
 /// Connections that are kept: each knows what its store can do.
 const OPEN_MAX: usize = 64;

@@ -80,6 +80,14 @@ impl Eviction {
         Self { nodes, free, by_half, lists: Default::default(), room, nodes_max: nodes_max.max(8) }
     }
 
+    /// Another room, and another number of nodes; what is too much waits for [`Eviction::evict`].
+    pub(super) fn resize(&mut self, room: u64, nodes_max: usize) {
+        (self.room, self.nodes_max) = (room, nodes_max.max(8));
+        while self.by_half.len() > self.nodes_max && self.lists[Queue::Ghost as usize].len > 0 {
+            self.release(self.lists[Queue::Ghost as usize].oldest);
+        }
+    }
+
     /// Pages of all versions.
     pub(super) const fn pages(&self) -> u64 {
         self.lists[Queue::Small as usize].pages + self.lists[Queue::Main as usize].pages
@@ -94,6 +102,11 @@ impl Eviction {
     pub(super) const fn is_full(&self) -> bool {
         // An eighth of the nodes is for what is remembered.
         self.len() >= self.nodes_max / 8 * 7
+    }
+
+    /// True where there are more versions than there are nodes for.
+    pub(super) const fn is_over(&self) -> bool {
+        self.len() > self.nodes_max / 8 * 7
     }
 
     /// True for a version that is there.

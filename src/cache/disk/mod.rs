@@ -139,6 +139,11 @@ impl Disk {
         }
     }
 
+    /// May take other sizes from here on, as the settings have them; what is too much goes first.
+    pub async fn resize(&self, size: u64, table: u64) {
+        self.0.writer.resize(size, table).await;
+    }
+
     /// Waits until everything that was offered is written or refused.
     pub async fn flush(&self) {
         self.0.writer.flush().await;

@@ -40,7 +40,8 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Room {
     folder: Arc<Folder>,
-    bounds: Bounds,
+    /// Bytes of the file system that stay free.
+    free_min: u64,
     counters: Arc<Counters>,
     clock: Clock,
     started: Instant,
@@ -49,6 +50,8 @@ pub(super) struct Room {
 
 #[derive(Debug)]
 struct State {
+    /// Bytes on disk of all versions.
+    size: u64,
     table: Eviction,
     next_leaf: u16,
     written: u64,
@@ -63,16 +66,26 @@ impl Room {
         counters: Arc<Counters>,
         clock: Clock,
     ) -> Self {
-        let nodes_max = usize::try_from(bounds.table / NODE_SIZE).unwrap_or(usize::MAX);
-        let table = Eviction::new(bounds.size / PAGE, nodes_max);
+        let Bounds { size, free_min, table } = bounds;
+        let table = Eviction::new(size / PAGE, nodes(table));
         let started = clock.now();
-        let state = Mutex::new(State { table, next_leaf: 0, written: 0, gone: Vec::new() });
-        Self { folder, bounds, counters, clock, started, state }
+        let state = Mutex::new(State { size, table, next_leaf: 0, written: 0, gone: Vec::new() });
+        Self { folder, free_min, counters, clock, started, state }
+    }
+
+    /// Other bounds; what is beyond them goes.
+    pub(super) fn resize(&self, size: u64, table: u64) -> io::Result<()> {
+        {
+            let state = &mut *self.lock();
+            state.size = size;
+            state.table.resize(size / PAGE, nodes(table));
+        }
+        self.trim()
     }
 
     /// Makes room for `bytes` more of a version. False where nothing can go for them.
     pub(super) fn admit(&self, id: Id, bytes: u64) -> io::Result<bool> {
-        if bytes > self.bounds.size {
+        if bytes > self.lock().size {
             return Ok(false);
         }
         while !self.fits(id, bytes) {
@@ -81,7 +94,7 @@ impl Room {
             }
         }
         let mut free = self.folder.free()?;
-        while free < self.bounds.free_min.saturating_add(bytes) {
+        while free < self.free_min.saturating_add(bytes) {
             match self.evict(Some(id))? {
                 Some(freed) => free += freed,
                 None => return Ok(false),
@@ -91,9 +104,9 @@ impl Room {
     }
 
     fn fits(&self, id: Id, bytes: u64) -> bool {
-        let table = &self.lock().table;
-        let has_node = table.has(id) || !table.is_full();
-        has_node && table.pages() * PAGE + bytes <= self.bounds.size
+        let state = self.lock();
+        let has_node = state.table.has(id) || !state.table.is_full();
+        has_node && state.table.pages() * PAGE + bytes <= state.size
     }
 
     /// What was evicted since the last time: whoever has it open keeps its place taken.
@@ -132,7 +145,16 @@ impl Room {
         for _ in 0..LEAVES {
             self.count_next()?;
         }
-        while self.lock().table.pages() * PAGE > self.bounds.size {
+        self.trim()
+    }
+
+    /// Evicts what is beyond the bounds.
+    fn trim(&self) -> io::Result<()> {
+        let is_over = || {
+            let state = self.lock();
+            state.table.pages() * PAGE > state.size || state.table.is_over()
+        };
+        while is_over() {
             if self.evict(None)?.is_none() {
                 break;
             }
@@ -142,7 +164,7 @@ impl Room {
 
     /// Counts on, as far as what was written calls for.
     pub(super) fn count_on(&self) -> io::Result<()> {
-        let step = (self.bounds.size / CENSUS_SHARE).max(CENSUS_BYTES_MIN) / u64::from(LEAVES);
+        let step = (self.lock().size / CENSUS_SHARE).max(CENSUS_BYTES_MIN) / u64::from(LEAVES);
         loop {
             {
                 let state = &mut *self.lock();
@@ -201,6 +223,11 @@ impl Room {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many versions a table of so many bytes has.
+fn nodes(table: u64) -> usize {
+    usize::try_from(table / NODE_SIZE).unwrap_or(usize::MAX)
 }
 
 /// In pages, rounded up; a version of 16 TiB or more counts as just below.

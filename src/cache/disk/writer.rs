@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lru::LruCache;
 use nix::errno::Errno;
+use tokio::sync::oneshot;
 
 use super::super::{BLOCK_SIZE, Block};
 use super::counters::Counters;
@@ -69,7 +70,12 @@ enum Order {
         identity: Arc<Identity>,
         unless_good: bool,
     },
-    Flush(tokio::sync::oneshot::Sender<()>),
+    Resize {
+        size: u64,
+        table: u64,
+        done: oneshot::Sender<()>,
+    },
+    Flush(oneshot::Sender<()>),
 }
 
 /// The way in. Dropping it ends the thread, when what is queued is written.
@@ -148,8 +154,22 @@ impl Writer {
 
     /// Waits until everything before it is done, and other mounts may write what this one did.
     pub(super) async fn flush(&self) {
-        let (done, wait) = tokio::sync::oneshot::channel();
-        let mut order = Order::Flush(done);
+        let (done, wait) = oneshot::channel();
+        self.order_surely(Order::Flush(done)).await;
+        // An error is a thread that is gone, with everything done.
+        let _ = wait.await;
+    }
+
+    /// Other bounds from here on; waits until what is beyond them is gone.
+    pub(super) async fn resize(&self, size: u64, table: u64) {
+        let (done, wait) = oneshot::channel();
+        self.order_surely(Order::Resize { size, table, done }).await;
+        // As above.
+        let _ = wait.await;
+    }
+
+    /// Waits for a place in the queue.
+    async fn order_surely(&self, mut order: Order) {
         while let Some(queue) = &self.queue {
             match queue.try_send(order) {
                 Err(TrySendError::Full(back)) => order = back,
@@ -157,8 +177,6 @@ impl Writer {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // An error is a thread that is gone, with everything done.
-        let _ = wait.await;
     }
 
     fn order(&self, order: Order) -> bool {
@@ -225,9 +243,16 @@ impl Desk {
                 Order::Remove { identity, unless_good } => {
                     self.remove(&identity, unless_good, drafts)
                 }
+                Order::Resize { size, table, done } => {
+                    let resized = self.room.resize(size, table);
+                    self.close_gone(drafts);
+                    // Who waited may be gone.
+                    let _ = done.send(());
+                    resized
+                }
                 Order::Flush(done) => {
                     drafts.clear();
-                    // Who waited may be gone.
+                    // As above.
                     let _ = done.send(());
                     Ok(())
                 }

@@ -58,9 +58,10 @@ pub(super) const TABLE: &[Definition] = &[
         default: "",
         help: "Take options from this file too, one `flag = value` a line",
         details: "Flags and the environment win over it. The file is looked at every 10s while the \
-                  mount runs: log-level and metadata-ttl change at once, others at the next start, \
-                  and the log says which. Mount a ConfigMap as a folder, not by subPath, or its \
-                  changes never arrive.",
+                  mount runs: log-level, metadata-ttl, memory-limit, disk-limit, cache-size, \
+                  staging-size and max-requests change at once, others at the next start, and the \
+                  log says which. Mount a ConfigMap as a folder, not by subPath, or its changes \
+                  never arrive.",
         category: Category::Process,
         authority: Authority::Local,
         example: "/etc/s3pod/options",

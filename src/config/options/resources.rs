@@ -94,6 +94,23 @@ pub(super) const TABLE: &[Definition] = &[
         },
     },
     Definition {
+        flag: "disk-limit",
+        kind: Kind::Value("SIZE"),
+        default: "",
+        help: "Disk for all of --cache-dir; --cache-size and --staging-size follow from it",
+        details: "95% of it are used, half for each where neither is given; with --journal-dir all \
+                  for what was read. In a pod it comes from the downward API (resourceFieldRef: \
+                  limits.ephemeral-storage), or is the sizeLimit of the emptyDir: beyond either, \
+                  kubelet evicts the pod.",
+        category: Category::Resources,
+        authority: Authority::Operator,
+        example: "10GiB",
+        set: |o, text| {
+            values::size_within(text, 32 * MIB, 1024 * TIB)
+                .map(|size| o.operator.disk_limit = Some(size))
+        },
+    },
+    Definition {
         flag: "cache-min-free",
         kind: Kind::Value("SIZE"),
         default: "a twentieth of the file system of --cache-dir",

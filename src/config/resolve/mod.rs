@@ -5,6 +5,7 @@
 //! returns holds together; what it refuses is refused before anything is mounted. Must not know
 //! how a setting is used.
 
+mod disk;
 mod host;
 
 use std::path::{Path, PathBuf};
@@ -16,21 +17,14 @@ use crate::units::{ByteSize, MIB};
 
 use super::asked::Options;
 use super::options::OPTIONS;
-use super::reload::Reload;
+use super::reload::{Reload, Tunables};
 use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
-use super::{Config, Error, MountArguments, Proxies, S3Config, UploadConfig};
+use super::{Config, Error, MountArguments, Proxies, S3Config, Sizes, UploadConfig};
 
 pub use host::Host;
 
 /// What the process needs beside its budget: code, stacks, allocator, TLS.
 const FIXED_MEMORY: u64 = 48 * MIB;
-
-/// The cache gets one part in so many of its file system. Not of what is free there: a restart,
-/// which finds its own files, must not shrink it.
-const CACHE_SHARE: u64 = 4;
-
-/// It leaves one part in so many free, as journals, logs and other programs need.
-const FREE_SHARE: u64 = 20;
 
 /// Addresses of instance and pod metadata: AWS's IMDS (v4 and v6), ECS's credentials, EKS Pod
 /// Identity (v4 and v6). A proxy could not reach them, and must not see what they answer.
@@ -87,13 +81,9 @@ impl Config {
             capacity: asked.operator.capacity.map(|ByteSize(bytes)| bytes),
             capacity_key: asked.local.capacity_key.as_deref().map(Key::from),
             memory_limit,
-            cache_size: cache_share(asked.operator.cache_size, cache_dir.as_deref(), CACHE_SHARE)?,
-            cache_min_free: cache_share(
-                asked.local.cache_min_free,
-                cache_dir.as_deref(),
-                FREE_SHARE,
-            )?,
-            staging_size: staging_size(&asked, journal_dir.as_deref(), memory_limit)?,
+            cache_size: disk::cache_size(&asked, cache_dir.as_deref())?,
+            cache_min_free: disk::cache_min_free(&asked, cache_dir.as_deref())?,
+            staging_size: disk::staging_size(&asked, journal_dir.as_deref(), memory_limit)?,
             cache_dir,
             journal_dir,
             op_timeout: tuning.op_timeout.unwrap_or(Duration::from_secs(60)),
@@ -110,10 +100,43 @@ impl Config {
 }
 
 impl Config {
-    /// The time for names and attributes where nobody says one.
-    pub fn default_metadata_ttl(&self) -> Duration {
-        default_metadata_ttl(self.read_only)
+    /// What of `options`, where a file has changed them, holds for a mount that runs by these
+    /// settings.
+    ///
+    /// # Errors
+    /// As [`Config::resolve`].
+    pub fn tunables(&self, options: &Options, host: &Host) -> Result<Tunables, Error> {
+        refuse_contradictions(options)?;
+        let folder = self.cache_dir.as_deref();
+        let memory_limit = memory_limit(options, host)?;
+        let asks = &options.operator;
+        let journal = self.journal_dir.as_deref();
+        let is_apart = options.local.journal_dir.is_some();
+        let is_limited = asks.disk_limit.is_some() && !is_apart;
+        let follows_free_space = asks.staging_size.is_none() && !is_limited;
+        let staging_size = if follows_free_space && journal.is_some() {
+            // Half of what was free before there was anything of this mount.
+            self.staging_size
+        } else {
+            disk::staging_size(options, journal, memory_limit)?
+        };
+        let sizes = Sizes {
+            memory_limit,
+            cache_size: disk::cache_size(options, folder)?,
+            staging_size,
+            max_requests: max_requests(options),
+        };
+        let ttl = options.tuning.metadata_ttl;
+        Ok(Tunables {
+            log_level: options.operator.log_level.unwrap_or_default(),
+            metadata_ttl: ttl.unwrap_or_else(|| default_metadata_ttl(self.read_only)),
+            sizes,
+        })
     }
+}
+
+fn max_requests(asked: &Options) -> u32 {
+    asked.operator.max_requests.unwrap_or(64)
 }
 
 const fn default_metadata_ttl(read_only: bool) -> Duration {
@@ -189,6 +212,10 @@ fn refuse_contradictions(asked: &Options) -> Result<(), Error> {
             ("--cache-dir none", "--cache-size", "a cache on disk needs a folder"),
         ),
         (
+            no_cache && operator.disk_limit.is_some(),
+            ("--cache-dir none", "--disk-limit", "there is no disk to limit"),
+        ),
+        (
             operator.write_back_ephemeral == Some(true) && operator.write_back != Some(true),
             ("--write-back-ephemeral", "no --write-back", "write --write-back too"),
         ),
@@ -244,7 +271,7 @@ fn s3(asked: &Options, typed: &Options, host: &Host) -> Result<S3Config, Error> 
         requester_pays: operator.requester_pays.unwrap_or(false),
         ca_bundle: ca_bundle(asked, typed, host)?,
         proxies: proxies(asked, host)?,
-        max_requests: operator.max_requests.unwrap_or(64),
+        max_requests: max_requests(asked),
     })
 }
 
@@ -382,40 +409,6 @@ fn default_cache_dir(host: &Host) -> Result<PathBuf, Error> {
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("s3pod"))
         .ok_or(Error::NoCacheDir)
-}
-
-fn staging_size(
-    asked: &Options,
-    journal_dir: Option<&Path>,
-    memory_limit: u64,
-) -> Result<u64, Error> {
-    let Some(folder) = journal_dir else {
-        // Staged bytes count against the budget, and reading needs the other half.
-        return Ok(asked.operator.staging_size.unwrap_or(u64::MAX).min(memory_limit / 2));
-    };
-    if let Some(size) = asked.operator.staging_size {
-        return Ok(size);
-    }
-    host::free_space(folder).map(|free| free / 2).map_err(|source| Error::Folder {
-        flag: "--journal-dir",
-        path: folder.to_owned(),
-        source,
-    })
-}
-
-/// What was asked for, or one part in `share` of the folder's file system; 0 without a folder.
-fn cache_share(asked: Option<u64>, folder: Option<&Path>, share: u64) -> Result<u64, Error> {
-    match (folder, asked) {
-        (None, _) => Ok(0),
-        (Some(_), Some(size)) => Ok(size),
-        (Some(folder), None) => {
-            host::total_space(folder).map(|total| total / share).map_err(|source| Error::Folder {
-                flag: "--cache-dir",
-                path: folder.to_owned(),
-                source,
-            })
-        }
-    }
 }
 
 fn log(asked: &Options) -> LogSettings {

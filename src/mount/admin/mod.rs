@@ -22,7 +22,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -65,6 +65,8 @@ struct State {
     is_ready: AtomicBool,
     is_sending: Arc<Mutex<()>>,
     backend: Mutex<Option<(Instant, bool)>>,
+    /// How often a changed file of options could not be used.
+    reload_failures: Arc<AtomicU64>,
 }
 
 /// Who is asking.
@@ -93,6 +95,7 @@ impl Admin {
             is_ready: AtomicBool::new(false),
             is_sending: Arc::default(),
             backend: Mutex::default(),
+            reload_failures: Arc::default(),
         };
         Self { state: Arc::new(state), tasks: Tasks::new() }
     }
@@ -134,6 +137,11 @@ impl Admin {
         })?;
         self.tasks.spawn(listen::serve_unix(listener, Arc::clone(&self.state)));
         Ok(())
+    }
+
+    /// Where those are counted who look at a file of options in vain.
+    pub(super) fn reload_failures(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.state.reload_failures)
     }
 
     /// Says whether the mount is there to be used.
@@ -222,13 +230,17 @@ impl State {
 
     fn metrics(&self) -> String {
         let ready = u8::from(self.is_ready.load(Ordering::Relaxed));
+        let failures = self.reload_failures.load(Ordering::Relaxed);
         format!(
             "# HELP s3pod_info Always 1; the label says which version runs.\n\
              # TYPE s3pod_info gauge\n\
              s3pod_info{{version=\"{}\"}} 1\n\
              # HELP s3pod_ready 1 while the mount answers and is not ending.\n\
              # TYPE s3pod_ready gauge\n\
-             s3pod_ready {ready}\n",
+             s3pod_ready {ready}\n\
+             # HELP s3pod_config_reload_failures_total Changes of --config that could not be used.\n\
+             # TYPE s3pod_config_reload_failures_total counter\n\
+             s3pod_config_reload_failures_total {failures}\n",
             env!("CARGO_PKG_VERSION")
         )
     }

@@ -1,0 +1,104 @@
+//! How much of the disk of its folder a mount may take.
+//!
+//! Owns the sizes that nobody gave, and how a limit of the whole folder is divided. Promises:
+//! under a limit, what was read and what is staged fit together, with a twentieth to spare. Must
+//! not know what is kept in the folder.
+
+use std::path::Path;
+
+use super::host;
+use crate::config::Error;
+use crate::config::asked::Options;
+use crate::units::{ByteSize, MIB};
+
+/// The cache gets one part in so many of its file system. Not of what is free there: a restart,
+/// which finds its own files, must not shrink it.
+const CACHE_SHARE: u64 = 4;
+
+/// It leaves one part in so many free, as journals, logs and other programs need.
+const FREE_SHARE: u64 = 20;
+
+/// Of a limit, so much is used: whoever set it counts what the file system allocates, folders and
+/// journal too, and evicts the pod that exceeds it.
+const USED_PERCENT: u64 = 95;
+
+/// What of a streamed file stays staged whatever happens.
+const STAGING_MIN: u64 = 16 * MIB;
+
+/// Bytes for what was read; 0 without a folder.
+pub(super) fn cache_size(asked: &Options, folder: Option<&Path>) -> Result<u64, Error> {
+    match (within_limit(asked)?, asked.operator.cache_size) {
+        _ if folder.is_none() => Ok(0),
+        (Some((cache, _)), _) => Ok(cache),
+        (None, Some(size)) => Ok(size),
+        (None, None) => share_of(folder, CACHE_SHARE),
+    }
+}
+
+/// Bytes of the file system that the cache leaves free; 0 without a folder.
+pub(super) fn cache_min_free(asked: &Options, folder: Option<&Path>) -> Result<u64, Error> {
+    match asked.local.cache_min_free {
+        Some(size) if folder.is_some() => Ok(size),
+        _ => share_of(folder, FREE_SHARE),
+    }
+}
+
+/// Bytes for what is written and not in the store.
+pub(super) fn staging_size(
+    asked: &Options,
+    folder: Option<&Path>,
+    memory_limit: u64,
+) -> Result<u64, Error> {
+    let size = asked.operator.staging_size;
+    let Some(folder) = folder else {
+        // Staged bytes count against the budget, and reading needs the other half.
+        return Ok(size.unwrap_or(u64::MAX).min(memory_limit / 2));
+    };
+    match (within_limit(asked)?, size) {
+        (Some((_, Some(staging))), _) => Ok(staging),
+        (_, Some(size)) => Ok(size),
+        (_, None) => host::free_space(folder).map(|free| free / 2).map_err(|source| {
+            Error::Folder { flag: "--journal-dir", path: folder.to_owned(), source }
+        }),
+    }
+}
+
+/// One part in `share` of the folder's file system; 0 without a folder.
+fn share_of(folder: Option<&Path>, share: u64) -> Result<u64, Error> {
+    let Some(folder) = folder else { return Ok(0) };
+    host::total_space(folder).map(|total| total / share).map_err(|source| Error::Folder {
+        flag: "--cache-dir",
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+/// How a limit, where there is one, is divided between cache and staging, which may have a folder
+/// of its own.
+fn within_limit(asked: &Options) -> Result<Option<(u64, Option<u64>)>, Error> {
+    let Some(limit) = asked.operator.disk_limit else { return Ok(None) };
+    let used = limit / 100 * USED_PERCENT;
+    if asked.local.journal_dir.is_some() {
+        return Ok(Some((asked.operator.cache_size.unwrap_or(used).min(used), None)));
+    }
+    let (cache, staging) = match (asked.operator.cache_size, asked.operator.staging_size) {
+        (None, None) => (used - used / 2, used / 2),
+        (Some(cache), None) => (cache, used.saturating_sub(cache)),
+        (None, Some(staging)) => (used.saturating_sub(staging), staging),
+        (Some(cache), Some(staging)) => (cache, staging),
+    };
+    if staging < STAGING_MIN || cache.saturating_add(staging) > used {
+        return Err(Error::Argument {
+            argument: "--disk-limit".to_owned(),
+            reason: format!(
+                "{USED_PERCENT} % of {} are less than --cache-size {} and --staging-size {} (at \
+                 least {}); ask for less, or for more disk",
+                ByteSize(limit),
+                ByteSize(cache),
+                ByteSize(staging.max(STAGING_MIN)),
+                ByteSize(STAGING_MIN)
+            ),
+        });
+    }
+    Ok(Some((cache, Some(staging))))
+}
