@@ -22,7 +22,8 @@ use crate::telemetry::Log;
 
 /// Runs the command that `arguments` spell, the program's own name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match command().try_get_matches_from(mount::from_mount_8(arguments)) {
+    let arguments = mount::from_mount_8(arguments);
+    match command_for(&arguments).try_get_matches_from(arguments) {
         Ok(matches) => match matches.subcommand() {
             Some((health::NAME, matches)) => health::run(matches),
             Some((mount::NAME, matches)) => mount::run(matches),
@@ -39,14 +40,27 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Every command.
-fn command() -> Command {
+/// The command that is asked for, or all where that is not plain. A probe runs every few seconds
+/// in somebody's memory limit: it shall not build the options of every other command first.
+fn command_for(arguments: &[OsString]) -> Command {
+    match arguments.get(1).and_then(|name| name.to_str()) {
+        Some(health::NAME) => program().subcommand(health::command()),
+        _ => command(),
+    }
+}
+
+fn program() -> Command {
     Command::new("s3pod")
         .version(env!("CARGO_PKG_VERSION"))
         .about("S3 buckets as files")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .max_term_width(100)
+}
+
+/// Every command.
+fn command() -> Command {
+    program()
         .subcommand(health::command())
         .subcommand(mount::command())
         .subcommand(recover::command())
