@@ -17,6 +17,7 @@ use clap::{Arg, ArgMatches, Command};
 use nix::libc;
 use s3pod::config::{MountArguments, mount_command};
 use s3pod::mount::Failure;
+use s3pod::mount::mountinfo::{self, MountInfo};
 
 use crate::shared;
 
@@ -25,6 +26,10 @@ pub(super) const NAME: &str = "run";
 
 /// The other form of it, without privileges: `s3pod-sidecar serve BUCKET SOCKET`.
 pub(super) const SERVE: &str = "serve";
+
+/// What names a file with credentials that somebody may rotate.
+const ROTATED: [&str; 3] =
+    ["AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "S3POD_CREDENTIALS_FILE"];
 
 /// The bit of CAP_SYS_ADMIN, capabilities(7).
 const SYS_ADMIN: u32 = 21;
@@ -62,16 +67,32 @@ pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failur
     become_server("mount", &flags(&arguments), typed)
 }
 
-/// The environment of a running container never changes.
+/// The environment of a running container never changes, and neither does a file of a volume that
+/// is mounted by subPath.
 fn say_what_stays() {
     #[expect(clippy::disallowed_methods, reason = "nothing is configured by it here")]
-    let is_set = std::env::var_os("AWS_SECRET_ACCESS_KEY").is_some();
-    if is_set {
+    let set = |name: &str| std::env::var_os(name);
+    let files: Vec<PathBuf> = ROTATED.into_iter().filter_map(set).map(PathBuf::from).collect();
+    // Without the table nothing is known, and nothing said.
+    for file in bound_alone(&mountinfo::read().unwrap_or_default(), &files) {
+        crate::say(format_args!(
+            "{} is mounted by subPath: one that is rotated needs a new pod; mount its whole volume \
+             instead, and it is read anew",
+            file.display()
+        ));
+    }
+    if set("AWS_SECRET_ACCESS_KEY").is_some() {
         crate::say(
             "the credentials come from the environment: a Secret that is rotated needs a new pod; \
              as a file (AWS_SHARED_CREDENTIALS_FILE) it is read anew",
         );
     }
+}
+
+/// Of these files, those that are mount points of their own.
+fn bound_alone<'a>(mounts: &[MountInfo], files: &'a [PathBuf]) -> Vec<&'a Path> {
+    let is_bound = |file: &&Path| mountinfo::topmost(mounts, file).is_some();
+    files.iter().map(PathBuf::as_path).filter(is_bound).collect()
 }
 
 /// Becomes `s3pod serve`, which needs nothing that a pod could lack.
@@ -161,6 +182,17 @@ mod tests {
         let all = ["--foreground", "--allow-other", "--replace-stale", "--nonempty"];
         assert_eq!(flags(&arguments(&[])), all);
         assert_eq!(flags(&arguments(&["--foreground", "-o", "nonempty=false"])), all[1..3]);
+    }
+
+    #[test]
+    fn a_file_by_sub_path_is_known_by_its_mount() {
+        let mounts = mountinfo::read_table(
+            b"22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+              30 22 0:50 / /secrets ro - tmpfs tmpfs rw\n\
+              31 22 0:51 /..data/keys /keys ro - tmpfs tmpfs rw\n",
+        );
+        let files = ["/keys", "/secrets/keys", "/keys-not"].map(PathBuf::from);
+        assert_eq!(bound_alone(&mounts, &files), [Path::new("/keys")]);
     }
 
     #[test]
