@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bench::{BUCKET, Bench, up, wait_until};
 use crate::documents::{self, containers, documents, invalid, list, python, root, with};
+use crate::spec;
 
 fn files() -> Vec<PathBuf> {
     let files = documents::files("examples/pods");
@@ -97,8 +98,32 @@ fn faults_of_server(container: &Value) -> Vec<String> {
     faults
 }
 
+/// Bytes that the servers of a pod may fill in its volume `cache`, as far as their spec says so.
+fn cached_at_most(spec: &Value) -> u64 {
+    let limit_of = |container: &Value| {
+        let limit = |one: &&Value| one["name"] == "S3POD_DISK_LIMIT";
+        let found = list(container, "env").iter().find(limit)?;
+        let resource = &found["valueFrom"]["resourceFieldRef"]["resource"];
+        let value = match resource.as_str() {
+            Some("limits.ephemeral-storage") => {
+                &container["resources"]["limits"]["ephemeral-storage"]
+            }
+            _ => &found["value"],
+        };
+        Some(spec::bytes(value.as_str()?))
+    };
+    list(spec, "initContainers").iter().filter_map(limit_of).sum()
+}
+
 fn faults_of_pod(metadata: &Value, spec: &Value) -> Vec<String> {
     let mut faults = Vec::new();
+    let cache = list(spec, "volumes").iter().find(|volume| volume["name"] == "cache");
+    let room = cache.and_then(|cache| cache["emptyDir"]["sizeLimit"].as_str()).map(spec::bytes);
+    let is_told = !list(spec, "volumes").iter().any(|volume| !volume["configMap"].is_null());
+    let filled = cached_at_most(spec);
+    if room.is_some_and(|room| filled > room || is_told && filled == 0) {
+        faults.push("the cache outgrows its volume's sizeLimit, and the pod is evicted".to_owned());
+    }
     let init = list(spec, "initContainers");
     if init.first().map(verb) != Some("janitor") {
         faults.push("the janitor is not the first, so it is not the last to end".to_owned());
@@ -149,7 +174,8 @@ fn every_pod_keeps_the_rules() {
 fn a_pod_that_breaks_a_rule_is_noticed() {
     let file = root().join("examples/pods/sidecar.yaml");
     let pod = documents(&file).into_iter().find(|document| document["kind"] == "Pod").unwrap();
-    let broken: [(&str, Value); 9] = [
+    let broken: [(&str, Value); 10] = [
+        ("/spec/volumes/1/emptyDir/sizeLimit", json!("1Gi")),
         ("/spec/initContainers/1/securityContext", json!({})),
         ("/spec/initContainers/1/args/2", json!("/s3")),
         ("/spec/initContainers/1/startupProbe", Value::Null),
