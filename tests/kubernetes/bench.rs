@@ -5,30 +5,63 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use s3pod_testkit::{Bucket, ServerOptions, TestServer};
+use s3pod_testkit::{Bucket, S3Endpoint, Server, ServerOptions, TestServer};
 use serde_json::{Value, json};
 
+use crate::clock::patience;
 use crate::node::Node;
 use crate::pod::Pod;
+use crate::raw::Raw;
 
 pub(crate) const BUCKET: &str = "photos";
 /// A shell that is process 1 ends at SIGTERM only if it says so.
 pub(crate) const IDLE: &str = "trap 'exit 0' TERM; echo up; while true; do sleep 0.1; done";
-const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Bench {
-    pub(crate) server: TestServer,
+    store: Server,
+    endpoint: S3Endpoint,
     pub(crate) node: Arc<Node>,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
-        Self { server, node: Arc::new(Node::new()) }
+        Self::on(Node::new())
     }
 
+    /// The same on a node that has something of its own.
+    pub(crate) fn on(node: Node) -> Self {
+        let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
+        Self::with(Server::Ours(Box::new(server)), node)
+    }
+
+    /// On somebody else's store.
+    pub(crate) fn on_seaweedfs() -> Self {
+        // Started before the node's namespace is made: it has no part in that.
+        let store = Server::seaweed().unwrap();
+        Self::with(store, Node::new())
+    }
+
+    fn with(store: Server, node: Node) -> Self {
+        let endpoint = store.s3_endpoint(BUCKET).unwrap();
+        Self { store, endpoint, node: Arc::new(node) }
+    }
+
+    /// The server of the tests, where it is that.
+    pub(crate) fn server(&self) -> &TestServer {
+        match &self.store {
+            Server::Ours(server) => server,
+            Server::Seaweed(_) => panic!("not on SeaweedFS"),
+        }
+    }
+
+    /// The bucket, on the server of the tests.
     pub(crate) fn bucket(&self) -> Bucket {
-        self.server.bucket(BUCKET)
+        self.server().bucket(BUCKET)
+    }
+
+    /// The bucket as anybody sees it.
+    pub(crate) fn objects(&self) -> Raw {
+        Raw::new(self.endpoint.clone())
     }
 
     pub(crate) fn start(&self, manifest: &Value) -> Pod {
@@ -71,11 +104,12 @@ impl Bench {
                 {"name": "s3", "image": "s3pod", "restartPolicy": "Always",
                  "args": ["serve", "--volume", "v", BUCKET, "/handoff/s3pod.sock"],
                  "env": self.env(),
-                 "securityContext": {"runAsUser": 65534, "capabilities": {"drop": ["ALL"]}},
+                 "securityContext": {"runAsUser": 65534, "capabilities": {"drop": ["ALL"]},
+                    "seccompProfile": {"type": "RuntimeDefault"}},
                  "resources": {"limits": {"memory": "256Mi"}},
                  "startupProbe": {
                     "exec": {"command": ["/s3pod", "health", "--served", "/handoff/s3pod.sock"]},
-                    "failureThreshold": 300},
+                    "periodSeconds": 1, "failureThreshold": 300},
                  "volumeMounts": [
                     {"name": "handoff", "mountPath": "/handoff"},
                     {"name": "cache", "mountPath": "/cache"},
@@ -83,7 +117,8 @@ impl Bench {
             ],
             "containers": [
                 {"name": "app", "image": "busybox", "command": ["/bin/sh", "-c", line],
-                 "securityContext": {"runAsUser": 65534, "capabilities": {"drop": ["ALL"]}},
+                 "securityContext": {"runAsUser": 65534, "capabilities": {"drop": ["ALL"]},
+                    "seccompProfile": {"type": "RuntimeDefault"}},
                  "volumeMounts": [{"name": "data", "mountPath": "/data",
                     "mountPropagation": "HostToContainer"}]},
             ],
@@ -97,7 +132,7 @@ impl Bench {
 
     /// What the server is told by its environment.
     pub(crate) fn env(&self) -> Vec<Value> {
-        let endpoint = self.server.s3_endpoint(BUCKET);
+        let endpoint = &self.endpoint;
         let mut env: Vec<Value> = endpoint
             .environment()
             .into_iter()
@@ -117,7 +152,7 @@ impl Bench {
         "resources": {"limits": {"memory": "256Mi"}},
         "startupProbe": {
             "exec": {"command": ["/s3pod", "health", "--mounted", "/s3/data"]},
-            "failureThreshold": 300},
+            "periodSeconds": 1, "failureThreshold": 300},
         "lifecycle": {"preStop": {
             "exec": {"command": ["/s3pod-sidecar", "drain-hint", "/s3/data"]}}},
         "volumeMounts": [
@@ -133,13 +168,17 @@ impl Bench {
         pod
     }
 
-    /// Nothing is left of a pod: no mount, no folder; the bucket has what it should.
-    pub(crate) fn assert_gone(&self) {
+    /// Whether a bucket is mounted on the node.
+    pub(crate) fn has_mount(&self) -> bool {
         // The table of this thread: the process's own is that of its first thread.
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let own = self.node.path().to_str().unwrap();
-        let is_left = |line: &str| line.contains(own) && line.contains("fuse.s3pod");
-        assert!(!table.lines().any(is_left), "{table}");
+        table.lines().any(|line| line.contains(own) && line.contains("fuse.s3pod"))
+    }
+
+    /// Nothing is left of a pod: no mount, no folder; the bucket has what it should.
+    pub(crate) fn assert_gone(&self) {
+        assert!(!self.has_mount());
         let pods = std::fs::read_dir(self.node.pods()).unwrap();
         assert_eq!(pods.count(), 0);
     }
@@ -153,7 +192,7 @@ pub(crate) fn up(pod: &Pod) {
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "in vain: until {what}");
+        assert!(begin.elapsed() < patience(), "in vain: until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

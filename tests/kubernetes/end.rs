@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 
-use crate::bench::{Bench, up};
+use s3pod_testkit::Op;
+
+use crate::bench::{Bench, up, wait_until};
+use crate::clock::patience;
 
 const OBJECTS: usize = 25;
 
@@ -67,6 +70,29 @@ fn a_server_that_hangs_does_not_hold_up_the_end() {
     pod.delete(Some(1));
     bench.assert_gone();
     assert_kept(&bench);
+}
+
+/// What the janitor does to a server that is not done in time.
+#[test]
+fn a_server_whose_mount_was_taken_by_force_goes_on_sending() {
+    let bench = Bench::new();
+    let hold = bench.server().faults().hold(Op::Put, "log");
+    // Nobody closes it, not even a copy of its descriptor.
+    let line = "(echo first; sleep 600) | dd of=/s3/data/log bs=6 2> /dev/null & \
+                until [ -s /s3/data/log ]; do sleep 0.1; done; \
+                echo up; while true; do sleep 0.1; done";
+    let pod = bench.start(&bench.manifest(line));
+    up(&pod);
+    assert_eq!(hold.arrived(), 0);
+    pod.signal("janitor", "TERM");
+    assert!(hold.wait_for_blocking(1, patience()), "{}", pod.log("s3"));
+    wait_until("the janitor says so", || pod.log("janitor").contains("unmounted"));
+    assert!(!bench.bucket().contains("log"));
+    hold.release();
+    let is_sent = || bench.bucket().get("log").is_some_and(|bytes| bytes == "first\n");
+    wait_until("the file is in the bucket", is_sent);
+    pod.delete(Some(1));
+    bench.assert_gone();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::bench::{BUCKET, Bench, IDLE, up, wait_until};
+use crate::bench::{BUCKET, Bench, up, wait_until};
 use crate::pod::Pod;
 
 #[test]
@@ -116,41 +116,6 @@ fn a_second_sidecar_on_the_same_directory_is_refused() {
     assert!(!second.status.success() && said.contains("mounted there already"), "{said}");
     let health = pod.exec("s3", &["/s3pod", "health", "--backend", "--mounted", "/s3/data"]);
     assert!(health.status.success(), "{health:?}");
-    pod.delete(None);
-    bench.assert_gone();
-}
-
-#[test]
-fn a_config_map_that_changes_in_place_takes_effect() {
-    let bench = Bench::new();
-    let mut manifest = bench.manifest(IDLE);
-    let spec = &mut manifest["spec"];
-    let options = json!({"name": "config", "configMap": {"data": {"options": "gid = 7"}}});
-    spec["volumes"].as_array_mut().unwrap().push(options);
-    let server = &mut spec["initContainers"][1];
-    let more = [json!("--config"), json!("/config/options")];
-    server["args"].as_array_mut().unwrap().extend(more);
-    let mount = json!({"name": "config", "mountPath": "/config"});
-    server["volumeMounts"].as_array_mut().unwrap().push(mount);
-    let pod = bench.start(&manifest);
-    up(&pod);
-    pod.shell("app", "[ $(ls -ldn /s3/data | grep -c ' 7 ') = 1 ]");
-
-    // Believed for good from here on: what somebody else adds beside it does not show.
-    pod.set_config("config", "options", "gid = 8\nmetadata-ttl = indefinite\n");
-    wait_until("it has changed", || pod.log("s3").contains("the options have changed"));
-    assert!(pod.log("s3").contains("flags=\"gid\""), "{}", pod.log("s3"));
-    let look = ["/bin/ls", "/s3/data/late"];
-    assert!(!pod.exec("app", &look).status.success());
-    bench.bucket().put("late", "x");
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    assert!(!pod.exec("app", &look).status.success(), "its absence is believed");
-
-    pod.set_config("config", "options", "metadata-ttl = whenever\n");
-    wait_until("it is refused", || pod.log("s3").contains("the options stay as they were"));
-    pod.set_config("config", "options", "");
-    wait_until("it is understood again", || pod.exec("app", &look).status.success());
-    assert_eq!(pod.restarts("s3"), 0);
     pod.delete(None);
     bench.assert_gone();
 }

@@ -9,6 +9,8 @@
 
 mod bench;
 mod chart;
+mod clock;
+mod config;
 mod crash;
 mod documents;
 mod end;
@@ -17,7 +19,15 @@ mod manifests;
 mod node;
 mod plugin;
 mod pod;
+mod probes;
+#[path = "../mount/raw.rs"]
+#[expect(dead_code, reason = "its other half is for the suites of mounts")]
+mod raw;
+mod refused;
 mod scratch;
+mod seccomp;
 mod spec;
 mod storage;
+mod trust;
 mod unprivileged;
+mod volumes;

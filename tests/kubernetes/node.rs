@@ -6,12 +6,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::seccomp;
 use crate::spec::{self, Container};
 
 /// Where crun keeps its state, for every node of this machine.
@@ -19,11 +21,17 @@ const STATE: &str = "/run/s3pod-test-pods";
 const BUSYBOX: &str = "/bin/busybox";
 /// The cgroup of all containers.
 pub(crate) const GROUPS: &str = "s3pod-test-pods";
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+const FIO: &str = "/usr/bin/fio";
+
+/// The bound of the back-off of a container that crashes again and again.
+const BACK_OFF_MAX: Duration = Duration::from_secs(300);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Applets the applications use.
-const APPLETS: [&str; 16] = [
-    "cat", "cp", "dd", "find", "grep", "id", "ls", "mkdir", "mv", "rm", "sh", "sleep", "sync",
-    "touch", "true", "trap",
+const APPLETS: [&str; 18] = [
+    "cat", "cp", "dd", "find", "grep", "id", "ls", "mkdir", "mount", "mv", "rm", "sh", "sleep",
+    "sync", "touch", "trap", "true", "unshare",
 ];
 
 /// What containerd leaves a container that asks for nothing.
@@ -51,6 +59,7 @@ const PRIVILEGED: [&str; 4] =
 /// The node; the thread that makes it, and those it starts from then on, live in its namespace.
 pub(crate) struct Node {
     folder: TempDir,
+    back_off_max: Duration,
 }
 
 /// A place of the node in a container.
@@ -85,9 +94,21 @@ impl Node {
         if Path::new("/sys/fs/cgroup/memory").exists() {
             let _ = umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH);
         }
-        let node = Self { folder: TempDir::with_prefix("s3pod-node-").unwrap() };
+        let folder = TempDir::with_prefix("s3pod-node-").unwrap();
+        let node = Self { folder, back_off_max: BACK_OFF_MAX };
         node.fill_root();
         node
+    }
+
+    /// The same with another bound of the back-off: `crashLoopBackOff.maxContainerRestartPeriod`
+    /// of kubelet's configuration.
+    pub(crate) fn restarting_within(mut self, back_off_max: Duration) -> Self {
+        self.back_off_max = back_off_max;
+        self
+    }
+
+    pub(crate) fn back_off_max(&self) -> Duration {
+        self.back_off_max
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -117,11 +138,30 @@ impl Node {
         }
         for (name, program) in programs() {
             File::create(root.join(name)).unwrap();
-            for library in libraries(&program) {
-                let place = root.join(library.strip_prefix("/").unwrap());
-                fs::create_dir_all(place.parent().unwrap()).unwrap();
-                fs::copy(&library, place).unwrap();
-            }
+            self.bring_libraries(&program);
+        }
+        // As in the image. They do not know the authorities of any test.
+        let place = root.join(AUTHORITIES.strip_prefix('/').unwrap());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::copy(AUTHORITIES, place).expect("ca-certificates is installed");
+        // What is bound over them is the pod's.
+        for name in ["hosts", "resolv.conf"] {
+            File::create(root.join("etc").join(name)).unwrap();
+        }
+    }
+
+    /// Puts fio into the containers' root file system.
+    pub(crate) fn bring_fio(&self) {
+        assert!(Path::new(FIO).exists(), "fio is missing; run `make setup`");
+        fs::copy(FIO, self.root().join("bin/fio")).unwrap();
+        self.bring_libraries(Path::new(FIO));
+    }
+
+    fn bring_libraries(&self, program: &Path) {
+        for library in libraries(program) {
+            let place = self.root().join(library.strip_prefix("/").unwrap());
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            fs::copy(&library, place).unwrap();
         }
     }
 
@@ -190,17 +230,37 @@ impl Node {
                     {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
                 ],
                 "rootfsPropagation": propagation,
+                "seccomp": seccomp::profile(what),
             },
         })
     }
 
     /// Runs a command in a running container, charged to it, as its user.
     pub(crate) fn exec(&self, id: &str, what: &Container, command: &[String]) -> Output {
-        let uid = what.security_context.run_as_user.unwrap_or(0);
-        let user = format!("{uid}:{uid}");
-        let mut exec = crun();
-        exec.args(["exec", "--user", &user, id]).args(command).stdin(Stdio::null());
-        exec.output().expect("crun runs")
+        exec(id, what, command).output().expect("crun runs")
+    }
+
+    /// The same with a bound; none where the command takes longer.
+    pub(crate) fn try_exec(
+        &self,
+        id: &str,
+        what: &Container,
+        command: &[String],
+        timeout: Duration,
+    ) -> Option<Output> {
+        let until = Instant::now() + timeout;
+        let mut exec = exec(id, what, command);
+        let mut child = exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() >= until {
+                // It may have ended meanwhile.
+                let _ = child.kill();
+                child.wait().unwrap();
+                return None;
+            }
+            std::thread::sleep(POLL);
+        }
+        child.wait_with_output().ok()
     }
 
     pub(crate) fn signal(&self, id: &str, signal: &str) {
@@ -219,12 +279,15 @@ impl Node {
 
     /// How many processes the kernel has killed for memory in a container so far.
     pub(crate) fn oom_kills(&self, id: &str) -> u64 {
-        let (v1, v2) = (format!("memory/{GROUPS}/{id}"), format!("{GROUPS}/{id}"));
-        let files = [format!("{v1}/memory.oom_control"), format!("{v2}/memory.events")];
-        let read = |file: &String| fs::read_to_string(Path::new("/sys/fs/cgroup").join(file)).ok();
-        let text = files.iter().find_map(read).unwrap_or_default();
+        let text = memory_file(id, "memory.oom_control", "memory.events").unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
+
+    /// The limit of memory that the kernel keeps a container to.
+    pub(crate) fn memory_limit(&self, id: &str) -> u64 {
+        let text = memory_file(id, "memory.limit_in_bytes", "memory.max").unwrap();
+        text.trim().parse().expect("a number")
     }
 }
 
@@ -247,10 +310,25 @@ fn drop_copies() {
     }
 }
 
+/// What the kernel says of a container's memory, by either version of cgroups.
+fn memory_file(id: &str, v1: &str, v2: &str) -> Option<String> {
+    let groups = Path::new("/sys/fs/cgroup");
+    let files = [format!("memory/{GROUPS}/{id}/{v1}"), format!("{GROUPS}/{id}/{v2}")];
+    files.iter().find_map(|file| fs::read_to_string(groups.join(file)).ok())
+}
+
 fn crun() -> Command {
     let mut command = Command::new("crun");
     command.args(["--root", STATE, "--cgroup-manager", "cgroupfs"]);
     command
+}
+
+fn exec(id: &str, what: &Container, command: &[String]) -> Command {
+    let uid = what.security_context.run_as_user.unwrap_or(0);
+    let user = format!("{uid}:{uid}");
+    let mut exec = crun();
+    exec.args(["exec", "--user", &user, id]).args(command).stdin(Stdio::null());
+    exec
 }
 
 /// Removes the containers of runs that are no more: their names begin with the process's number.
@@ -290,14 +368,16 @@ fn arguments(what: &Container) -> Vec<String> {
     entry.into_iter().chain(what.command.clone()).chain(what.args.clone()).collect()
 }
 
-fn capabilities(what: &Container) -> Vec<&'static str> {
-    if what.security_context.privileged {
-        return DEFAULT_CAPABILITIES.into_iter().chain(PRIVILEGED).collect();
+fn capabilities(what: &Container) -> Vec<String> {
+    let context = &what.security_context;
+    let own = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    if context.privileged {
+        return [own(&DEFAULT_CAPABILITIES), own(&PRIVILEGED)].concat();
     }
-    if what.security_context.capabilities.drop.iter().any(|name| name == "ALL") {
-        return Vec::new();
-    }
-    DEFAULT_CAPABILITIES.to_vec()
+    let drops_all = context.capabilities.drop.iter().any(|name| name == "ALL");
+    let mut capabilities = if drops_all { Vec::new() } else { own(&DEFAULT_CAPABILITIES) };
+    capabilities.extend(context.capabilities.add.iter().map(|name| format!("CAP_{name}")));
+    capabilities
 }
 
 fn devices(what: &Container) -> Value {

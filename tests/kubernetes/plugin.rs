@@ -37,6 +37,8 @@ struct Shared {
     pod: String,
     is_over: AtomicBool,
     handed: AtomicU32,
+    /// Servers that were none of this pod.
+    strangers: AtomicU32,
     answers: Mutex<Vec<Value>>,
 }
 
@@ -49,6 +51,7 @@ impl Published {
             pod: pod.to_owned(),
             is_over: AtomicBool::new(false),
             handed: AtomicU32::new(0),
+            strangers: AtomicU32::new(0),
             answers: Mutex::default(),
         });
         // Before any container starts, as kubelet wants it.
@@ -61,6 +64,11 @@ impl Published {
     /// How often a server has taken the mount.
     pub(crate) fn handed(&self) -> u32 {
         self.shared.handed.load(Ordering::SeqCst)
+    }
+
+    /// How often somebody listened who is not of this pod.
+    pub(crate) fn strangers(&self) -> u32 {
+        self.shared.strangers.load(Ordering::SeqCst)
     }
 
     /// What servers have answered, refusals included.
@@ -132,6 +140,7 @@ impl Shared {
         let peer = getsockopt(&stream, PeerCredentials)?;
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", peer.pid()))?;
         if !groups.contains(&self.pod) {
+            self.strangers.fetch_add(1, Ordering::SeqCst);
             return Err(io::Error::other("the server is not of this pod, or has gone"));
         }
         let line = format!("{offer}\n");

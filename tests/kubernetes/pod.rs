@@ -1,48 +1,44 @@
 //! A pod's life, as kubelet leads it.
 //!
 //! Owns the order of things: volumes, init containers and native sidecars one by one, the
-//! application, restarts with back-off, termination in order while grace lasts, and at last the
-//! recursive delete of the pod's folder. Promises to do no better than kubelet does: the delete
-//! crosses mounts. Must not know what runs in the containers.
-//!
-//! Times are scaled by [`SCALE`] where kubelet only waits to be polite (back-off, probe periods).
-//! Grace periods are true: what runs in the containers measures them by its own clock.
+//! application, restarts with back-off, probes, termination in order while grace lasts, and at
+//! last the removal of the pod's folder. Must not know what runs in the containers.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
-use crate::node::{Bind, Node};
+use crate::clock::{patience, scaled};
+use crate::node::Node;
 use crate::plugin::Published;
-use crate::spec::{self, Container, PodSpec, Probe, Volume};
+use crate::spec::{Container, PodSpec, Probe};
+use crate::volumes::Volumes;
 
-/// Of back-off and probe periods: 10 s become 100 ms.
-const SCALE: f64 = 0.01;
-/// Kubelet's own numbers: the first back-off, its bound, the least grace of a container.
+/// Kubelet's own numbers: the first back-off, the least grace of a container, how often it looks
+/// at what emptyDirs take, and tries again to tear down.
 const BACK_OFF: Duration = Duration::from_secs(10);
-const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+const USAGE_PERIOD: Duration = Duration::from_secs(20);
+const TEAR_DOWN_PERIOD: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
-/// Longer than anything a healthy pod does here.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running pod. Its containers are killed when it is dropped.
 pub(crate) struct Pod {
     node: Arc<Node>,
     spec: PodSpec,
-    folder: PathBuf,
+    name: String,
+    volumes: Arc<Volumes>,
     kept: Mutex<Vec<Arc<Kept>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     published: Vec<Published>,
-    walker: Mutex<Option<JoinHandle<()>>>,
+    observers: Mutex<Vec<JoinHandle<()>>>,
     is_over: Arc<AtomicBool>,
 }
 
@@ -56,6 +52,8 @@ struct Kept {
     /// No more restarts.
     is_ending: AtomicBool,
     restarts: AtomicU32,
+    /// What its readiness probe said last; at once where it has none.
+    is_ready: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,84 +90,40 @@ impl Kept {
 impl Pod {
     /// Starts a pod; returns once its application containers are started.
     pub(crate) fn start(node: &Arc<Node>, name: &str, manifest: &Value) -> Self {
-        let folder = node.pods().join(name);
-        let mut pod = Self {
+        let spec = PodSpec::read(manifest);
+        let volumes = Volumes::make(node.pods().join(name), &spec);
+        let published = volumes.publish(name);
+        let pod = Self {
             node: Arc::clone(node),
-            spec: PodSpec::read(manifest),
-            folder,
+            spec,
+            name: name.to_owned(),
+            volumes: Arc::new(volumes),
             kept: Mutex::default(),
             threads: Mutex::default(),
-            published: Vec::new(),
-            walker: Mutex::default(),
+            published,
+            observers: Mutex::default(),
             is_over: Arc::default(),
         };
-        for volume in &pod.spec.volumes {
-            pod.make(volume);
-        }
-        pod.published = pod.publish(name);
-        pod.walk();
+        let walked = Arc::clone(&pod.volumes);
+        pod.observe(USAGE_PERIOD, move || walked.walk());
         for container in &pod.spec.init_containers {
-            pod.init(name, container);
+            pod.init(container);
         }
         for container in &pod.spec.containers {
-            pod.launch(name, container, &pod.spec.restart_policy.clone());
+            let kept = pod.launch(container, &pod.spec.restart_policy.clone());
+            pod.watch_readiness(kept);
         }
         pod
     }
 
     /// The folder of one of its emptyDirs, on the node.
     pub(crate) fn volume(&self, name: &str) -> PathBuf {
-        self.folder.join("volumes/kubernetes.io~empty-dir").join(name)
+        self.volumes.folder_of(name)
     }
 
-    /// Changes a file of a ConfigMap's volume as kubelet does: a new folder, and `..data` swapped.
+    /// Changes a file of a ConfigMap's or a Secret's volume.
     pub(crate) fn set_config(&self, volume: &str, file: &str, text: &str) {
-        let folder = self.volume(volume);
-        let count = fs::read_dir(&folder).unwrap().count();
-        let version = format!("..version-{count}");
-        fs::create_dir(folder.join(&version)).unwrap();
-        fs::write(folder.join(&version).join(file), text).unwrap();
-        let new = folder.join("..data_tmp");
-        symlink(&version, &new).unwrap();
-        fs::rename(&new, folder.join("..data")).unwrap();
-        // There already after the first time.
-        let _ = symlink(Path::new("..data").join(file), folder.join(file));
-    }
-
-    fn make(&self, volume: &Volume) {
-        if let Some(config_map) = &volume.config_map {
-            fs::create_dir_all(self.volume(&volume.name)).unwrap();
-            for (file, text) in &config_map.data {
-                self.set_config(&volume.name, file, text);
-            }
-        }
-        let Some(empty_dir) = &volume.empty_dir else { return };
-        let folder = self.volume(&volume.name);
-        fs::create_dir_all(&folder).unwrap();
-        if empty_dir.medium.as_deref() == Some("Memory") {
-            let limit = empty_dir.size_limit.as_deref().map(spec::bytes);
-            let size = limit.map(|limit| format!("size={limit}"));
-            let kind = Some("tmpfs");
-            mount(kind, &folder, kind, MsFlags::empty(), size.as_deref()).expect("a tmpfs");
-        }
-        fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
-    }
-
-    /// What the node's plugin mounts for this pod.
-    fn publish(&self, name: &str) -> Vec<Published> {
-        let volumes = self.spec.volumes.iter();
-        let served = volumes.filter_map(|volume| Some((volume, volume.csi.as_ref()?)));
-        let publish = |(volume, csi): (&Volume, &spec::Csi)| {
-            let target = self.target(&volume.name);
-            fs::create_dir_all(&target).unwrap();
-            let handoff = self.volume(&csi.volume_attributes.handoff);
-            Published::new(&target, &handoff, &format!("{}-{name}-", std::process::id()))
-        };
-        served.map(publish).collect()
-    }
-
-    fn target(&self, volume: &str) -> PathBuf {
-        self.folder.join("volumes/kubernetes.io~csi").join(volume).join("mount")
+        self.volumes.set_config(volume, file, text);
     }
 
     /// The volume that the node mounted.
@@ -177,13 +131,14 @@ impl Pod {
         self.published.first().expect("a volume of the node's plugin")
     }
 
-    fn init(&self, name: &str, container: &Container) {
+    fn init(&self, container: &Container) {
         let policy = if container.is_sidecar() { "Always" } else { "OnFailure" };
-        let kept = self.launch(name, container, policy);
+        let kept = self.launch(container, policy);
         if container.is_sidecar() {
             self.await_started(&kept);
+            self.watch_readiness(kept);
         } else {
-            assert!(kept.ends_by(Instant::now() + PATIENCE), "{}", self.log(&container.name));
+            assert!(kept.ends_by(Instant::now() + patience()), "{}", self.log(&container.name));
         }
     }
 
@@ -191,62 +146,67 @@ impl Pod {
         let Some(probe) = &kept.container.startup_probe else { return };
         let tries = probe.failure_threshold.unwrap_or(3);
         for _ in 0..tries {
-            if self.probe(kept, probe) {
+            if probed(&self.node, kept, probe) {
                 return;
             }
-            thread::sleep(POLL);
+            thread::sleep(scaled(probe.period()));
         }
         let name = &kept.container.name;
         let last = self.node.exec(&kept.id, &kept.container, &probe.exec.command);
         panic!("{name} did not start in {tries} probes: {last:?}\n{}", self.log(name));
     }
 
-    fn probe(&self, kept: &Kept, probe: &Probe) -> bool {
-        kept.state() == State::Running
-            && self.node.exec(&kept.id, &kept.container, &probe.exec.command).status.success()
+    fn watch_readiness(&self, kept: Arc<Kept>) {
+        let Some(probe) = kept.container.readiness_probe.clone() else { return };
+        let node = Arc::clone(&self.node);
+        let threshold = probe.failure_threshold.unwrap_or(3);
+        let mut failures = 0;
+        self.observe(probe.period(), move || {
+            failures = if probed(&node, &kept, &probe) { 0 } else { failures + 1 };
+            if failures == 0 || failures >= threshold {
+                kept.is_ready.store(failures == 0, Ordering::SeqCst);
+            }
+        });
     }
 
-    fn launch(&self, pod: &str, container: &Container, policy: &str) -> Arc<Kept> {
+    /// Does something again and again while the pod lives.
+    fn observe(&self, period: Duration, mut look: impl FnMut() + Send + 'static) {
+        let is_over = Arc::clone(&self.is_over);
+        let observer = thread::spawn(move || {
+            while !is_over.load(Ordering::SeqCst) {
+                look();
+                let next = Instant::now() + scaled(period);
+                while Instant::now() < next && !is_over.load(Ordering::SeqCst) {
+                    thread::sleep(POLL);
+                }
+            }
+        });
+        self.observers.lock().unwrap().push(observer);
+    }
+
+    fn launch(&self, container: &Container, policy: &str) -> Arc<Kept> {
         let shared = Arc::new(Kept {
-            id: format!("{}-{pod}-{}", std::process::id(), container.name),
+            id: format!("{}-{}-{}", std::process::id(), self.name, container.name),
             container: container.clone(),
             policy: policy.to_owned(),
             state: Mutex::new(State::Waiting),
             changed: Condvar::new(),
             is_ending: AtomicBool::new(false),
             restarts: AtomicU32::new(0),
+            is_ready: AtomicBool::new(container.readiness_probe.is_none()),
         });
         let (node, kept) = (Arc::clone(&self.node), Arc::clone(&shared));
-        let binds = self.binds(container);
+        let volumes = Arc::clone(&self.volumes);
         let log = self.log_file(&container.name);
-        let thread = thread::spawn(move || keep(&node, &kept, &binds, &log));
+        let thread = thread::spawn(move || keep(&node, &kept, &volumes, &log));
         self.kept.lock().unwrap().push(Arc::clone(&shared));
         self.threads.lock().unwrap().push(thread);
         shared
     }
 
-    fn binds(&self, container: &Container) -> Vec<Bind> {
-        let bind = |mount: &spec::VolumeMount| Bind {
-            source: self.source(&mount.name),
-            target: mount.mount_path.clone(),
-            propagation: mount.mount_propagation.clone(),
-            read_only: mount.read_only,
-        };
-        container.volume_mounts.iter().map(bind).collect()
-    }
-
-    fn source(&self, volume: &str) -> PathBuf {
-        let target = self.target(volume);
-        // Not a question to the file system: nobody may serve it yet.
-        let is_published =
-            self.spec.volumes.iter().any(|one| one.name == volume && one.csi.is_some());
-        if is_published { target } else { self.volume(volume) }
-    }
-
     fn log_file(&self, container: &str) -> PathBuf {
         fs::create_dir_all(self.node.path().join("logs")).unwrap();
-        let pod = self.folder.file_name().unwrap().to_string_lossy().into_owned();
-        self.node.path().join("logs").join(format!("{pod}-{container}.log"))
+        self.node.path().join("logs").join(format!("{}-{container}.log", self.name))
     }
 
     /// What a container has written so far.
@@ -262,7 +222,7 @@ impl Pod {
     }
 
     /// Runs a command in a container.
-    pub(crate) fn exec(&self, container: &str, command: &[&str]) -> std::process::Output {
+    pub(crate) fn exec(&self, container: &str, command: &[&str]) -> Output {
         let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
         let kept = self.kept(container);
         self.node.exec(&kept.id, &kept.container, &command)
@@ -286,8 +246,27 @@ impl Pod {
         self.node.signal(&self.kept(container).id, signal);
     }
 
+    /// The limit of memory that the kernel keeps a container to.
+    pub(crate) fn memory_limit(&self, container: &str) -> u64 {
+        self.node.memory_limit(&self.kept(container).id)
+    }
+
+    /// How many of its processes the kernel has killed for it since its last start.
+    pub(crate) fn oom_kills(&self, container: &str) -> u64 {
+        self.node.oom_kills(&self.kept(container).id)
+    }
+
+    pub(crate) fn has_ended(&self, container: &str) -> bool {
+        matches!(self.kept(container).state(), State::Ended(_))
+    }
+
     pub(crate) fn restarts(&self, container: &str) -> u32 {
         self.kept(container).restarts.load(Ordering::Relaxed)
+    }
+
+    /// Whether its readiness probe is content.
+    pub(crate) fn is_ready(&self, container: &str) -> bool {
+        self.kept(container).is_ready.load(Ordering::SeqCst)
     }
 
     /// Waits until the application has ended by itself, then ends the sidecars, as for a Job.
@@ -295,7 +274,7 @@ impl Pod {
         let mut codes = Vec::new();
         for container in &self.spec.containers {
             let kept = self.kept(&container.name);
-            let ended = kept.ends_by(Instant::now() + PATIENCE);
+            let ended = kept.ends_by(Instant::now() + patience());
             assert!(ended, "{} does not end:\n{}", container.name, self.log(&container.name));
             if let State::Ended(code) = kept.state() {
                 codes.push(code);
@@ -332,13 +311,12 @@ impl Pod {
             thread.join().unwrap();
         }
         self.is_over.store(true, Ordering::SeqCst);
-        if let Some(walker) = self.walker.lock().unwrap().take() {
-            walker.join().unwrap();
+        for observer in self.observers.lock().unwrap().drain(..) {
+            observer.join().unwrap();
         }
     }
 
-    /// What kubelet does once every container is gone: a recursive delete that crosses mounts,
-    /// again and again until it succeeds.
+    /// What kubelet does once every container is gone, again and again until it succeeds.
     pub(crate) fn tear_down(&self) {
         let begin = Instant::now();
         loop {
@@ -346,40 +324,14 @@ impl Pod {
                 Ok(()) => return,
                 Err(error) => error,
             };
-            assert!(begin.elapsed() < PATIENCE, "the pod hangs in Terminating: {failure}");
-            thread::sleep(Duration::from_millis(500).mul_f64(SCALE * 10.0));
+            assert!(begin.elapsed() < patience(), "the pod hangs in Terminating: {failure}");
+            thread::sleep(scaled(TEAR_DOWN_PERIOD));
         }
     }
 
     /// One such try.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        self.published.iter().for_each(Published::unpublish);
-        for volume in &self.spec.volumes {
-            let is_memory = |empty_dir: &spec::EmptyDir| empty_dir.medium.is_some();
-            if volume.empty_dir.as_ref().is_some_and(is_memory) {
-                // Gone already where an earlier try came so far.
-                let _ = umount2(&self.volume(&volume.name), MntFlags::empty());
-            }
-        }
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        }
-    }
-
-    /// The usage walk: looks at every entry of every emptyDir and stops where another file system
-    /// begins, but it looks at that one's root.
-    fn walk(&self) {
-        let is_over = Arc::clone(&self.is_over);
-        let folders: Vec<PathBuf> =
-            self.spec.volumes.iter().map(|volume| self.volume(&volume.name)).collect();
-        let walker = thread::spawn(move || {
-            while !is_over.load(Ordering::SeqCst) {
-                folders.iter().for_each(|folder| walk(folder));
-                thread::sleep(Duration::from_millis(200));
-            }
-        });
-        *self.walker.lock().unwrap() = Some(walker);
+        self.volumes.remove(&self.published)
     }
 }
 
@@ -394,34 +346,18 @@ impl Drop for Pod {
     }
 }
 
-fn walk(folder: &Path) {
-    let Ok(own) = fs::symlink_metadata(folder) else { return };
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let Ok(found) = fs::symlink_metadata(entry.path()) else { continue };
-        if found.is_dir() && found.dev() == own.dev() {
-            walk(&entry.path());
-        }
-    }
+/// Asks a container's probe: a command that runs in it, charged to it.
+fn probed(node: &Node, kept: &Kept, probe: &Probe) -> bool {
+    let asked = || node.try_exec(&kept.id, &kept.container, &probe.exec.command, probe.timeout());
+    kept.state() == State::Running && asked().is_some_and(|output| output.status.success())
 }
 
 /// Runs a container, and again after each end, as its policy wants.
-fn keep(node: &Node, kept: &Kept, binds: &[Bind], log: &Path) {
+fn keep(node: &Node, kept: &Kept, volumes: &Volumes, log: &Path) {
     let mut back_off = Duration::ZERO;
     loop {
-        let mut child = node.run(&kept.id, &kept.container, binds, log);
-        kept.set(State::Running);
-        let code = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break status.code().unwrap_or(-1);
-            }
-            // memory.oom.group: with one process the kernel kills them all.
-            if node.oom_kills(&kept.id) > 0 {
-                node.signal(&kept.id, "KILL");
-            }
-            thread::sleep(POLL);
-        };
-        node.delete(&kept.id);
+        let code = live(node, kept, volumes, log);
+        kept.is_ready.store(kept.container.readiness_probe.is_none(), Ordering::SeqCst);
         let is_done = match kept.policy.as_str() {
             "Always" => false,
             "OnFailure" => code == 0,
@@ -432,12 +368,38 @@ fn keep(node: &Node, kept: &Kept, binds: &[Bind], log: &Path) {
         }
         kept.set(State::Waiting);
         kept.restarts.fetch_add(1, Ordering::Relaxed);
-        thread::sleep(back_off.mul_f64(SCALE));
+        thread::sleep(scaled(back_off));
         if kept.is_ending.load(Ordering::SeqCst) {
             return kept.set(State::Ended(code));
         }
-        back_off = if back_off.is_zero() { BACK_OFF } else { (back_off * 2).min(BACK_OFF_MAX) };
+        back_off = if back_off.is_zero() { BACK_OFF } else { back_off * 2 };
+        back_off = back_off.min(node.back_off_max());
     }
+}
+
+/// Runs a container once; its exit code.
+fn live(node: &Node, kept: &Kept, volumes: &Volumes, log: &Path) -> i32 {
+    let binds = match volumes.binds(&kept.container) {
+        Ok(binds) => binds,
+        Err(error) => {
+            fs::write(log, format!("cannot be started: {error}\n")).unwrap();
+            return 128;
+        }
+    };
+    let mut child = node.run(&kept.id, &kept.container, &binds, log);
+    kept.set(State::Running);
+    let code = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code().unwrap_or(-1);
+        }
+        // memory.oom.group: with one process the kernel kills them all.
+        if node.oom_kills(&kept.id) > 0 {
+            node.signal(&kept.id, "KILL");
+        }
+        thread::sleep(POLL);
+    };
+    node.delete(&kept.id);
+    code
 }
 
 /// Ends one container: kubelet's killContainer.

@@ -3,6 +3,7 @@
 //! Owns the types. Anything else in a manifest is ignored here; a validator judges it elsewhere.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,10 +16,18 @@ pub(crate) struct PodSpec {
     pub(crate) containers: Vec<Container>,
     #[serde(default)]
     pub(crate) volumes: Vec<Volume>,
+    #[serde(default)]
+    pub(crate) host_aliases: Vec<HostAlias>,
     #[serde(default = "thirty")]
     pub(crate) termination_grace_period_seconds: u64,
     #[serde(default = "always")]
     pub(crate) restart_policy: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct HostAlias {
+    pub(crate) ip: String,
+    pub(crate) hostnames: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -41,6 +50,7 @@ pub(crate) struct Container {
     #[serde(default)]
     pub(crate) volume_mounts: Vec<VolumeMount>,
     pub(crate) startup_probe: Option<Probe>,
+    pub(crate) readiness_probe: Option<Probe>,
     #[serde(default)]
     pub(crate) lifecycle: Lifecycle,
 }
@@ -60,10 +70,19 @@ pub(crate) struct SecurityContext {
     pub(crate) run_as_user: Option<u32>,
     #[serde(default)]
     pub(crate) capabilities: Capabilities,
+    pub(crate) seccomp_profile: Option<SeccompProfile>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct SeccompProfile {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Capabilities {
+    #[serde(default)]
+    pub(crate) add: Vec<String>,
     #[serde(default)]
     pub(crate) drop: Vec<String>,
 }
@@ -85,6 +104,7 @@ pub(crate) struct VolumeMount {
     pub(crate) name: String,
     pub(crate) mount_path: String,
     pub(crate) mount_propagation: Option<String>,
+    pub(crate) sub_path: Option<String>,
     #[serde(default)]
     pub(crate) read_only: bool,
 }
@@ -94,6 +114,18 @@ pub(crate) struct VolumeMount {
 pub(crate) struct Probe {
     pub(crate) exec: Exec,
     pub(crate) failure_threshold: Option<u32>,
+    period_seconds: Option<u64>,
+    timeout_seconds: Option<u64>,
+}
+
+impl Probe {
+    pub(crate) fn period(&self) -> Duration {
+        Duration::from_secs(self.period_seconds.unwrap_or(10))
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds.unwrap_or(1))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -119,6 +151,8 @@ pub(crate) struct Volume {
     pub(crate) empty_dir: Option<EmptyDir>,
     pub(crate) csi: Option<Csi>,
     pub(crate) config_map: Option<ConfigMap>,
+    /// The same to the runner.
+    pub(crate) secret: Option<ConfigMap>,
 }
 
 /// A ConfigMap as files; the runner is given the files themselves.

@@ -1,0 +1,177 @@
+//! What changes in a running pod when its ConfigMap or its Secret does.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, IDLE, up, wait_until};
+use crate::pod::Pod;
+
+const MIB: u64 = 1 << 20;
+
+/// A pod whose server reads options from a ConfigMap that says `options`.
+fn manifest(bench: &Bench, options: &str) -> Value {
+    let mut manifest = bench.manifest(IDLE);
+    let spec = &mut manifest["spec"];
+    let options = json!({"name": "config", "configMap": {"data": {"options": options}}});
+    spec["volumes"].as_array_mut().unwrap().push(options);
+    let server = &mut spec["initContainers"][1];
+    let more = [json!("--config"), json!("/config/options")];
+    server["args"].as_array_mut().unwrap().extend(more);
+    let mount = json!({"name": "config", "mountPath": "/config"});
+    server["volumeMounts"].as_array_mut().unwrap().push(mount);
+    manifest
+}
+
+/// Bytes that the files of a folder take.
+fn taken(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let taken_by = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => taken(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(taken_by).sum()
+}
+
+fn fitted(pod: &Pod) -> usize {
+    pod.log("s3").matches("what is taken fits").count()
+}
+
+#[test]
+fn sizes_change_in_the_running_mount() {
+    let bench = Bench::new();
+    for number in 0..6 {
+        bench.bucket().put_synthetic(&format!("in-{number}"), 8 * MIB, number);
+    }
+    let pod = bench.start(&manifest(&bench, "memory-limit = 96MiB\ncache-size = 64MiB\n"));
+    up(&pod);
+    let read = || pod.shell("app", "for i in 0 1 2 3 4 5; do cat /s3/data/in-$i > /dev/null; done");
+    let cache = pod.volume("cache").join("cache");
+    read();
+    wait_until("the cache has it all", || taken(&cache) >= 48 * MIB);
+
+    pod.set_config("config", "options", "memory-limit = 48MiB\ncache-size = 16MiB\n");
+    wait_until("it is smaller", || fitted(&pod) == 1);
+    assert!(taken(&cache) <= 16 * MIB, "{}", taken(&cache));
+    // Of 48 MiB a quarter is for requests, an eighth for inodes, 288 KiB for the table of 16 MiB.
+    assert!(pod.log("s3").contains("budget=31162368"), "{}", pod.log("s3"));
+    read();
+    assert!(taken(&cache) <= 16 * MIB, "{}", taken(&cache));
+
+    // The container's limit is 256 MiB.
+    pod.set_config("config", "options", "memory-limit = 512MiB\ncache-size = 64MiB\n");
+    wait_until("it is refused", || pod.log("s3").contains("the options stay as they were"));
+    pod.set_config("config", "options", "memory-limit = 128MiB\ncache-size = 64MiB\n");
+    wait_until("it is larger", || fitted(&pod) == 2);
+    // What was read is in memory now, and has been on disk: only what is new goes there.
+    for number in 0..4 {
+        bench.bucket().put_synthetic(&format!("later-{number}"), 8 * MIB, 10 + number);
+    }
+    pod.shell("app", "for i in 0 1 2 3; do cat /s3/data/later-$i > /dev/null; done");
+    wait_until("the cache grows again", || taken(&cache) >= 32 * MIB);
+    assert_eq!(pod.restarts("s3"), 0, "{}", pod.log("s3"));
+    pod.delete(None);
+    bench.assert_gone();
+}
+
+#[test]
+fn a_config_map_that_changes_in_place_takes_effect() {
+    let bench = Bench::new();
+    let pod = bench.start(&manifest(&bench, "gid = 7"));
+    up(&pod);
+    pod.shell("app", "[ $(ls -ldn /s3/data | grep -c ' 7 ') = 1 ]");
+
+    // Believed for good from here on: what somebody else adds beside it does not show.
+    pod.set_config("config", "options", "gid = 8\nmetadata-ttl = indefinite\n");
+    wait_until("it has changed", || pod.log("s3").contains("the options have changed"));
+    assert!(pod.log("s3").contains("flags=\"gid\""), "{}", pod.log("s3"));
+    let look = ["/bin/ls", "/s3/data/late"];
+    assert!(!pod.exec("app", &look).status.success());
+    bench.bucket().put("late", "x");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(!pod.exec("app", &look).status.success(), "its absence is believed");
+
+    pod.set_config("config", "options", "metadata-ttl = whenever\n");
+    wait_until("it is refused", || pod.log("s3").contains("the options stay as they were"));
+    pod.set_config("config", "options", "");
+    wait_until("it is understood again", || pod.exec("app", &look).status.success());
+    assert_eq!(pod.restarts("s3"), 0);
+    pod.delete(None);
+    bench.assert_gone();
+}
+
+#[test]
+fn a_secret_that_is_rotated_in_place_is_in_use_without_a_restart() {
+    let bench = Bench::new();
+    let (key, secret) = (bench.server().access_key(), bench.server().secret_key());
+    let file = |secret: &str| {
+        format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    };
+    let mut manifest = bench.manifest(IDLE);
+    let spec = &mut manifest["spec"];
+    let secrets = json!({"name": "secrets", "secret": {"data": {"credentials": file(secret)}}});
+    spec["volumes"].as_array_mut().unwrap().push(secrets);
+    let server = &mut spec["initContainers"][1];
+    let env = server["env"].as_array_mut().unwrap();
+    let is_key = |name: &Value| name == "AWS_ACCESS_KEY_ID" || name == "AWS_SECRET_ACCESS_KEY";
+    env.retain(|one| !is_key(&one["name"]));
+    let at = "/config/credentials";
+    env.push(json!({"name": "AWS_SHARED_CREDENTIALS_FILE", "value": at}));
+    let mount = json!({"name": "secrets", "mountPath": "/config", "readOnly": true});
+    server["volumeMounts"].as_array_mut().unwrap().push(mount);
+    let pod = bench.start(&manifest);
+    up(&pod);
+    let mut number = 0;
+    let mut is_let_in = || {
+        number += 1;
+        let line = format!("echo x > /s3/data/w-{number}");
+        pod.exec("app", &["/bin/sh", "-c", &line]).status.success()
+    };
+    assert!(is_let_in());
+    pod.set_config("secrets", "credentials", &file("wrong"));
+    wait_until("the new secret, which is wrong, is in use", || !is_let_in());
+    pod.set_config("secrets", "credentials", &file(secret));
+    wait_until("the right one is in use again", is_let_in);
+    assert_eq!(pod.restarts("s3"), 0);
+    pod.delete(None);
+    bench.assert_gone();
+}
+
+#[test]
+fn a_config_map_that_is_malformed_is_one_line_and_a_number() {
+    let bench = Bench::new();
+    let mut manifest = manifest(&bench, "metadata-ttl = 5s\n");
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let more = [json!("--admin-address"), json!(format!("127.0.0.1:{port}"))];
+    manifest["spec"]["initContainers"][1]["args"].as_array_mut().unwrap().extend(more);
+    let pod = bench.start(&manifest);
+    up(&pod);
+    let failures = || {
+        let page = get(port, "/metrics");
+        let line = page.lines().find(|line| line.starts_with("s3pod_config_reload_failures_total"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(failures(), 0);
+    pod.set_config("config", "options", "metadata-ttl = whenever\n");
+    wait_until("it is counted", || failures() == 1);
+    pod.set_config("config", "options", "metadata-ttl = 6s\n");
+    wait_until("the next one is understood", || pod.log("s3").contains("the options have changed"));
+    let said = pod.log("s3").matches("the options stay as they were").count();
+    assert_eq!((said, failures()), (1, 1), "{}", pod.log("s3"));
+    pod.delete(None);
+    bench.assert_gone();
+}
+
+/// What a plain HTTP client gets.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: pod\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
