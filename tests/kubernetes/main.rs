@@ -15,6 +15,7 @@ mod crash;
 mod documents;
 mod end;
 mod life;
+mod load;
 mod manifests;
 mod node;
 mod plugin;
