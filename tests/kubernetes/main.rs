@@ -26,6 +26,7 @@ mod probes;
 mod raw;
 mod refused;
 mod scratch;
+mod seaweed;
 mod seccomp;
 mod spec;
 mod storage;
