@@ -30,6 +30,7 @@ mod seaweed;
 mod seccomp;
 mod spec;
 mod storage;
+mod sub_path;
 mod trust;
 mod unprivileged;
 mod volumes;
