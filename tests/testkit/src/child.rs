@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 /// How often a wait looks.
 const POLL: Duration = Duration::from_millis(10);
 /// Part of util-linux, which is essential on Debian.
-const SETPRIV: &str = "/usr/bin/setpriv";
+pub(crate) const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// A running child.
 #[derive(Debug)]

@@ -16,10 +16,10 @@ use anyhow::{Context, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
+use crate::child::SETPRIV;
+
 /// Anybody but root.
 const USER: u32 = 65534;
-/// Part of util-linux, which is essential on Debian.
-const SETPRIV: &str = "/usr/bin/setpriv";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mount whose server is yet to come.
@@ -52,9 +52,8 @@ impl Handover {
         &self.socket
     }
 
-    /// Hands the descriptor over, and keeps none; the connection is the server's sign of life.
-    pub(crate) fn hand_over(self) -> anyhow::Result<UnixStream> {
-        let stream = UnixStream::connect(&self.socket)?;
+    /// Hands the descriptor over to who listens, and keeps none; the connection is the server's sign of life.
+    pub(crate) fn hand_over(self, stream: UnixStream) -> anyhow::Result<UnixStream> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let line = b"{\"version\":1,\"volume\":\"test\",\"lease\":1}\n";
         let descriptors = [self.device.as_raw_fd()];

@@ -208,14 +208,21 @@ impl Mount {
     /// Waits until the server listens, and gives it the mount.
     fn hand_over(&self, handover: Handover) -> anyhow::Result<UnixStream> {
         let mut waited = Duration::ZERO;
-        while !handover.socket().exists() && waited < READY_LIMIT {
+        loop {
+            // Its file is there a moment before anybody listens.
+            let error = match UnixStream::connect(handover.socket()) {
+                Ok(stream) => return handover.hand_over(stream).with_context(|| self.stderr()),
+                Err(error) => error,
+            };
             if let Some(status) = self.child.status() {
                 bail!("s3pod serve ended with {status}:\n{}", self.stderr());
+            }
+            if waited >= READY_LIMIT {
+                bail!("s3pod serve does not listen: {error}\n{}", self.stderr());
             }
             std::thread::sleep(POLL);
             waited += POLL;
         }
-        handover.hand_over().with_context(|| self.stderr())
     }
 
     fn wait_until_mounted(self) -> Result<Self, MountFailure> {
