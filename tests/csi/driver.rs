@@ -21,6 +21,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// A driver, and a runtime to call it from.
 pub(crate) struct Driver {
     folder: TempDir,
+    mode: String,
     child: Child,
     runtime: Runtime,
     channel: Channel,
@@ -33,7 +34,15 @@ impl Driver {
         let child = launch(folder.path(), mode);
         let runtime = Runtime::new().unwrap();
         let channel = runtime.block_on(ready(&socket(folder.path())));
-        Self { folder, child, runtime, channel }
+        Self { folder, mode: mode.to_owned(), child, runtime, channel }
+    }
+
+    /// Kills it, and starts the next one at the same folders.
+    pub(crate) fn replace(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = launch(self.folder.path(), &self.mode);
+        self.channel = self.runtime.block_on(ready(&socket(self.folder.path())));
     }
 
     pub(crate) fn path(&self) -> &Path {

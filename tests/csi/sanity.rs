@@ -13,6 +13,7 @@ use s3pod_testkit::csi::{
 
 use crate::controller::Suite;
 use crate::kubelet::{capability, refusal};
+use crate::stand::until;
 
 const GIB: i64 = 1 << 30;
 const REPEATS: usize = 10;
@@ -65,15 +66,17 @@ impl<'s> Node<'s> {
 }
 
 /// Drivers for volumes that share a bucket, with the store's address in the Secret and in the
-/// class, and for volumes with a bucket each.
-fn suites() -> [Suite; 3] {
-    let shared = Suite::new("all", &[("bucket", "volumes")]);
-    [shared, Suite::with_endpoint("all"), Suite::new("all", &[])]
-}
+/// class, and for volumes with a bucket each. Made one by one: each has mounts of its own.
+const SUITES: [fn() -> Suite; 3] = [
+    || Suite::new("all", &[("bucket", "volumes")]),
+    || Suite::with_endpoint("all"),
+    || Suite::new("all", &[]),
+];
 
 #[test]
 fn a_volume_goes_its_whole_way_and_every_step_may_be_repeated() {
-    for suite in suites() {
+    for suite in SUITES {
+        let suite = suite();
         let node = Node::new(&suite);
         let volume = suite.create(suite.asked("sanity-node-full")).unwrap();
         let target = node.target("target");
@@ -124,5 +127,25 @@ fn a_volume_for_one_pod_alone_has_one_place() {
     assert!(!other.exists());
     node.unpublish(&volume.volume_id, &target).unwrap();
     node.unpublish(&volume.volume_id, &other).unwrap();
+    suite.delete(&volume.volume_id).unwrap();
+}
+
+#[test]
+fn a_driver_that_is_killed_takes_its_servers_along_and_the_next_one_mends_its_volumes() {
+    let mut suite = Suite::with_endpoint("all");
+    let volume = suite.create(suite.asked("sanity-killed")).unwrap();
+    let target = Node::new(&suite).target("target");
+    Node::new(&suite).publish(&volume, &target, Mode::SingleNodeWriter).unwrap();
+    fs::write(target.join("a"), "hello").unwrap();
+    suite.driver.replace();
+    let node = Node::new(&suite);
+    // Its own server waits for the earlier one, which sends what it has.
+    until("it is published again", || {
+        node.publish(&volume, &target, Mode::SingleNodeWriter).is_ok()
+            && fs::read(target.join("a")).is_ok()
+    });
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    node.unpublish(&volume.volume_id, &target).unwrap();
+    // The store's address came from the class alone, and is known to this driver too.
     suite.delete(&volume.volume_id).unwrap();
 }

@@ -126,6 +126,9 @@ pub(crate) enum Said {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Running {
     pub(crate) key: String,
+    /// What people call it; empty where nobody has said.
+    #[serde(default)]
+    pub(crate) volume: String,
     /// Where it listens, below the folder of sockets; absent while it is starting.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) pid: u32,

@@ -96,7 +96,7 @@ struct Owner {
 /// A running process.
 #[derive(Debug)]
 pub(crate) struct Process {
-    key: String,
+    owner: Owner,
     pid: u32,
     memory: u64,
     /// Where its sockets are.
@@ -124,7 +124,7 @@ impl Process {
         let mut child = Command::from(command).spawn()?;
         let (sender, ended) = watch::channel(None);
         let process = Arc::new(Self {
-            key: key.clone(),
+            owner: Owner { key: key.clone(), volume: order.volume.clone() },
             pid: child.id().unwrap_or_default(),
             memory: share.total(),
             folder: folder.path().to_owned(),
@@ -133,9 +133,8 @@ impl Process {
             ended,
         });
         let watched = Arc::clone(&process);
-        let owner = Owner { key: key.clone(), volume: order.volume.clone() };
         tokio::spawn(async move {
-            let ended = attend(&owner, &mut child).await;
+            let ended = attend(&watched.owner, &mut child).await;
             // In this order: whoever hears of the end finds memory and folders free.
             drop((share, folder));
             watched.take_files();
@@ -151,14 +150,14 @@ impl Process {
         // Made after the other one, which therefore listens as well.
         while !admin.exists() {
             if let Some(ended) = self.ended.borrow().clone() {
-                return Err(ended.refusal(&self.key));
+                return Err(ended.refusal(&self.owner.key));
             }
             if waited >= START_PATIENCE {
                 self.end().await;
                 return Err(Refusal::Unavailable(format!(
                     "the server of the volume {} did not begin within {START_PATIENCE:?}; its log \
                      says more",
-                    self.key
+                    self.owner.key
                 )));
             }
             tokio::time::sleep(POLL).await;
@@ -201,7 +200,7 @@ impl Process {
         }
         crate::say(format_args!(
             "{}: its server does not end; what is not in S3 stays in its journal",
-            self.key
+            self.owner
         ));
         self.signal(Signal::SIGKILL);
         self.ended().await
@@ -220,7 +219,8 @@ impl Process {
     /// What is told of it.
     pub(crate) fn describe(&self) -> Running {
         Running {
-            key: self.key.clone(),
+            key: self.owner.key.clone(),
+            volume: self.owner.volume.clone(),
             socket: self.is_listening.borrow().then(|| self.socket()),
             pid: self.pid,
             memory: self.memory,

@@ -41,12 +41,13 @@ pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
 async fn stop_what_nobody_knows(volumes: &Arc<Volumes>, running: Vec<Running>) {
     let known: BTreeSet<String> = volumes.state().mounts().keys().cloned().collect();
     let mut all = JoinSet::new();
-    for Running { key, .. } in running.into_iter().filter(|one| !known.contains(&one.key)) {
+    let unknown = running.into_iter().filter(|one| !known.contains(&one.key));
+    for Running { key, volume, .. } in unknown {
         let servers = volumes.servers.clone();
         all.spawn(async move {
-            tracing::warn!(key, "an earlier driver left a server of nobody's; it is ended");
+            tracing::warn!(volume, key, "an earlier driver left a server of nobody's: it is ended");
             if let Err(why) = servers.stop(&key).await {
-                tracing::warn!(key, %why, "a server of nobody's goes on");
+                tracing::warn!(volume, key, %why, "a server of nobody's goes on");
             }
         });
     }
