@@ -25,6 +25,8 @@ mod restart;
 mod sanity;
 mod server;
 mod sidecar;
+#[path = "../kubernetes/seccomp.rs"]
+mod seccomp;
 #[expect(dead_code, reason = "pods use more of it than containers do")]
 #[path = "../kubernetes/spec.rs"]
 mod spec;
