@@ -224,6 +224,23 @@ fn a_direct_reader_beside_what_is_handed_over_reads_unaligned() {
 }
 
 #[test]
+fn a_flipped_byte_is_never_handed_over() {
+    for at in [0, (1 << 20) + 7, SIZE - 1] {
+        let passed = Passed::new(&[]);
+        // Verified, handed over, and closed again.
+        drop(passed.open());
+        let path = whole_files(&passed.lab.mount().cache_folder().unwrap()).remove(0);
+        let own = OpenOptions::new().write(true).open(path).unwrap();
+        own.write_all_at(&[passed.bytes[at] ^ 1 << (at % 8)], at as u64).unwrap();
+        let before = passed.count();
+        for _ in 0..20 {
+            assert!(passed.is_first(&File::open(passed.path()).unwrap()), "{at}: the bytes differ");
+        }
+        assert_eq!(passed.count(), before, "{at}: it is damaged");
+    }
+}
+
+#[test]
 fn what_is_open_through_the_page_cache_is_not_handed_over() {
     let passed = Passed::new(&[]);
     drop(passed.open());

@@ -388,6 +388,27 @@ async fn a_whole_file_is_given_out_verified_and_untouched() {
     assert!(cache.whole_file(&version).is_none(), "it is another inode");
 }
 
+/// As above, where the file was verified and could be handed to the kernel.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flipped_byte_ends_what_the_kernel_may_have() {
+    let lab = Lab::new().await;
+    let disk = lab.disk(GIB);
+    let bytes = pattern(900, 16);
+    let version = lab.put("small", &bytes).await;
+    lab.read(&disk, &version).await;
+    let cache = lab.cache(&disk);
+    for at in 0..version.size {
+        assert!(cache.verified_file(&version).await.is_some(), "{at}");
+        flip(&lab.file("whole"), at, 1 << (at % 8));
+        assert!(cache.whole_file(&version).is_none(), "{at}: it was written to");
+        assert!(cache.verified_file(&version).await.is_none(), "{at}: it is damaged");
+        disk.flush().await;
+        lab.asserts_read(&disk, &version, &bytes, 1).await;
+    }
+    let counted = disk.snapshot();
+    assert_eq!((counted.damaged, counted.errors, counted.versions), (900, 0, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_wants_a_version_whole_is_told_when_its_last_block_is_there() {
     let lab = Lab::new().await;
