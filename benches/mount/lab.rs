@@ -17,6 +17,9 @@ use crate::ceiling::{Get, Measured, Plan};
 
 const BUCKET: &str = "bench";
 
+/// Opens before a cached file has to have been handed to the kernel, 50 ms apart.
+const TRIES: u32 = 600;
+
 /// What a server of ours is to be, and to hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Served {
@@ -148,6 +151,21 @@ pub(crate) struct Mounted {
 impl Mounted {
     pub(crate) fn path(&self) -> &Path {
         self.mount.path()
+    }
+
+    /// Has all of a file cached, and waits until the kernel reads it by itself.
+    pub(crate) fn hand_over(&self, file: &Path) -> anyhow::Result<()> {
+        let warmed = Command::new(env!("CARGO_BIN_EXE_s3pod")).arg("warm").arg(file).output()?;
+        let said = String::from_utf8_lossy(&warmed.stderr);
+        anyhow::ensure!(warmed.status.success(), "warm: {said}");
+        for _ in 0..TRIES {
+            drop(std::fs::File::open(file)?);
+            if self.mount.stderr().contains("the kernel reads the file by itself") {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        anyhow::bail!("{} was never handed to the kernel", file.display())
     }
 
     /// CPU time since it answered first.
