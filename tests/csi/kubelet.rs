@@ -99,6 +99,16 @@ impl Kubelet {
         self.runtime.block_on(node.node_publish_volume(call.clone())).map(drop)
     }
 
+    /// The same, again while the driver is at the volume by itself, as kubelet does.
+    pub(crate) fn republish(&self, call: &NodePublishVolumeRequest) -> Result<(), Status> {
+        loop {
+            match self.publish(call) {
+                Err(status) if status.code() == Code::Aborted => std::thread::sleep(RETRY),
+                answer => return answer,
+            }
+        }
+    }
+
     /// Publishes the bucket to a pod; where it is.
     pub(crate) fn published(&self, volume: &str, pod: &str) -> PathBuf {
         let call = self.call(volume, pod);

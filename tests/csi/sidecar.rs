@@ -61,14 +61,14 @@ impl Bench {
     }
 
     fn published(self) -> Self {
-        self.kubelet.publish(&self.call()).unwrap();
+        self.kubelet.republish(&self.call()).unwrap();
         self
     }
 
     /// The code and the words of a republish that fails.
     fn trouble(&self, words: &str) {
         let mut said = String::new();
-        until("kubelet hears of it", || match self.kubelet.publish(&self.call()) {
+        until("kubelet hears of it", || match self.kubelet.republish(&self.call()) {
             Ok(()) => false,
             Err(status) => {
                 assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -78,7 +78,7 @@ impl Bench {
         });
         assert!(said.contains(words), "{said}");
         // Once.
-        self.kubelet.publish(&self.call()).unwrap();
+        self.kubelet.republish(&self.call()).unwrap();
     }
 
     fn sidecar(&self, more: &[&str]) -> Running {
@@ -123,7 +123,7 @@ fn a_sidecar_without_privileges_serves_its_pod_and_may_end_and_come_back() {
     let path = bench.target().to_str().unwrap().to_owned();
     let code = refusal(bench.kubelet.stats("v", &path)).0;
     assert_eq!(code, Code::Unavailable, "nobody can say how full it is yet");
-    bench.kubelet.publish(&bench.call()).unwrap();
+    bench.kubelet.republish(&bench.call()).unwrap();
     let mut sidecar = bench.sidecar(&[]).up();
     let app = bench.app();
     assert_eq!(app.read("/data/a"), "hello", "{}", sidecar.log());
@@ -138,7 +138,7 @@ fn a_sidecar_without_privileges_serves_its_pod_and_may_end_and_come_back() {
     bench.trouble("the pod's sidecar has ended");
     sidecar.restart();
     until("the application reads again", || app.read("/data/a") == "hello");
-    bench.kubelet.publish(&bench.call()).unwrap();
+    bench.kubelet.republish(&bench.call()).unwrap();
     bench.end(vec![app, sidecar]);
 }
 
@@ -151,7 +151,7 @@ fn the_driver_may_be_replaced_before_and_after_the_sidecar_begins() {
     until("it is served by the second driver", || app.read("/data/a") == "hello");
     for by in [Signal::SIGTERM, Signal::SIGKILL] {
         bench.kubelet.restart(by, |_| assert_eq!(app.read("/data/a"), "hello"));
-        bench.kubelet.publish(&bench.call()).unwrap();
+        bench.kubelet.republish(&bench.call()).unwrap();
         assert_eq!(bench.kubelet.stats("v", bench.target().to_str().unwrap()).unwrap().len(), 1);
     }
     let before = bench.kubelet.mounts();
@@ -197,17 +197,17 @@ fn a_sidecar_that_refuses_and_an_emptydir_that_is_not_there_are_told_once() {
     let bench = Bench::new();
     let mut call = bench.call();
     call.volume_context.insert("handoff".into(), "other".into());
-    bench.kubelet.publish(&call).unwrap();
+    bench.kubelet.republish(&call).unwrap();
     let mut said = String::new();
     until("kubelet hears of it", || {
         bench
             .kubelet
-            .publish(&call)
+            .republish(&call)
             .map_err(|status| status.message().clone_into(&mut said))
             .is_err()
     });
     assert!(said.contains("no emptyDir `other`"), "{said}");
-    bench.kubelet.publish(&call).unwrap();
+    bench.kubelet.republish(&call).unwrap();
     bench.kubelet.unpublish("v", &bench.target()).unwrap();
     bench.kubelet.assert_gone();
 
@@ -248,7 +248,7 @@ fn what_cannot_be_served_by_a_sidecar_is_refused_by_its_field() {
     for (field, change) in wrong {
         let mut call = bench.call();
         change(&mut call);
-        let (code, said) = refusal(bench.kubelet.publish(&call));
+        let (code, said) = refusal(bench.kubelet.republish(&call));
         assert_eq!(code, Code::InvalidArgument, "{field}: {said}");
         assert!(said.contains(field) && !said.contains("s3cr3t"), "{field}: {said}");
         assert!(!Path::new(&call.target_path).exists());

@@ -91,13 +91,14 @@ impl Volumes {
         }
         let serving = serving?;
         tracing::info!(volume = mount.volume, key, device, init = ?serving.init(), "mounted");
+        // First, so that whoever undoes it finds it.
+        self.attend(key, serving.clone(), published.cloned());
         self.change(|mounts| {
             if let Some(mount) = mounts.get_mut(key) {
                 mount.generation = generation;
                 mount.device = device;
             }
         })?;
-        self.attend(key, serving.clone(), published.cloned());
         Ok(serving)
     }
 
