@@ -167,6 +167,31 @@ fn a_config_map_that_is_malformed_is_one_line_and_a_number() {
     bench.assert_gone();
 }
 
+/// Kubelet looks now and then, and evicts the pod whose volume is larger than its limit.
+#[test]
+fn what_is_cached_and_staged_stays_within_the_volumes_limit() {
+    let bench = Bench::new();
+    bench.bucket().put_synthetic("in", 128 * MIB, 1);
+    let mut manifest = bench.manifest(
+        "cat /s3/data/in > /dev/null & dd if=/dev/zero of=/s3/data/out bs=1M count=96 & \
+         dd if=/dev/zero of=/s3/data/again bs=64k count=640 & wait; cat /s3/data/out > /dev/null",
+    );
+    manifest["spec"]["volumes"][1]["emptyDir"] = json!({"sizeLimit": "96Mi"});
+    let env = manifest["spec"]["initContainers"][1]["env"].as_array_mut().unwrap();
+    env.push(json!({"name": "S3POD_DISK_LIMIT", "value": "96Mi"}));
+    let pod = bench.start(&manifest);
+    let cache = pod.volume("cache");
+    let mut most = 0;
+    wait_until("the load is over", || {
+        most = most.max(taken(&cache));
+        pod.has_ended("app")
+    });
+    assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
+    assert!(most > 16 * MIB && most <= 96 * MIB, "{most}");
+    bench.assert_gone();
+    assert_eq!(bench.bucket().object("out").unwrap().size, 96 * MIB);
+}
+
 /// What a plain HTTP client gets.
 fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

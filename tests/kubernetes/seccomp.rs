@@ -79,7 +79,10 @@ pub(crate) fn profile(container: &Container) -> Value {
     if asked.is_none_or(|profile| profile.kind != "RuntimeDefault") {
         return Value::Null;
     }
-    let forbidden = |names: &[&str], errno: i32| json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
+    let forbidden = |names: &[&str], errno: i32| {
+        let action = "SCMP_ACT_ERRNO";
+        json!({"names": names, "action": action, "errnoRet": errno})
+    };
     let mut syscalls = vec![forbidden(&FORBIDDEN, EPERM), forbidden(&["clone3"], ENOSYS)];
     for flag in NEW_NAMESPACES {
         let mut clone = forbidden(&["clone"], EPERM);

@@ -59,7 +59,8 @@ impl Volumes {
         fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
     }
 
-    /// Changes a file of a ConfigMap's or a Secret's volume as kubelet does: a new folder, and `..data` swapped.
+    /// Changes a file of a ConfigMap's or a Secret's volume as kubelet does: a new folder, and
+    /// `..data` swapped.
     pub(crate) fn set_config(&self, volume: &str, file: &str, text: &str) {
         let folder = self.folder_of(volume);
         let count = fs::read_dir(&folder).unwrap().count();

@@ -238,7 +238,7 @@ impl State {
              # HELP s3pod_ready 1 while the mount answers and is not ending.\n\
              # TYPE s3pod_ready gauge\n\
              s3pod_ready {ready}\n\
-             # HELP s3pod_config_reload_failures_total Changes of --config that could not be used.\n\
+             # HELP s3pod_config_reload_failures_total Files of --config that could not be used.\n\
              # TYPE s3pod_config_reload_failures_total counter\n\
              s3pod_config_reload_failures_total {failures}\n",
             env!("CARGO_PKG_VERSION")

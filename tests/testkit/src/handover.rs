@@ -52,7 +52,8 @@ impl Handover {
         &self.socket
     }
 
-    /// Hands the descriptor over to who listens, and keeps none; the connection is the server's sign of life.
+    /// Hands the descriptor over to who listens, and keeps none; the connection is the server's
+    /// sign of life.
     pub(crate) fn hand_over(self, stream: UnixStream) -> anyhow::Result<UnixStream> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let line = b"{\"version\":1,\"volume\":\"test\",\"lease\":1}\n";
