@@ -43,7 +43,7 @@ soak: setup ## the long forms of the suites; the result goes into tests/soak.txt
 	.ci/soak
 
 image: ## the container image, by the Docker engine (IMAGE=name)
-	@.ci/setup compiler
+	@.ci/setup compiler python
 	@.ci/image
 
 tools:

@@ -1,7 +1,9 @@
 //! s3pod in a pod: parse, run, exit code.
 //!
 //! Owns which commands there are. Everything that only makes sense in Kubernetes is in this
-//! package; the process that serves files knows nothing of it. Must not know how a mount works.
+//! package; the process that serves files knows nothing of it. Called by the name of `s3pod` this
+//! is that program: the image has both in one file, since what both link is most of either. Must
+//! not know how a mount works.
 
 mod csi;
 mod drain_hint;
@@ -16,6 +18,7 @@ mod volume;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Command;
@@ -23,6 +26,9 @@ use s3pod::mount::Failure;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    if is_server(&arguments) {
+        return s3pod::cli::run(arguments);
+    }
     let matches = match command().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
         // Help and version are "errors" with code 0 that go to stdout.
@@ -51,6 +57,12 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Whether this was started by the name of the program that serves files.
+fn is_server(arguments: &[OsString]) -> bool {
+    let name = arguments.first().and_then(|program| Path::new(program).file_name());
+    name.is_some_and(|name| name == run::SERVER)
 }
 
 /// Every command.

@@ -27,6 +27,9 @@ pub(super) const NAME: &str = "run";
 /// The other form of it, without privileges: `s3pod-sidecar serve BUCKET SOCKET`.
 pub(super) const SERVE: &str = "serve";
 
+/// The name of the program that serves files.
+pub(super) const SERVER: &str = "s3pod";
+
 /// What names a file with credentials that somebody may rotate.
 const ROTATED: [&str; 3] =
     ["AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "S3POD_CREDENTIALS_FILE"];
@@ -130,10 +133,10 @@ fn flags(arguments: &MountArguments) -> Vec<&'static str> {
     .collect()
 }
 
-/// The program that serves: in the image it stands beside this one.
+/// The program that serves: in the image its name stands beside this one's.
 fn server() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("s3pod")));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/s3pod"))
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(SERVER)));
+    beside.filter(|path| path.exists()).unwrap_or_else(|| Path::new("/").join(SERVER))
 }
 
 /// Says early and in Kubernetes' words what mount(2) would say late as EPERM.

@@ -2,6 +2,7 @@
 
 mod in_use;
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str]) -> Output {
@@ -23,6 +24,15 @@ fn a_directory_that_no_other_container_would_see_is_refused_with_the_line_to_add
     assert!(said(&output).contains("mountPropagation: Bidirectional"), "{}", said(&output));
     let output = run(&["janitor", folder.path().to_str().expect("a path of plain words")]);
     assert_eq!(output.status.code(), Some(78), "{}", said(&output));
+}
+
+#[test]
+fn by_the_name_of_the_server_it_is_the_server() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_s3pod-sidecar"));
+    let output = command.arg0("/s3pod").args(["health", "--mounted", "/proc"]).output();
+    let output = output.expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("s3pod: /proc: no bucket"), "{}", said(&output));
 }
 
 #[test]
