@@ -412,13 +412,16 @@ fn what_a_question_left_in_the_bucket_is_wiped() {
         eventually("the question is asked", || asking.hits() == 1);
         site.crash(mount);
     });
-    let asked = |site: &Site| {
-        let uploads = site.bucket().uploads();
-        uploads.iter().filter(|upload| upload.key.starts_with(".s3pod-probe-")).count()
+    let asked = || -> Vec<String> {
+        let uploads = site.bucket().uploads().into_iter();
+        let asked = uploads.filter(|upload| upload.key.starts_with(".s3pod-probe-"));
+        asked.map(|upload| upload.id).collect()
     };
-    assert_eq!(asked(&site), 1);
+    let left = asked();
+    assert_eq!(left.len(), 1);
     let mount = site.mount();
-    assert_eq!(asked(&site), 0);
+    // It may be asking its own question by now, for the edit that it goes on with.
+    assert!(!asked().contains(&left[0]));
     assert!(mount.unmount().unwrap().success());
     assert!(site.bucket().uploads().is_empty());
 }
