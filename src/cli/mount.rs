@@ -32,7 +32,8 @@ Every option is also read from the environment: --metadata-ttl is S3POD_METADATA
 wins over the environment. Sizes are written 64MiB or 5GB, times 500ms, 30s, 5m or 2h.
 
 Exit code: 0 mounted (or, with --foreground, unmounted in order); 2 the command line is wrong;
-78 the configuration is wrong; 1 anything else.";
+78 the configuration is wrong; 66 the store has no such bucket, 67 it does not know the credentials,
+77 it knows them and they may not; 1 anything else.";
 
 /// The subcommand.
 pub(super) fn command() -> Command {

@@ -47,8 +47,10 @@ pub(super) fn command() -> Command {
         .visible_alias("journal-dir")
         .value_name("DIR")
         .global(true)
-        .help("The mount's --journal-dir, or its --cache-dir where it has none [default: that of a mount] \
-             [env: S3POD_JOURNAL_DIR, S3POD_CACHE_DIR]");
+        .help(
+            "The mount's --journal-dir, or its --cache-dir where it has none [default: that of a \
+             mount] [env: S3POD_JOURNAL_DIR, S3POD_CACHE_DIR]",
+        );
     let id = || Arg::new(ID).required(true).help("As `s3pod recover list` shows it");
     let list = Command::new("list").about("List what is kept").arg(
         Arg::new(JSON).long(JSON).action(ArgAction::SetTrue).help("One JSON array, for programs"),

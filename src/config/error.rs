@@ -87,8 +87,8 @@ pub enum Error {
     /// A folder for what is kept on local disk cannot be used.
     #[error(
         "{flag}: cannot write to {path}: {source}; name a folder that this user may write to (in a \
-         pod: a volume mounted there), or leave --journal-dir out and say --cache-dir none to \
-         stage in memory"
+         pod: an emptyDir or another volume mounted there), or leave --journal-dir out and let \
+         --cache-dir be `none` to stage in memory"
     )]
     Folder {
         /// The flag that names it.

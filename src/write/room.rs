@@ -140,7 +140,7 @@ async fn sweep(own: &Staged, stream: &mut Stream, lack: Lack, is_last_look: bool
             })
         });
     if let Err(error) = swept {
-        tracing::warn!(%error, "the disk below --journal-dir makes no holes, so staging stays full");
+        tracing::warn!(%error, "the disk of the journal makes no holes, so staging stays full");
     }
 }
 

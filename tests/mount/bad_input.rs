@@ -20,6 +20,9 @@ use s3pod_testkit::{Fault, Mount, ServerOptions, TestServer, is_fuse_mount};
 const BUCKET: &str = "photos";
 const USAGE: i32 = 2;
 const CONFIGURATION: i32 = 78;
+const NO_BUCKET: i32 = 66;
+const UNKNOWN: i32 = 67;
+const DENIED: i32 = 77;
 const FAILURE: i32 = 1;
 
 /// A server, and a directory to mount on.
@@ -99,7 +102,7 @@ fn a_bucket_that_is_missing() {
     let endpoint = bench.server.endpoint();
     let command = || bench.command_for("no-such-bucket", &bench.dir(), &endpoint);
     let words = [&*endpoint, "no bucket `no-such-bucket`", "check the name"];
-    bench.refuses(command, CONFIGURATION, &words);
+    bench.refuses(command, NO_BUCKET, &words);
 }
 
 #[test]
@@ -108,7 +111,7 @@ fn a_bucket_that_is_forbidden() {
     let denied = || Fault::status(403, "AccessDenied").on_any().always();
     bench.server.faults().add(denied());
     let words = ["bucket `photos`", "access denied", "request ", "s3:ListBucket", "s3:PutObject"];
-    bench.refuses(|| bench.command(), CONFIGURATION, &words);
+    bench.refuses(|| bench.command(), DENIED, &words);
 }
 
 #[test]
@@ -143,14 +146,14 @@ fn credentials_that_are_missing() {
         command
     };
     let words = ["credentials: none found", "AWS_ACCESS_KEY_ID", "--profile", "--no-sign-request"];
-    bench.refuses(command, CONFIGURATION, &words);
+    bench.refuses(command, UNKNOWN, &words);
 }
 
 #[test]
 fn credentials_that_have_expired() {
     let bench = Bench::new();
     bench.server.faults().add(Fault::status(400, "ExpiredToken").on_any().always());
-    bench.refuses(|| bench.command(), CONFIGURATION, &["ExpiredToken", "AWS_SESSION_TOKEN"]);
+    bench.refuses(|| bench.command(), UNKNOWN, &["ExpiredToken", "AWS_SESSION_TOKEN"]);
 }
 
 #[test]
@@ -163,16 +166,16 @@ fn credentials_that_are_wrong() {
     };
     let secret = "wr0ng-and-never-shown";
     let words = ["SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"];
-    bench.refuses(|| with("AWS_SECRET_ACCESS_KEY", secret), CONFIGURATION, &words);
+    bench.refuses(|| with("AWS_SECRET_ACCESS_KEY", secret), UNKNOWN, &words);
     let output = with("AWS_SECRET_ACCESS_KEY", secret).output().unwrap();
     assert!(!only_line(&output).contains(secret));
-    bench.refuses(|| with("AWS_ACCESS_KEY_ID", "nobody"), CONFIGURATION, &["InvalidAccessKeyId"]);
+    bench.refuses(|| with("AWS_ACCESS_KEY_ID", "nobody"), UNKNOWN, &["InvalidAccessKeyId"]);
     let profile = || {
         let mut command = bench.command();
         command.args(["--profile", "nobody"]);
         command
     };
-    bench.refuses(profile, CONFIGURATION, &["nobody", "--profile"]);
+    bench.refuses(profile, UNKNOWN, &["nobody", "--profile"]);
 }
 
 // The endpoint.
@@ -378,7 +381,7 @@ fn flags_that_are_unknown_wrong_or_contradict_each_other() {
     bench.refuses(|| named("photos/2024"), USAGE, &words);
     bench.refuses(|| named(""), USAGE, &["BUCKET"]);
     // Old buckets have such names, so it is the store that refuses.
-    bench.refuses(|| named("Photos"), CONFIGURATION, &["no bucket `Photos`", "check the name"]);
+    bench.refuses(|| named("Photos"), NO_BUCKET, &["no bucket `Photos`", "check the name"]);
 }
 
 /// These are clap's own, which show the usage below the sentence.

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use s3pod_testkit::{Op, synthetic_bytes};
 
+use crate::bench::eventually;
 use crate::lab::Lab;
 
 const KIB: u64 = 1 << 10;
@@ -66,6 +67,12 @@ fn strides_are_on_their_way_before_they_are_read() {
     for number in 0..8 {
         reads(&file, number * 12 * MIB, 4096);
     }
+    let next = format!("bytes={}-", 8 * 12 * MIB);
+    eventually("the next stride was sent", || {
+        let mut asked =
+            lab.log().requests_of(Op::Get).into_iter().filter(|get| get.status.is_some());
+        asked.any(|get| get.range.is_some_and(|range| range.starts_with(&next)))
+    });
     let hold = lab.server().faults().hold(Op::Get, "f");
     reads(&file, 8 * 12 * MIB, 4096);
     hold.release();

@@ -54,11 +54,11 @@ pub(super) const TABLE: &[Definition] = &[
         kind: Kind::Value("DIR|none"),
         default: "/var/cache/s3pod for root, else $XDG_CACHE_HOME/s3pod or ~/.cache/s3pod",
         help: "Folder for what is kept on local disk",
-        details: "What was read is cached there, and unless --journal-dir says otherwise files that \
-                  are being written are staged there. Mounts that share it share what they read, \
-                  so only mounts that may read the same objects should. `none` caches in memory \
-                  alone, and without --journal-dir stages in the memory budget (ENOSPC beyond it) \
-                  and makes --attr-delay 0 and --delete sync.",
+        details: "What was read is cached there, and unless --journal-dir says otherwise files \
+                  that are being written are staged there. Mounts that share it share what they \
+                  read, so only mounts that may read the same objects should. `none` caches in \
+                  memory alone, and without --journal-dir stages in the memory budget (ENOSPC \
+                  beyond it) and makes --attr-delay 0 and --delete sync.",
         category: Category::Resources,
         authority: Authority::Local,
         example: "/var/cache/s3pod",
