@@ -16,7 +16,7 @@ use crate::store::{Error, ErrorKind, ObjectStore as _, Operation, Result, Upload
 const ABORTS_MAX: usize = 16;
 
 pub(super) async fn remove_uploads(store: &S3Store, prefix: &str) -> Result<()> {
-    let (mut after_key, mut after_id) = (None, None);
+    let mut before = None;
     loop {
         let send = store
             .client
@@ -24,25 +24,24 @@ pub(super) async fn remove_uploads(store: &S3Store, prefix: &str) -> Result<()> 
             .bucket(&*store.bucket)
             .prefix(prefix)
             .encoding_type(EncodingType::Url)
-            .set_key_marker(after_key)
-            .set_upload_id_marker(after_id)
             .set_request_payer(store.payer.clone())
             .send();
         let answer = store.within_bucket(Operation::ListUploads, store.read_timeout, send).await;
         let Some(page) = supported(answer)? else { return Ok(()) };
         // Not each store honours the prefix here.
-        let found = uploads(&page).into_iter().filter(|one| one.key.as_str().starts_with(prefix));
-        let aborts: Vec<_> = found.map(|upload| abort(store, upload).boxed()).collect();
-        let aborts = futures::stream::iter(aborts).buffer_unordered(ABORTS_MAX);
-        aborts.try_for_each(|()| std::future::ready(Ok(()))).await?;
-        if page.is_truncated != Some(true) {
+        let is_asked = |one: &Upload| one.key.as_str().starts_with(prefix);
+        let found: Vec<_> = uploads(&page).into_iter().filter(is_asked).collect();
+        let first = found.first().cloned();
+        if first.is_none() {
             return Ok(());
         }
-        after_key = marker(page.next_key_marker(), page.encoding_type());
-        after_id = page.next_upload_id_marker;
-        if after_key.is_none() {
-            return Err(cut_off(Operation::ListUploads));
+        if first == before {
+            return Err(stays(Operation::AbortUpload));
         }
+        let aborts: Vec<_> = found.into_iter().map(|one| abort(store, one).boxed()).collect();
+        let aborts = futures::stream::iter(aborts).buffer_unordered(ABORTS_MAX);
+        aborts.try_for_each(|()| std::future::ready(Ok(()))).await?;
+        before = first;
     }
 }
 
@@ -69,6 +68,7 @@ pub(super) async fn remove_versions(
 ) -> Result<()> {
     let is_asked = |key: &str| key.starts_with(prefix) && !is_kept(key);
     let (mut after_key, mut after_id) = (None, None);
+    let mut before = None;
     loop {
         let send = store
             .client
@@ -76,13 +76,22 @@ pub(super) async fn remove_versions(
             .bucket(&*store.bucket)
             .prefix(prefix)
             .encoding_type(EncodingType::Url)
-            .set_key_marker(after_key)
-            .set_version_id_marker(after_id)
+            .set_key_marker(after_key.clone())
+            .set_version_id_marker(after_id.clone())
             .set_request_payer(store.payer.clone())
             .send();
         let answer = store.within_bucket(Operation::ListVersions, store.read_timeout, send).await;
         let Some(page) = supported(answer)? else { return Ok(()) };
-        delete::delete_versions(store, versions(&page, is_asked)?).await?;
+        let found = versions(&page, is_asked)?;
+        if let Some(first) = found.first().cloned() {
+            if before.as_ref() == Some(&first) {
+                return Err(stays(Operation::DeleteMany));
+            }
+            // The same page again: nobody says what comes behind a version that is no more.
+            delete::delete_versions(store, found).await?;
+            before = Some(first);
+            continue;
+        }
         if page.is_truncated != Some(true) {
             return Ok(());
         }
@@ -125,6 +134,12 @@ fn supported<T>(answer: Result<T>) -> Result<Option<T>> {
         Err(error) if *error.kind() == ErrorKind::Unsupported => Ok(None),
         answer => answer.map(Some),
     }
+}
+
+/// A store that does not do what it says would be asked for ever.
+fn stays(operation: Operation) -> Error {
+    let words = "the store says that it is gone, and lists it still".to_owned();
+    Error::new(operation, ErrorKind::Other(words))
 }
 
 fn cut_off(operation: Operation) -> Error {
