@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::class::OnDelete;
 use super::marker::{Found, Marker, Markers, State};
 use super::stores::{Bucket, refusal};
-use crate::volume::id::{MARKERS, VolumeId};
+use crate::volume::id::VolumeId;
 use crate::volume::refusal::{Code, Refusal};
 
 /// How long a caller is kept waiting for a removal that may be short.
@@ -266,7 +266,11 @@ pub(super) async fn remove_bucket(bucket: &Bucket) -> Result<(), Refusal> {
         let reason = format!("the bucket {} stays: {} is in it", bucket.bare.bucket(), line.key());
         return Err(Refusal::new(Code::FailedPrecondition, reason));
     }
-    // The marker is gone, and may have had versions.
-    bucket.bare.remove_versions(MARKERS, |_| false).await.map_err(|error| refusal(&error))?;
+    // The marker is gone, and what the store was asked with; either may have had versions.
+    bucket
+        .bare
+        .remove_versions("", |key| !is_reserved(key))
+        .await
+        .map_err(|error| refusal(&error))?;
     bucket.bare.delete_bucket().await.map_err(|error| refusal(&error))
 }
