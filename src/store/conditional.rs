@@ -1,10 +1,10 @@
 //! Conditions for stores that may not know them.
 //!
-//! Owns what is known of a store's conditional requests: PUT, Complete and DELETE are asked each
-//! for itself, before the first request that needs the answer, with an `If-Match` that cannot
-//! hold. Promises: where the store keeps a kind of condition it is sent; where it ignores or
-//! refuses it the request goes without, so that the last writer wins, and that is said once.
-//! Must not know what a condition is for.
+//! Owns what is known of a store's conditional requests: PUT and Complete are asked each for
+//! itself, before the first request that needs the answer, with an `If-Match` that cannot hold; a
+//! copy and a delete just carry theirs. Promises: where the store keeps a kind of condition it is
+//! sent; where it ignores or refuses it the request goes without, so that the last writer wins,
+//! and that is said once. Must not know what a condition is for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,9 @@ use tokio::sync::OnceCell;
 
 use super::trace::{Trace, Traces, Unnoted, Wiped};
 use super::{
-    Condition, CopyRequest, Error, ErrorKind, GetRequest, GetResponse, ListPage, ListRequest,
-    ObjectHead, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
-    UploadId, Version,
+    Condition, CopyRequest, Deletion, Error, ErrorKind, GetRequest, GetResponse, ListPage,
+    ListRequest, ObjectHead, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest,
+    Result, Upload, UploadId, Version,
 };
 use crate::naming::{Key, Prefix};
 use crate::units::ByteRange;
@@ -39,9 +39,10 @@ pub struct Conditional<S> {
     traces: Arc<dyn Traces>,
     put: OnceCell<bool>,
     complete: OnceCell<bool>,
-    delete: OnceCell<bool>,
     /// The store refuses a condition on a copy's destination.
     copy_refuses: AtomicBool,
+    /// The store refuses a condition on a delete.
+    delete_refuses: AtomicBool,
     /// A version without an entity tag was seen.
     tagless: AtomicBool,
 }
@@ -56,8 +57,8 @@ impl<S: ObjectStore> Conditional<S> {
             traces: Arc::new(Unnoted),
             put: unknown(),
             complete: unknown(),
-            delete: unknown(),
             copy_refuses: AtomicBool::new(false),
+            delete_refuses: AtomicBool::new(false),
             tagless: AtomicBool::new(false),
         }
     }
@@ -78,10 +79,6 @@ impl<S: ObjectStore> Conditional<S> {
 
     async fn complete_keeps(&self) -> Result<bool> {
         self.complete.get_or_try_init(|| self.probe_complete()).await.copied()
-    }
-
-    async fn delete_keeps(&self) -> Result<bool> {
-        self.delete.get_or_try_init(|| self.probe_delete()).await.copied()
     }
 
     async fn probe_put(&self) -> Result<bool> {
@@ -116,19 +113,6 @@ impl<S: ObjectStore> Conditional<S> {
         self.inner.complete_upload(upload, &[part], &condition).await.map(drop)
     }
 
-    /// An object that is there tells more than one that is not: to delete what is gone is no error.
-    async fn probe_delete(&self) -> Result<bool> {
-        let key = self.probe_key();
-        let (properties, condition) = (Properties::default(), Condition::None);
-        let request = PutRequest { key: key.clone(), properties, condition };
-        let trace = Trace::Object(key.clone());
-        let wiped = self.traces.note(&trace);
-        self.inner.put(&request, &Payload::Bytes(Bytes::new())).await?;
-        let answer = self.inner.delete(&key, &Condition::Unchanged(no_version(&key))).await;
-        self.end(&trace, wiped, answer.is_err()).await;
-        judge("DELETE", answer)
-    }
-
     /// Wipes what a question has left, where it `stands`. What cannot be wiped stays noted.
     async fn end(&self, trace: &Trace, wiped: Wiped, stands: bool) {
         let gone = if stands { trace.wipe(&self.inner).await } else { Ok(()) };
@@ -146,6 +130,29 @@ impl<S: ObjectStore> Conditional<S> {
                  an edit does not see another writer's: the last one wins"
             );
         }
+    }
+
+    /// Says once that a delete takes whatever stands there.
+    fn refused_on_delete(&self, error: Error) {
+        if !self.delete_refuses.swap(true, Ordering::Relaxed) {
+            drop(judge("DELETE", Err(error)));
+        }
+    }
+
+    /// Deletes those of the failed ones whose condition was refused without one.
+    async fn delete_without(&self, failed: Vec<(Key, Error)>) -> Result<Vec<(Key, Error)>> {
+        let (refused, mut failed): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|(_, error)| is_refusal(error));
+        let plain: Vec<Deletion> =
+            refused.iter().map(|(key, _)| Deletion::from(key.clone())).collect();
+        let still = self.inner.delete_many(&plain).await?;
+        if still.len() < plain.len()
+            && let Some((_, error)) = refused.into_iter().next()
+        {
+            self.refused_on_delete(error);
+        }
+        failed.extend(still);
+        Ok(failed)
     }
 
     /// The version as the store will tell it from now on. Where it has no entity tag its time is
@@ -200,6 +207,11 @@ fn judge(operation: &'static str, answer: Result<()>) -> Result<bool> {
         );
     }
     Ok(keeps)
+}
+
+/// True where the store may have meant the condition.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Other(_))
 }
 
 /// True where the store may not be asked to keep it: there is nothing to send.
@@ -297,17 +309,44 @@ impl<S: ObjectStore> ObjectStore for Conditional<S> {
         }
     }
 
+    /// A store that ignores the condition deletes as one that is not asked to keep it, so nobody
+    /// has to know beforehand.
     async fn delete(&self, key: &Key, condition: &Condition) -> Result<()> {
-        match condition {
-            Condition::Unchanged(_) if is_empty(condition) || self.delete_keeps().await? => {
-                self.inner.delete(key, condition).await
+        if *condition == Condition::Absent || is_empty(condition) {
+            return self.inner.delete(key, condition).await;
+        }
+        if self.delete_refuses.load(Ordering::Relaxed) {
+            return self.inner.delete(key, &Condition::None).await;
+        }
+        match self.inner.delete(key, condition).await {
+            Err(error) if is_refusal(&error) => {
+                self.inner.delete(key, &Condition::None).await?;
+                self.refused_on_delete(error);
+                Ok(())
             }
-            Condition::Unchanged(_) => self.inner.delete(key, &Condition::None).await,
-            Condition::None | Condition::Absent => self.inner.delete(key, condition).await,
+            deleted => deleted,
         }
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-        self.inner.delete_many(keys).await
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
+        let plain =
+            || objects.iter().map(|one| Deletion::from(one.key.clone())).collect::<Vec<_>>();
+        if objects.iter().all(|one| is_empty(&one.condition)) {
+            return self.inner.delete_many(objects).await;
+        }
+        if self.delete_refuses.load(Ordering::Relaxed) {
+            return self.inner.delete_many(&plain()).await;
+        }
+        match self.inner.delete_many(objects).await {
+            Err(error) if is_refusal(&error) => {
+                let failed = self.inner.delete_many(&plain()).await?;
+                self.refused_on_delete(error);
+                Ok(failed)
+            }
+            Ok(failed) if failed.iter().any(|(_, error)| is_refusal(error)) => {
+                self.delete_without(failed).await
+            }
+            deleted => deleted,
+        }
     }
 }

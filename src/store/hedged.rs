@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use futures::future::{Either, select};
 
 use super::{
-    Condition, CopyRequest, Error, GetRequest, GetResponse, ListPage, ListRequest, ObjectHead,
-    ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload, UploadId,
-    Version,
+    Condition, CopyRequest, Deletion, Error, GetRequest, GetResponse, ListPage, ListRequest,
+    ObjectHead, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
+    UploadId, Version,
 };
 use crate::clock::Clock;
 use crate::naming::Key;
@@ -195,8 +195,8 @@ impl<S: ObjectStore + 'static> ObjectStore for Hedged<S> {
         self.inner.delete(key, condition).await
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-        self.inner.delete_many(keys).await
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
+        self.inner.delete_many(objects).await
     }
 }
 

@@ -11,9 +11,9 @@ use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Condition, CopyRequest, Error, GetRequest, GetResponse, ListPage, ListRequest, ObjectHead,
-    ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload, UploadId,
-    Version,
+    Condition, CopyRequest, Deletion, Error, GetRequest, GetResponse, ListPage, ListRequest,
+    ObjectHead, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
+    UploadId, Version,
 };
 use crate::bound::Bound;
 use crate::naming::Key;
@@ -125,8 +125,8 @@ impl<S: ObjectStore> ObjectStore for Limit<S> {
         self.inner.delete(key, condition).await
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
         let _permit = self.permit().await;
-        self.inner.delete_many(keys).await
+        self.inner.delete_many(objects).await
     }
 }

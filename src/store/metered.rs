@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 use super::{
-    Condition, CopyRequest, Error, GetRequest, GetResponse, ListPage, ListRequest, ObjectHead,
-    ObjectStore, Operation, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
-    UploadId, Version,
+    Condition, CopyRequest, Deletion, Error, GetRequest, GetResponse, ListPage, ListRequest,
+    ObjectHead, ObjectStore, Operation, PartTag, PartTarget, Payload, Properties, PutRequest,
+    Result, Upload, UploadId, Version,
 };
 use crate::clock::Clock;
 use crate::naming::Key;
@@ -223,8 +223,8 @@ impl<S: ObjectStore> ObjectStore for Metered<S> {
         self.done(Operation::Delete, started, self.inner.delete(key, condition).await)
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
         let started = self.start(Operation::DeleteMany);
-        self.done(Operation::DeleteMany, started, self.inner.delete_many(keys).await)
+        self.done(Operation::DeleteMany, started, self.inner.delete_many(objects).await)
     }
 }

@@ -92,8 +92,9 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// [`Condition::Unchanged`]. [`Condition::Absent`] is [`ErrorKind::Unsupported`].
     async fn delete(&self, key: &Key, condition: &Condition) -> Result<()>;
 
-    /// Deletes up to 1 000 objects and returns those that could not be.
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>>;
+    /// Deletes up to 1 000 objects and returns those that could not be; one that is gone already is
+    /// no error, whatever its condition.
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>>;
 }
 
 #[async_trait]
@@ -157,8 +158,8 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
         (**self).delete(key, condition).await
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-        (**self).delete_many(keys).await
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
+        (**self).delete_many(objects).await
     }
 }
 
@@ -357,6 +358,29 @@ pub enum Condition {
     Absent,
     /// Still this version (`If-Match`).
     Unchanged(Version),
+}
+
+/// One of many objects that are to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// Its key.
+    pub key: Key,
+    /// [`Condition::Absent`] makes no sense here, and is refused for this object.
+    pub condition: Condition,
+}
+
+impl From<Key> for Deletion {
+    /// Whatever stands under the key.
+    fn from(key: Key) -> Self {
+        Self { key, condition: Condition::None }
+    }
+}
+
+impl From<Version> for Deletion {
+    /// This version, and nothing that another client has put in its place.
+    fn from(version: Version) -> Self {
+        Self { key: version.key.clone(), condition: Condition::Unchanged(version) }
+    }
 }
 
 /// A PUT, or the object a multipart upload makes.

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    Condition, CopyRequest, Error, ErrorKind, GetPin, GetRequest, GetResponse, ListPage,
+    Condition, CopyRequest, Deletion, Error, ErrorKind, GetPin, GetRequest, GetResponse, ListPage,
     ListRequest, ObjectHead, ObjectStore, Operation, PartTag, PartTarget, Payload, Properties,
     PutRequest, Result, Upload, UploadId, Version,
 };
@@ -355,9 +355,9 @@ impl<S: ObjectStore + 'static> ObjectStore for Retry<S> {
 
     /// Keys that failed in passing are asked again, without the others; each key that is gone is
     /// progress.
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
         let mut budget = self.budget();
-        let mut left = keys.to_vec();
+        let mut left = objects.to_vec();
         let mut failed = Vec::new();
         loop {
             let delete = || self.inner.delete_many(&left);
@@ -375,7 +375,7 @@ impl<S: ObjectStore + 'static> ObjectStore for Retry<S> {
                 failed.extend(again);
                 return Ok(failed);
             }
-            left = again.into_iter().map(|(key, _)| key).collect();
+            left.retain(|object| again.iter().any(|(key, _)| *key == object.key));
         }
     }
 }

@@ -274,6 +274,15 @@ impl Vfs {
         Ok(self.0.store.delete(key, &Condition::None).await?)
     }
 
+    /// Deletes one version, now; what another client has put in its place stays.
+    pub(super) async fn delete_version(&self, version: &Version) -> Result<()> {
+        let condition = Condition::Unchanged(version.clone());
+        match self.0.store.delete(&version.key, &condition).await {
+            Err(error) if !error.is_changed() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The version that is in S3, if any.
     pub(super) fn version_of(inode: &Inode) -> Option<Arc<Version>> {
         inode.state().version.clone()

@@ -21,7 +21,7 @@ use super::attr::Ino;
 use super::{Core, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, Name, Prefix};
-use crate::store::{self, Condition, ErrorKind, Version};
+use crate::store::{self, Condition, Deletion, ErrorKind, Version};
 
 /// Keys per DeleteObjects, S3's limit.
 pub(super) const KEYS_PER_REQUEST: usize = 1000;
@@ -68,6 +68,9 @@ pub(super) struct Queued {
     pub(super) name: Name,
     /// What a later process finds of it.
     pub(super) record: Record,
+    /// What must go: whatever stands there, as unlink(2) means it, or a version that has waited
+    /// so long that another client may have put its own in that place.
+    pub(super) condition: Condition,
 }
 
 /// An acknowledged delete in the journal.
@@ -167,29 +170,41 @@ impl Deletes {
         }
     }
 
-    /// The keys of the next request; none where nothing is left, and then nobody serves the queue.
-    fn take(&self) -> Option<Vec<Key>> {
+    /// The objects of the next request; none where nothing is left, and then nobody serves the
+    /// queue.
+    fn take(&self) -> Option<Vec<Deletion>> {
         let mut queue = self.queue();
         let count = queue.unsent.len().min(KEYS_PER_REQUEST);
         let keys: Vec<Key> = queue.unsent.drain(..count).collect();
+        let object = |key: Key| {
+            let condition = queue.keys.get(&key).map(|queued| queued.condition.clone());
+            Deletion { condition: condition.unwrap_or_default(), key }
+        };
+        let objects = keys.into_iter().map(object).collect();
         if queue.unsent.is_empty() {
             queue.is_urgent = false;
         }
         queue.is_served = count > 0;
-        (count > 0).then_some(keys)
+        (count > 0).then_some(objects)
     }
 
-    /// The request for these keys is over; returns the names that are back, with what failed.
-    fn land(&self, keys: &[Key], failed: Vec<(Key, store::Error)>, now: Instant) -> Vec<Queued> {
+    /// The request for these objects is over; returns the names that are back: with what failed, or
+    /// because they are another client's now.
+    fn land(
+        &self,
+        objects: &[Deletion],
+        failed: Vec<(Key, store::Error)>,
+        now: Instant,
+    ) -> Vec<Queued> {
         let mut back = Vec::new();
         let mut queue = self.queue();
         for (key, error) in failed {
             back.extend(queue.keys.remove(&key));
-            if queue.failures.len() < FAILURES_MAX {
+            if !error.is_changed() && queue.failures.len() < FAILURES_MAX {
                 queue.failures.insert(key, error);
             }
         }
-        for key in keys {
+        for Deletion { key, .. } in objects {
             if let Some(gone) = queue.keys.remove(key) {
                 gone.record.end();
                 queue.failures.remove(key);
@@ -286,20 +301,22 @@ impl Vfs {
     }
 
     /// Carries out one request's deletes.
-    async fn send_deletes(&self, keys: Vec<Key>) {
-        let failed = self.delete_keys(&keys).await;
-        if let Some((key, error)) = failed.first() {
-            let count = failed.len();
+    async fn send_deletes(&self, objects: Vec<Deletion>) {
+        let failed = self.delete_all(&objects).await;
+        let refused = || failed.iter().filter(|(_, error)| !error.is_changed());
+        if let Some((key, error)) = refused().next() {
+            let count = refused().count();
             tracing::error!(
                 %key, %error, count,
                 "unlinked files could not be deleted and are there again; check the permission to \
                  delete (s3:DeleteObject), and remove them again"
             );
         }
-        let back = self.0.deletes.land(&keys, failed, self.0.clock.now());
+        let back = self.0.deletes.land(&objects, failed, self.0.clock.now());
         let is_ending = self.0.deletes.queue().is_ending;
-        for Queued { parent, name, record } in back {
-            if !is_ending {
+        for Queued { parent, name, record, condition } in back {
+            // The next mount looks for itself whether a version still stands.
+            if !is_ending || condition != Condition::None {
                 record.end();
             }
             if let Ok(directory) = self.inode(parent) {
@@ -309,9 +326,9 @@ impl Vfs {
     }
 
     /// Deletes objects together where the store can; returns those that could not be deleted.
-    pub(super) async fn delete_keys(&self, keys: &[Key]) -> Vec<(Key, store::Error)> {
+    pub(super) async fn delete_all(&self, objects: &[Deletion]) -> Vec<(Key, store::Error)> {
         let mut failed = Vec::new();
-        for batch in keys.chunks(KEYS_PER_REQUEST) {
+        for batch in objects.chunks(KEYS_PER_REQUEST) {
             let refused = match batch {
                 [_] => self.delete_singly(batch).await,
                 _ => match self.0.store.delete_many(batch).await {
@@ -319,7 +336,9 @@ impl Vfs {
                     Err(error) if *error.kind() == ErrorKind::Unsupported => {
                         self.delete_singly(batch).await
                     }
-                    Err(error) => batch.iter().map(|key| (key.clone(), error.clone())).collect(),
+                    Err(error) => {
+                        batch.iter().map(|one| (one.key.clone(), error.clone())).collect()
+                    }
                 },
             };
             failed.extend(refused);
@@ -327,11 +346,11 @@ impl Vfs {
         failed
     }
 
-    async fn delete_singly(&self, keys: &[Key]) -> Vec<(Key, store::Error)> {
+    async fn delete_singly(&self, objects: &[Deletion]) -> Vec<(Key, store::Error)> {
         let mut sends: Vec<BoxFuture<'_, Option<(Key, store::Error)>>> = Vec::new();
-        for key in keys {
+        for Deletion { key, condition } in objects {
             let send = async move {
-                let deleted = self.0.store.delete(key, &Condition::None).await;
+                let deleted = self.0.store.delete(key, condition).await;
                 deleted.err().map(|error| (key.clone(), error))
             };
             sends.push(send.boxed());
@@ -346,13 +365,13 @@ async fn serve(deletes: Arc<Deletes>, core: Weak<Core>) {
     loop {
         deletes.wait_until_due().await;
         let Ok(permit) = Arc::clone(&deletes.requests).acquire_owned().await else { return };
-        let Some(keys) = deletes.take() else { return };
+        let Some(objects) = deletes.take() else { return };
         let Some(core) = core.upgrade() else { return };
         let vfs = Vfs(core);
         vfs.0.tasks.spawn({
             let vfs = vfs.clone();
             async move {
-                vfs.send_deletes(keys).await;
+                vfs.send_deletes(objects).await;
                 drop(permit);
             }
         });
@@ -371,7 +390,8 @@ mod tests {
         for key in keys {
             let mut queue = deletes.queue();
             let (name, record) = (name.clone(), Record::none());
-            queue.keys.insert(Key::from(*key), Queued { parent: Ino::ROOT, name, record });
+            let (parent, condition) = (Ino::ROOT, Condition::None);
+            queue.keys.insert(Key::from(*key), Queued { parent, name, record, condition });
             queue.unsent.push_back(Key::from(*key));
         }
         deletes
@@ -389,11 +409,11 @@ mod tests {
     fn what_fails_is_there_again_and_is_told_once() {
         let clock = Clock::manual();
         let deletes = queued(&["d/gone", "d/kept"]);
-        let keys = deletes.take().unwrap();
+        let objects = deletes.take().unwrap();
         let denied = store::Error::new(Operation::DeleteMany, ErrorKind::Denied);
         let asked = clock.now();
         clock.advance(COMPANY_DELAY);
-        let back = deletes.land(&keys, vec![(Key::from("d/kept"), denied)], clock.now());
+        let back = deletes.land(&objects, vec![(Key::from("d/kept"), denied)], clock.now());
         assert_eq!(back.len(), 1);
         assert!(deletes.outdates(&Key::from("d/gone"), asked));
         assert!(!deletes.outdates(&Key::from("d/gone"), clock.now()));
@@ -405,11 +425,25 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_another_clients_now_is_there_and_no_failure() {
+        let clock = Clock::manual();
+        let deletes = queued(&["d/theirs"]);
+        let objects = deletes.take().unwrap();
+        let asked = clock.now();
+        clock.advance(COMPANY_DELAY);
+        let changed = store::Error::new(Operation::DeleteMany, ErrorKind::Changed);
+        let back = deletes.land(&objects, vec![(Key::from("d/theirs"), changed)], clock.now());
+        assert_eq!(back.len(), 1);
+        assert!(!deletes.outdates(&Key::from("d/theirs"), asked));
+        assert!(deletes.queue().take_failure(&Prefix::from_user("d")).is_none());
+    }
+
+    #[test]
     fn a_request_has_at_most_a_thousand_keys() {
         let names: Vec<String> = (0..2_500).map(|number| format!("{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let deletes = queued(&names);
-        let sizes = std::iter::from_fn(|| deletes.take().map(|keys| keys.len()));
+        let sizes = std::iter::from_fn(|| deletes.take().map(|objects| objects.len()));
         assert_eq!(sizes.collect::<Vec<_>>(), [1000, 1000, 500]);
     }
 }

@@ -17,7 +17,7 @@ use super::move_tree::{MoveIntent, MoveStep};
 use super::{Result, Vfs};
 use crate::journal::{Kind, Pending, Record};
 use crate::naming::Key;
-use crate::store::{self, ListLine, ListRequest, ObjectStore, Version};
+use crate::store::{self, Deletion, ListLine, ListRequest, ObjectStore, Version};
 use crate::write;
 
 /// Objects looked at at once.
@@ -60,7 +60,7 @@ impl Vfs {
     }
 
     async fn end_deletes_of(&self, pending: &[Pending]) {
-        let mut looks: Vec<BoxFuture<'_, Option<(Key, Record)>>> = Vec::new();
+        let mut looks: Vec<BoxFuture<'_, Option<(Version, Record)>>> = Vec::new();
         for one in pending.iter().filter(|one| one.kind == Kind::Delete) {
             match one.intent::<DeleteIntent>() {
                 Ok(intent) => looks.push(self.look_at(intent.version, one.record()).boxed()),
@@ -69,7 +69,7 @@ impl Vfs {
                 }
             }
         }
-        let due: Vec<(Key, Record)> = futures::stream::iter(looks)
+        let due: Vec<(Version, Record)> = futures::stream::iter(looks)
             .buffer_unordered(HEADS_IN_FLIGHT_MAX)
             .filter_map(std::future::ready)
             .collect()
@@ -78,12 +78,13 @@ impl Vfs {
             return;
         }
         tracing::info!(files = due.len(), "an earlier mount had unlinked these; deleting them");
-        let records: HashMap<Key, Record> = due.into_iter().collect();
-        let keys: Vec<Key> = records.keys().cloned().collect();
-        let failed = self.delete_keys(&keys).await;
-        for (key, record) in records {
+        let objects: Vec<Deletion> =
+            due.iter().map(|(version, _)| Deletion::from(version.clone())).collect();
+        let failed = self.delete_all(&objects).await;
+        for (Version { key, .. }, record) in due {
             match failed.iter().find(|(failed, _)| *failed == key) {
                 None => record.end(),
+                Some((_, error)) if error.is_changed() => record.end(),
                 Some((key, error)) => {
                     tracing::error!(%key, %error, "an unlinked file is back until another mount");
                 }
@@ -91,10 +92,10 @@ impl Vfs {
         }
     }
 
-    /// The key, where the object is still the one that was unlinked.
-    async fn look_at(&self, version: Version, record: Record) -> Option<(Key, Record)> {
+    /// The version, where the object is still the one that was unlinked.
+    async fn look_at(&self, version: Version, record: Record) -> Option<(Version, Record)> {
         match self.0.store.head(&version.key).await {
-            Ok(head) if head.version.is_same(&version) => Some((version.key, record)),
+            Ok(head) if head.version.is_same(&version) => Some((head.version, record)),
             // It went before the crash, and may have been made again since.
             Ok(_) => {
                 record.end();
@@ -145,7 +146,7 @@ impl Vfs {
             .any(|step| matches!(step, MoveStep::Copied(version) if version.is_same(&copy)));
         let is_copy = noted || (from.etag.is_some() && has_bytes_of(&copy, from));
         if source.is_same(from) && is_copy {
-            self.delete_object(&from.key).await?;
+            self.delete_version(&source).await?;
             tracing::info!(from = %from.key, %to, "an earlier mount's rename is finished");
         }
         Ok(())
@@ -161,8 +162,8 @@ impl Vfs {
         let (mut due, mut markers) = (Vec::new(), Vec::new());
         for source in list.sources().map_err(write::Error::Journal)? {
             let still = standing.find(&source.key).await?;
-            if still.is_some_and(|still| still.is_same(&source)) {
-                self.delete_later(source.key, &mut due, &mut markers).await;
+            if let Some(still) = still.filter(|still| still.is_same(&source)) {
+                self.delete_later(still, &mut due, &mut markers).await;
             }
         }
         due.append(&mut markers);
@@ -185,7 +186,7 @@ impl Vfs {
             let is_ours = has_bytes_of(&copy, &source)
                 || made.get(&copy.key).is_some_and(|made| made.is_same(&copy));
             if is_ours && still.is_some_and(|still| still.is_same(&source)) {
-                self.delete_later(copy.key, &mut due, &mut markers).await;
+                self.delete_later(copy, &mut due, &mut markers).await;
             }
         }
         due.append(&mut markers);
@@ -193,11 +194,16 @@ impl Vfs {
         Ok(())
     }
 
-    /// Gathers keys, and deletes the files among them where they are many. Markers wait for the
+    /// Gathers objects, and deletes the files among them where they are many. Markers wait for the
     /// end: what is below a directory goes before it.
-    async fn delete_later(&self, key: Key, due: &mut Vec<Key>, markers: &mut Vec<Key>) {
-        let keys = if key.is_marker() { markers } else { &mut *due };
-        keys.push(key);
+    async fn delete_later(
+        &self,
+        version: Version,
+        due: &mut Vec<Deletion>,
+        markers: &mut Vec<Deletion>,
+    ) {
+        let objects = if version.key.is_marker() { markers } else { &mut *due };
+        objects.push(Deletion::from(version));
         if due.len() >= KEYS_MAX {
             self.delete_in_order(std::mem::take(due).into_iter()).await;
         }

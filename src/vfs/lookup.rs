@@ -107,6 +107,24 @@ impl Vfs {
         Ok(inode)
     }
 
+    /// Asks what stands under a name whose object is an unlinked file's: it is free unless another
+    /// client has taken it.
+    async fn find_beside(&self, doomed: &Version, below: &Prefix) -> Result<Found> {
+        let (below, object) =
+            tokio::join!(self.find_directory(below), self.find_object(&doomed.key));
+        let below = below?;
+        let object = match &below {
+            Found::Nothing => object?,
+            _ => return Ok(below),
+        };
+        let is_gone = match &object {
+            Found::Object(head) => head.version.is_same(doomed),
+            Found::Listed(version) => version.is_same(doomed),
+            Found::Nothing | Found::Directory(_) => false,
+        };
+        Ok(if is_gone { Found::Nothing } else { object })
+    }
+
     /// Asks what stands under a name: the store, unless a listing that is still valid has said
     /// enough. Also when it was asked.
     async fn find(
@@ -118,8 +136,12 @@ impl Vfs {
     ) -> Result<(Found, Instant)> {
         let key = prefix.file(name)?;
         let now = self.0.clock.now();
-        if self.is_going(&key) {
+        if self.0.deletes.has(&key) {
             return Ok((self.find_directory(&prefix.directory(name)?).await?, now));
+        }
+        let doomed = self.table().doomed_version(&key);
+        if let Some(doomed) = doomed {
+            return Ok((self.find_beside(&doomed, &prefix.directory(name)?).await?, now));
         }
         let is_posix = self.settings().metadata == Metadata::Posix;
         match hint {

@@ -20,7 +20,9 @@ use super::move_list::{MoveList, moved_key};
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, MAX_KEY_BYTES, NameError, Prefix};
-use crate::store::{Condition, ListLine, ListRequest, Payload, Properties, PutRequest, Version};
+use crate::store::{
+    Condition, Deletion, ListLine, ListRequest, Payload, Properties, PutRequest, Version,
+};
 use crate::write;
 
 /// Keys copied at once.
@@ -182,7 +184,7 @@ impl Vfs {
         let mut sources = Vec::with_capacity(page.lines.len());
         for line in page.lines {
             let ListLine::Object(version) = line else { continue };
-            if self.is_going(&version.key) {
+            if self.is_going(&version) {
                 continue;
             }
             let key = moved_key(&version.key, old.as_str(), new.as_str());
@@ -284,7 +286,7 @@ impl Vfs {
             tracing::warn!(%error, "a crash from here on would leave a directory under two names");
         }
         let sources = list.sources().map_err(|error| Error::from(write::Error::Journal(error)))?;
-        self.delete_in_order(sources.map(|source| source.key)).await;
+        self.delete_in_order(sources.map(Deletion::from)).await;
         Ok(())
     }
 
@@ -303,7 +305,7 @@ impl Vfs {
                     sources.map(|source| moved_key(&source.key, old.as_str(), new.as_str()));
                 let copies = copies.enumerate();
                 let ours = copies.filter(|(index, key)| *index < whole || made.contains(key));
-                self.delete_in_order(ours.map(|(_, key)| key)).await;
+                self.delete_in_order(ours.map(|(_, key)| Deletion::from(key))).await;
             }
             Err(error) => {
                 tracing::warn!(%new, %error, "copies of a failed rename stay in the bucket");
@@ -311,18 +313,18 @@ impl Vfs {
         }
     }
 
-    /// Deletes keys, files first and then directories' markers from below: SeaweedFS 4.48 says
+    /// Deletes objects, files first and then directories' markers from below: SeaweedFS 4.48 says
     /// that it deleted the marker of a directory that is not empty, and keeps the directory.
-    pub(super) async fn delete_in_order(&self, keys: impl Iterator<Item = Key> + Send) {
+    pub(super) async fn delete_in_order(&self, objects: impl Iterator<Item = Deletion> + Send) {
         let mut markers = Vec::new();
         let mut batch = Vec::new();
         let mut sending: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
-        for key in keys {
-            if key.is_marker() {
-                markers.push(key);
+        for object in objects {
+            if object.key.is_marker() {
+                markers.push(object);
                 continue;
             }
-            batch.push(key);
+            batch.push(object);
             if batch.len() == KEYS_PER_REQUEST {
                 if sending.len() >= DELETES_IN_FLIGHT_MAX {
                     sending.next().await;
@@ -338,14 +340,18 @@ impl Vfs {
         }
     }
 
-    async fn delete_batch(&self, keys: Vec<Key>) {
-        if keys.is_empty() {
+    async fn delete_batch(&self, objects: Vec<Deletion>) {
+        if objects.is_empty() {
             return;
         }
-        match self.0.store.delete_many(&keys).await {
+        match self.0.store.delete_many(&objects).await {
             Ok(failed) => {
                 for (key, error) in failed {
-                    tracing::warn!(%key, %error, "an old copy stays in the bucket");
+                    if error.is_changed() {
+                        tracing::info!(%key, "another client has written this anew; it stays");
+                    } else {
+                        tracing::warn!(%key, %error, "an old copy stays in the bucket");
+                    }
                 }
             }
             Err(error) => tracing::warn!(%error, "old copies stay in the bucket"),

@@ -284,7 +284,7 @@ impl Vfs {
                 Listed::Marker => inode.state().knowledge.has_marker = true,
                 Listed::File(name) => {
                     let ListLine::Object(version) = line else { continue };
-                    if !self.is_leftover(&version.key, asked) {
+                    if !self.is_leftover(&version, asked) {
                         walk.merge.file(name, Arc::new(version), &mut children);
                     }
                 }

@@ -15,7 +15,7 @@ use super::settings::DeleteMode;
 use super::{Error, Result, Vfs};
 use crate::journal::Record;
 use crate::naming::{Key, Name, Prefix};
-use crate::store::{ListLine, ListRequest};
+use crate::store::{Condition, ListLine, ListRequest, ObjectStore as _, Version};
 use crate::units::MIB;
 
 /// The open file that is replaced keeps its bytes up to this size, since they must be fetched.
@@ -60,7 +60,9 @@ impl Vfs {
             let key = table.key(inode.ino).ok_or(Error::NotFound)?;
             if table.opens(inode.ino) > 0 {
                 let record = self.note_unlink(inode).unwrap_or(Record::none());
-                let queued = Queued { parent, name: name.clone(), record };
+                let version = Self::version_of(inode).ok_or(Error::NotFound)?;
+                let condition = Condition::Unchanged(Version::clone(&version));
+                let queued = Queued { parent, name: name.clone(), record, condition };
                 table.doom(key, inode, queued);
                 return Ok(());
             }
@@ -73,7 +75,8 @@ impl Vfs {
             && self.settings().delete == DeleteMode::Queue
             && let Some(record) = self.note_unlink(inode)
         {
-            self.delete_soon(key, Queued { parent, name: name.clone(), record }).await;
+            let (name, condition) = (name.clone(), Condition::None);
+            self.delete_soon(key, Queued { parent, name, record, condition }).await;
             return Ok(());
         }
         let deleted = self.delete_object(&key).await;
@@ -111,8 +114,8 @@ impl Vfs {
     }
 
     /// True where the object is one of an unlinked file, whose delete is still to come.
-    pub(super) fn is_going(&self, key: &Key) -> bool {
-        self.table().is_doomed(key) || self.0.deletes.has(key)
+    pub(super) fn is_going(&self, version: &Version) -> bool {
+        self.table().is_doomed(version) || self.0.deletes.has(&version.key)
     }
 
     /// Sends the deletes that waited for the last close of `ino`, or of anything.
@@ -126,7 +129,10 @@ impl Vfs {
             if self.settings().delete == DeleteMode::Queue {
                 self.delete_soon(key.clone(), doom.queued.clone()).await;
             } else {
-                if let Err(error) = self.delete_object(&key).await {
+                let deleted = self.0.store.delete(&key, &doom.queued.condition).await;
+                if let Err(error) = deleted
+                    && !error.is_changed()
+                {
                     tracing::warn!(%key, %error, "an unlinked file's object stays in the bucket");
                 }
                 doom.queued.record.end();
@@ -236,7 +242,7 @@ impl Vfs {
             let page = self.0.store.list(&request).await?;
             let stands = |line: &ListLine| match line {
                 ListLine::Object(version) => {
-                    counts(&version.key) && !self.is_leftover(&version.key, asked)
+                    counts(&version.key) && !self.is_leftover(version, asked)
                 }
                 ListLine::Prefix(_) => true,
             };
@@ -250,8 +256,8 @@ impl Vfs {
     }
 
     /// True where a listing that was `asked` for then shows an object whose name is gone here.
-    pub(super) fn is_leftover(&self, key: &Key, asked: Instant) -> bool {
-        self.table().is_doomed(key) || self.0.deletes.outdates(key, asked)
+    pub(super) fn is_leftover(&self, version: &Version, asked: Instant) -> bool {
+        self.table().is_doomed(version) || self.0.deletes.outdates(&version.key, asked)
     }
 
     /// A name that must be there to be changed.

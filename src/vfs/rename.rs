@@ -211,7 +211,7 @@ impl Vfs {
         if let Err(error) = record.note(&MoveStep::Copied(copied.clone())) {
             tracing::warn!(key = %source.key, %error, "the journal does not know of a copy");
         }
-        let Err(error) = self.delete_object(&source.key).await else { return Ok(copied) };
+        let Err(error) = self.delete_version(source).await else { return Ok(copied) };
         let key = &copied.key;
         if !stands_there && let Err(error) = self.delete_object(key).await {
             tracing::warn!(%key, %error, "the copy of a failed rename stays in the bucket");

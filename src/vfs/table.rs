@@ -13,6 +13,7 @@ use super::deletes::Queued;
 use super::inode::{Inode, State};
 use super::told::Told;
 use crate::naming::{Key, Name, NameError, Prefix};
+use crate::store::{Condition, Version};
 
 /// Where an inode stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,15 +262,27 @@ impl Table {
     /// The object under `key` goes when the unlinked file `owner` is closed for the last time.
     pub(super) fn doom(&mut self, key: Key, owner: &Arc<Inode>, queued: Queued) {
         let (owner, gate) = (Arc::clone(owner), Arc::default());
-        self.doomed.insert(key, Doom { owner, queued, gate });
+        if let Some(before) = self.doomed.insert(key, Doom { owner, queued, gate }) {
+            // Another client has replaced that one, or it would not have been there to unlink.
+            before.queued.record.end();
+        }
     }
 
     pub(super) fn doom_of(&self, key: &Key) -> Option<Doom> {
         self.doomed.get(key).cloned()
     }
 
-    pub(super) fn is_doomed(&self, key: &Key) -> bool {
-        self.doomed.contains_key(key)
+    /// The version that waits for a last close under `key`; any other there is somebody's file.
+    pub(super) fn doomed_version(&self, key: &Key) -> Option<Version> {
+        match &self.doomed.get(key)?.queued.condition {
+            Condition::Unchanged(version) => Some(version.clone()),
+            Condition::None | Condition::Absent => None,
+        }
+    }
+
+    /// True for the object of an unlinked file.
+    pub(super) fn is_doomed(&self, version: &Version) -> bool {
+        self.doomed_version(&version.key).is_some_and(|doomed| doomed.is_same(version))
     }
 
     /// True where a delete below `prefix` waits for a last close.

@@ -198,6 +198,7 @@ cases! {
         an_unlinked_open_file_lives_until_its_close,
         an_unlinked_new_file_is_never_committed,
         a_name_can_be_used_again_while_the_old_file_is_open,
+        what_another_client_puts_under_the_name_meanwhile_stays,
         rm_r_leaves_nothing,
         a_directory_does_not_outlive_its_name_by_an_unlinked_open_file,
     }

@@ -77,6 +77,23 @@ pub(crate) fn a_name_can_be_used_again_while_the_old_file_is_open(bench: &Bench)
     other.unmount().unwrap();
 }
 
+pub(crate) fn what_another_client_puts_under_the_name_meanwhile_stays(bench: &Bench) {
+    bench.put("f", b"ours");
+    let mount = bench.another(&["--metadata-ttl", "0"]);
+    let path = mount.path().join("f");
+    let file = File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(errno(fs::metadata(&path)), Errno::ENOENT);
+    bench.put("f", b"theirs");
+    eventually("their file is there", || fs::read(&path).is_ok_and(|bytes| bytes == b"theirs"));
+    assert_eq!(names(mount.path()), ["f"]);
+    let other = File::open(&path).unwrap();
+    close(file).unwrap();
+    close(other).unwrap();
+    assert!(mount.unmount().unwrap().success());
+    assert_eq!(bench.keys(), ["f"]);
+}
+
 pub(crate) fn rm_r_leaves_nothing(bench: &Bench) {
     for number in 0..30 {
         bench.put(&format!("tree/{}/{number}", number % 3), b"x");

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use s3pod::naming::{Key, Prefix};
 use s3pod::store::s3::S3Store;
 use s3pod::store::{
-    Condition, Conditional, CopyRequest, ErrorKind, ObjectStore, PartTarget, Payload, Properties,
-    PutRequest, Result, Upload, Version,
+    Condition, Conditional, CopyRequest, Deletion, ErrorKind, ObjectStore, PartTarget, Payload,
+    Properties, PutRequest, Result, Upload, Version,
 };
 use s3pod_testkit::{Etags, Fault, Keeps, Op, ServerOptions, TestServer};
 
@@ -122,6 +122,49 @@ async fn each_kind_of_condition_that_is_not_kept_is_left_out() {
         store.delete(&Key::from("f"), &stale).await.unwrap();
         assert!(server.bucket(BUCKET).keys().is_empty(), "{keeps:?}");
         assert!(server.bucket(BUCKET).uploads().is_empty());
+    }
+}
+
+/// A version that was replaced, one that stands, one that is gone: all three are to go.
+async fn three(server: &TestServer, store: &impl ObjectStore) -> Vec<Deletion> {
+    let bucket = server.bucket(BUCKET);
+    for key in ["stale", "fresh", "gone"] {
+        bucket.put(key, "ours");
+    }
+    let mut objects = Vec::new();
+    for key in ["stale", "fresh", "gone"] {
+        objects.push(store.head(&Key::from(key)).await.unwrap().version.into());
+    }
+    bucket.put("stale", "theirs");
+    bucket.delete("gone");
+    objects
+}
+
+#[tokio::test]
+async fn of_many_only_the_versions_named_go() {
+    let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
+    let objects = three(&server, &store).await;
+    let failed = store.delete_many(&objects).await.unwrap();
+    assert!(failed.iter().all(|(_, error)| error.is_changed()), "{failed:?}");
+    assert!(failed.iter().any(|(key, _)| key.as_str() == "stale"), "{failed:?}");
+    assert_eq!(server.bucket(BUCKET).keys(), ["stale"]);
+    assert_eq!(server.log().count(Op::DeleteMany), 1);
+    assert_eq!(server.log().count(Op::Probe), 0);
+}
+
+#[tokio::test]
+async fn where_no_version_can_be_named_whatever_stands_there_goes() {
+    for (keeps, asked) in [(Keeps::Never, 1), (Keeps::Refuses, 2)] {
+        let options = ServerOptions { delete_keeps: keeps, ..ServerOptions::with_bucket(BUCKET) };
+        let (server, store) = made(options).await;
+        for round in 0..2 {
+            let objects = three(&server, &store).await;
+            let failed = store.delete_many(&objects).await.unwrap();
+            assert!(failed.is_empty(), "{keeps:?}: {failed:?}");
+            assert!(server.bucket(BUCKET).keys().is_empty(), "{keeps:?}");
+            // That a condition is refused is found out once.
+            assert_eq!(server.log().count(Op::DeleteMany), asked + round, "{keeps:?}");
+        }
     }
 }
 

@@ -11,9 +11,9 @@ use futures::{StreamExt, TryStreamExt};
 use s3pod::clock::Clock;
 use s3pod::naming::Key;
 use s3pod::store::{
-    Condition, CopyRequest, Error, ErrorKind, GetPin, GetRequest, GetResponse, Limit, ListPage,
-    ListRequest, Metered, ObjectHead, ObjectStore, Operation, PartTag, PartTarget, Payload,
-    Properties, PutRequest, Result, Retry, RetryPolicy, Upload, UploadId, Version,
+    Condition, CopyRequest, Deletion, Error, ErrorKind, GetPin, GetRequest, GetResponse, Limit,
+    ListPage, ListRequest, Metered, ObjectHead, ObjectStore, Operation, PartTag, PartTarget,
+    Payload, Properties, PutRequest, Result, Retry, RetryPolicy, Upload, UploadId, Version,
 };
 use s3pod::units::ByteRange;
 
@@ -159,9 +159,11 @@ impl ObjectStore for Scripted {
     }
 
     /// A turn per key.
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-        let fail = |key: &Key| Some((key.clone(), self.next(Operation::DeleteMany, key).err()?));
-        Ok(keys.iter().filter_map(fail).collect())
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
+        let fail = |Deletion { key, .. }: &Deletion| {
+            Some((key.clone(), self.next(Operation::DeleteMany, key).err()?))
+        };
+        Ok(objects.iter().filter_map(fail).collect())
     }
 }
 
@@ -323,8 +325,8 @@ async fn a_body_is_not_resumed_at_another_version() {
 async fn only_keys_that_failed_in_passing_are_deleted_again() {
     let turns = [Turn::Fail(ErrorKind::Denied), Turn::Fail(ErrorKind::Unavailable), Turn::Done];
     let store = Scripted::new(turns);
-    let keys = ["a", "b", "c"].map(Key::from);
-    let failed = retry(&store).delete_many(&keys).await.unwrap();
+    let objects = ["a", "b", "c"].map(|key| Deletion::from(Key::from(key)));
+    let failed = retry(&store).delete_many(&objects).await.unwrap();
     let [(key, error)] = failed.as_slice() else { panic!("{failed:?}") };
     assert_eq!((key.as_str(), error.kind()), ("a", &ErrorKind::Denied));
     let expected = ["DeleteObjects a", "DeleteObjects b", "DeleteObjects c", "DeleteObjects b"];

@@ -1,7 +1,7 @@
 //! DELETE.
 
 use s3pod::naming::Key;
-use s3pod::store::{Condition, ErrorKind, ListRequest, ObjectStore};
+use s3pod::store::{Condition, Deletion, ErrorKind, ListRequest, ObjectStore};
 
 use crate::Subject;
 use crate::list::ODD_KEYS;
@@ -11,8 +11,8 @@ pub(crate) async fn what_is_gone_is_no_error(subject: &Subject) {
     subject.store.delete(&version.key, &Condition::None).await.unwrap();
     subject.store.delete(&version.key, &Condition::None).await.unwrap();
     assert!(subject.store.head(&version.key).await.unwrap_err().is_not_found());
-    let keys = [Key::from("never"), Key::from("there")];
-    assert!(subject.store.delete_many(&keys).await.unwrap().is_empty());
+    let objects = ["never", "there"].map(|key| Deletion::from(Key::from(key)));
+    assert!(subject.store.delete_many(&objects).await.unwrap().is_empty());
     assert!(subject.store.delete_many(&[]).await.unwrap().is_empty());
 }
 
@@ -34,8 +34,8 @@ pub(crate) async fn many_are_deleted_at_once(subject: &Subject) {
         subject.put(key, "x").await;
     }
     subject.put("odd-but-kept", "x").await;
-    let keys: Vec<Key> = ODD_KEYS.into_iter().map(Key::from).collect();
-    let failed = subject.store.delete_many(&keys).await.unwrap();
+    let objects: Vec<_> = ODD_KEYS.into_iter().map(Key::from).map(Deletion::from).collect();
+    let failed = subject.store.delete_many(&objects).await.unwrap();
     assert!(failed.is_empty(), "{failed:?}");
     let left = subject.store.list(&ListRequest::default()).await.unwrap().lines;
     let left: Vec<_> = left.iter().map(|line| line.key()).collect();

@@ -139,7 +139,7 @@ pub(crate) async fn checksums_may_be_left_out(subject: &Subject) {
     assert_eq!(part.crc32, None);
     store.complete_upload(&target.upload, &[part], &Condition::None).await.unwrap();
     assert_eq!(subject.read("f").await.unwrap(), "without a checksum");
-    assert!(store.delete_many(&[target.upload.key]).await.unwrap().is_empty());
+    assert!(store.delete_many(&[target.upload.key.into()]).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -84,7 +84,7 @@ async fn each_verb_is_one_request() {
     let (upload, parts) = upload(&*store, "h").await;
     store.complete_upload(&upload, &parts, &Condition::None).await.unwrap();
     store.delete(&first.key, &Condition::None).await.unwrap();
-    store.delete_many(&[to.key, upload.key]).await.unwrap();
+    store.delete_many(&[to.key.into(), upload.key.into()]).await.unwrap();
     let log = subject.server().log();
     let expected = [
         Op::Head,

@@ -117,7 +117,7 @@ pub(crate) async fn keys_that_xml_cannot_carry_are_listed(subject: &Subject) {
     subject.put(control, "1").await;
     let lines = all(subject, ListRequest::default()).await;
     assert_eq!(keys(&lines), [control]);
-    assert!(subject.store.delete_many(&[Key::from(control)]).await.unwrap().is_empty());
+    assert!(subject.store.delete_many(&[Key::from(control).into()]).await.unwrap().is_empty());
     assert_eq!(all(subject, ListRequest::default()).await, []);
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use s3pod::naming::{Key, MAX_KEY_BYTES, is_reserved};
-use s3pod::store::{Condition, ErrorKind, ListLine, ListRequest, ObjectStore, Version, copy_whole};
+use s3pod::store::{
+    Condition, Deletion, ErrorKind, ListLine, ListRequest, ObjectStore, Version, copy_whole,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -196,9 +198,11 @@ impl Removal {
         if self.found.marker.on_delete == OnDelete::Archive {
             self.copy_aside(&objects).await?;
         }
-        let keys: Vec<Key> = objects.into_iter().map(|version| version.key).collect();
-        let failed = self.bucket.store.delete_many(&keys).await.map_err(|e| refusal(&e))?;
-        failed.first().map_or(Ok(()), |(_, error)| Err(refusal(error)))
+        // What somebody wrote since the listing is found by the next one.
+        let gone: Vec<Deletion> = objects.into_iter().map(Deletion::from).collect();
+        let failed = self.bucket.store.delete_many(&gone).await.map_err(|e| refusal(&e))?;
+        let refused = failed.iter().find(|(_, error)| !error.is_changed());
+        refused.map_or(Ok(()), |(_, error)| Err(refusal(error)))
     }
 
     async fn copy_aside(&self, objects: &[Version]) -> Result<(), Refusal> {

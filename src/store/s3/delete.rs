@@ -11,7 +11,7 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
 use super::{S3Store, error};
 use crate::naming::Key;
-use crate::store::{Condition, Error, ErrorKind, Operation, Result};
+use crate::store::{Condition, Deletion, Error, ErrorKind, Operation, Result};
 
 pub(super) async fn delete(store: &S3Store, key: &Key, condition: &Condition) -> Result<()> {
     let operation = Operation::Delete;
@@ -46,26 +46,41 @@ fn fits_xml(key: &Key) -> bool {
         .all(|c| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{FFFD}' | '\u{10000}'..))
 }
 
-pub(super) async fn delete_many(store: &S3Store, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-    let (together, alone): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| fits_xml(key));
+pub(super) async fn delete_many(
+    store: &S3Store,
+    objects: &[Deletion],
+) -> Result<Vec<(Key, Error)>> {
+    let is_alone = |one: &Deletion| !fits_xml(&one.key) || one.condition == Condition::Absent;
+    let (alone, together): (Vec<_>, Vec<_>) = objects.iter().partition(|one| is_alone(one));
     let mut failed = Vec::new();
     if !together.is_empty() {
         failed = delete_together(store, &together).await?;
     }
-    for key in alone {
-        if let Err(error) = delete(store, key, &Condition::None).await {
+    for Deletion { key, condition } in alone {
+        if let Err(error) = delete(store, key, condition).await {
             failed.push((key.clone(), error));
         }
     }
     Ok(failed)
 }
 
-async fn delete_together(store: &S3Store, keys: &[&Key]) -> Result<Vec<(Key, Error)>> {
+/// An entry of a DeleteObjects; its ETag is to DELETE's `If-Match` what the entry is to DELETE.
+fn identifier(object: &Deletion) -> Result<ObjectIdentifier> {
+    let Deletion { key, condition } = object;
+    let tag = match condition {
+        Condition::Unchanged(version) => version.etag.as_deref().map(str::to_owned),
+        Condition::None | Condition::Absent => None,
+    };
+    let built = ObjectIdentifier::builder().key(key.as_str()).set_e_tag(tag).build();
+    built.map_err(invalid)
+}
+
+async fn delete_together(store: &S3Store, objects: &[&Deletion]) -> Result<Vec<(Key, Error)>> {
     let operation = Operation::DeleteMany;
-    let objects: Result<Vec<_>, _> =
-        keys.iter().map(|key| ObjectIdentifier::builder().key(key.as_str()).build()).collect();
-    let answer = delete_objects(store, objects.map_err(invalid)?).await?;
-    let asked: HashMap<&str, &Key> = keys.iter().map(|key| (key.as_str(), *key)).collect();
+    let identifiers: Result<Vec<_>> = objects.iter().map(|object| identifier(object)).collect();
+    let answer = delete_objects(store, identifiers?).await?;
+    let asked: HashMap<&str, &Key> =
+        objects.iter().map(|object| (object.key.as_str(), &object.key)).collect();
     let refused = answer.errors().iter().filter_map(|entry| {
         let key = *asked.get(entry.key()?)?;
         let error = error::from_code(operation, entry.code(), entry.message()).with_key(key);

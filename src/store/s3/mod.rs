@@ -20,9 +20,9 @@ use aws_sdk_s3::types::RequestPayer;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::{
-    Condition, CopyRequest, Error, GetRequest, GetResponse, ListPage, ListRequest, ObjectHead,
-    ObjectStore, Operation, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Upload,
-    UploadId, Version,
+    Condition, CopyRequest, Deletion, Error, GetRequest, GetResponse, ListPage, ListRequest,
+    ObjectHead, ObjectStore, Operation, PartTag, PartTarget, Payload, Properties, PutRequest,
+    Result, Upload, UploadId, Version,
 };
 use crate::naming::Key;
 use crate::units::ByteRange;
@@ -364,7 +364,7 @@ impl ObjectStore for S3Store {
         delete::delete(self, key, condition).await
     }
 
-    async fn delete_many(&self, keys: &[Key]) -> Result<Vec<(Key, Error)>> {
-        delete::delete_many(self, keys).await
+    async fn delete_many(&self, objects: &[Deletion]) -> Result<Vec<(Key, Error)>> {
+        delete::delete_many(self, objects).await
     }
 }

@@ -58,7 +58,10 @@ pub(super) fn delete_objects(
                 ..conditions::Write::default()
             };
             let version = object.version_id.as_deref();
-            match conditional_delete(bucket, &object.key, version, &conditions) {
+            let outcome = conditions.kept(backend.abilities.delete).and_then(|conditions| {
+                conditional_delete(bucket, &object.key, version, &conditions)
+            });
+            match outcome {
                 Ok(_) if quiet => {}
                 Ok(done) => deleted.push(told(object, done)),
                 Err(error) => errors.push(Error {

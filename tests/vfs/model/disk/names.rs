@@ -279,12 +279,13 @@ impl Disk {
     pub(in super::super) fn may_be_changed_elsewhere(&self, path: &str) -> bool {
         !self.is_directory(path)
             && !self.is_blocked(path)
-            && !self.doomed.contains_key(path)
             && !self.is_about_to_be_stored(path)
             && !self.node(path).is_some_and(|node| node.hides)
     }
 
+    /// What waited there to go is replaced, and nothing here takes the new object away.
     pub(in super::super) fn put_elsewhere(&mut self, path: &str, bytes: Vec<u8>) {
+        self.doomed.remove(path);
         let (token, body) = (self.token(), Body::File(bytes));
         let shown = Shown::new(0o644);
         self.objects.insert(path.to_owned(), Object { token, body, shown });
@@ -305,6 +306,7 @@ impl Disk {
 
     /// True where there was an object.
     pub(in super::super) fn delete_elsewhere(&mut self, path: &str) -> bool {
+        self.doomed.remove(path);
         self.objects.remove(path).is_some()
     }
 
