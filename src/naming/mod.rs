@@ -8,8 +8,10 @@ mod content_type;
 mod key;
 mod name;
 mod resolve;
+mod spread;
 
 pub use content_type::{DIRECTORY_CONTENT_TYPE, content_type};
 pub use key::{Key, MAX_KEY_BYTES, Prefix, is_reserved};
 pub use name::{MAX_NAME_BYTES, Name, NameError};
 pub use resolve::{Child, HiddenReason, Listed, Merge, classify};
+pub use spread::Spread;

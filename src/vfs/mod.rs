@@ -37,6 +37,7 @@ mod loans;
 mod lookup;
 mod move_list;
 mod move_tree;
+mod pages;
 mod passthrough;
 mod quota;
 mod readdir;
@@ -112,6 +113,8 @@ struct Core {
     ahead: Arc<Semaphore>,
     /// The directories whose listings are remembered, oldest first.
     walks: Mutex<VecDeque<Weak<Inode>>>,
+    /// Where directories' listings come from.
+    listings: pages::Source,
     /// More inodes are known than there is memory for.
     crowded: Notify,
     /// Whole files of the cache are offered to the kernel.
@@ -160,6 +163,7 @@ impl Vfs {
         let ahead = Arc::new(Semaphore::new(settings.ahead_max));
         let metadata_ttl = AtomicU64::new(nanoseconds(settings.metadata_ttl));
         let inodes_max = AtomicUsize::new(settings.inodes_max);
+        let listings = pages::Source::new(Arc::clone(&store), clock.clone());
         let core = Core {
             settings,
             metadata_ttl,
@@ -176,6 +180,7 @@ impl Vfs {
             deletes: Arc::default(),
             ahead,
             walks: Mutex::default(),
+            listings,
             crowded: Notify::new(),
             passes,
             hidden,

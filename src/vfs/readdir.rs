@@ -1,23 +1,22 @@
 //! Directories read: OPENDIR, READDIR, READDIRPLUS.
 //!
-//! Owns a directory handle's walk: one LIST per 1 000 keys, asked for as the reader goes, merged
-//! with the files that are not in S3 yet. A cookie is the count of entries before it. Must not
-//! know how one name is looked up.
+//! Owns a directory handle's walk: the pages of its listing, merged with the files that are not in
+//! S3 yet. A cookie is the count of entries before it. Must not know how one name is looked up, nor
+//! when a page is asked for.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
-
-use tokio::sync::oneshot;
 
 use super::ahead::SPECIAL_MAX;
 use super::attr::{DirEntry, DirName, Fh, FileKind, Ino};
 use super::inode::{Inode, kind_of};
 use super::listed::{Asking, Coming, Listed as Remembered, Question};
 use super::lookup::Found;
+use super::pages::{Page, Pages};
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Child, Listed, Merge, Name, Prefix, classify};
-use crate::store::{self, ListLine, ListPage, ListRequest, Version};
+use crate::store::{ListLine, Version};
 use crate::tasks::Tasks;
 
 /// Entries kept behind the reader, so that a small seek back costs no request. The kernel asks
@@ -46,25 +45,16 @@ struct Walk {
     local: HashSet<Name>,
     merge: Merge<Arc<Version>>,
     next: Next,
-    /// Pages taken so far.
-    pages: u64,
-    /// The next page, on its way.
-    coming: Option<ComingPage>,
+    /// A page that has come and is not among the entries yet.
+    page: Option<Page>,
     /// What runs ahead of the reader; it ends with him.
     tasks: Tasks,
-}
-
-/// A page that was asked for before the reader needs it.
-#[derive(Debug)]
-struct ComingPage {
-    asked: Instant,
-    page: oneshot::Receiver<store::Result<ListPage>>,
 }
 
 #[derive(Debug)]
 enum Next {
     Begin,
-    Page(Option<String>),
+    Pages(Pages),
     End,
 }
 
@@ -90,8 +80,7 @@ impl Walk {
             local: HashSet::new(),
             merge: Merge::default(),
             next: Next::Begin,
-            pages: 0,
-            coming: None,
+            page: None,
             tasks: Tasks::new(),
         }
     }
@@ -185,77 +174,54 @@ impl Vfs {
 
     /// Brings the next entries: the local ones first, then page by page.
     async fn fetch(&self, inode: &Arc<Inode>, walk: &mut Walk) -> Result<()> {
-        match walk.next {
-            Next::Begin => {
-                self.begin(inode, walk);
+        let prefix = self.table().prefix(inode.ino);
+        let (pages, prefix) = match (&mut walk.next, prefix) {
+            (Next::Pages(pages), Some(prefix)) => (pages, prefix),
+            (Next::Begin, Some(prefix)) => {
+                self.begin(inode, prefix, walk);
                 return Ok(());
             }
-            Next::Page(_) => {}
-            Next::End => return Ok(()),
-        }
-        let Some(prefix) = self.table().prefix(inode.ino) else {
-            // Removed while open: an empty directory, as on a disk.
-            walk.next = Next::End;
-            return Ok(());
+            (_, None) => {
+                // Removed while open: an empty directory, as on a disk.
+                walk.next = Next::End;
+                return Ok(());
+            }
+            (Next::End, _) => return Ok(()),
         };
-        if walk.coming.is_none() {
-            self.ask_page(&prefix, walk);
+        pages.follow(prefix.clone());
+        // Left there until all is known of it, since a reader that gives up drops this future.
+        if walk.page.is_none() {
+            walk.page = pages.next().await?;
         }
-        let Some(coming) = &mut walk.coming else { return Ok(()) };
-        // Left there until it has come, since a reader that gives up drops this future.
-        let page = (&mut coming.page).await;
-        let asked = coming.asked;
-        walk.coming = None;
-        // The task ends unheard only with the walk.
-        let Ok(page) = page else { return Err(Error::BadHandle) };
-        let mut page = page?;
-        self.drop_ghosts(&mut page).await?;
-        self.take_page(inode, &prefix, page, walk, asked);
-        walk.pages += 1;
-        // Who reads on after the first page reads them all.
-        if walk.pages > 1 {
-            self.ask_page(&prefix, walk);
+        let ghosts = match &walk.page {
+            Some(page) => self.ghosts(page).await?,
+            None => HashSet::new(),
+        };
+        match walk.page.take() {
+            Some(mut page) => {
+                page.lines.retain(|line| !ghosts.contains(line.key()));
+                self.take_page(inode, &prefix, page, walk);
+            }
+            None => walk.next = Next::End,
         }
         Ok(())
     }
 
-    /// Asks for the next page, where there is one.
-    fn ask_page(&self, prefix: &Prefix, walk: &mut Walk) {
-        let Next::Page(continuation) = &walk.next else { return };
-        let request = ListRequest {
-            prefix: prefix.as_str().to_owned(),
-            delimited: true,
-            continuation: continuation.clone(),
-            ..ListRequest::default()
-        };
-        let (store, (sender, page)) = (Arc::clone(&self.0.store), oneshot::channel());
-        walk.coming = Some(ComingPage { asked: self.0.clock.now(), page });
-        walk.tasks.spawn(async move {
-            // Nobody is listening where the reader has ended.
-            let _ = sender.send(store.list(&request).await);
-        });
-    }
-
-    /// Takes those directories off a page that are only there as long as unlinked files below are
-    /// open.
-    async fn drop_ghosts(&self, page: &mut ListPage) -> Result<()> {
-        let mut standing = Vec::with_capacity(page.lines.len());
-        for line in page.lines.drain(..) {
-            let is_ghost = match &line {
-                ListLine::Prefix(prefix) if self.table().has_doomed_below(prefix) => {
-                    self.first_standing(prefix, |_| true).await?.is_none()
-                }
-                _ => false,
-            };
-            if !is_ghost {
-                standing.push(line);
+    /// Those directories of a page that are only there as long as unlinked files below are open.
+    async fn ghosts(&self, page: &Page) -> Result<HashSet<String>> {
+        let mut ghosts = HashSet::new();
+        for line in &page.lines {
+            if let ListLine::Prefix(prefix) = line
+                && self.table().has_doomed_below(prefix)
+                && self.first_standing(prefix, |_| true).await?.is_none()
+            {
+                ghosts.insert(prefix.clone());
             }
         }
-        page.lines = standing;
-        Ok(())
+        Ok(ghosts)
     }
 
-    fn begin(&self, inode: &Arc<Inode>, walk: &mut Walk) {
+    fn begin(&self, inode: &Arc<Inode>, prefix: Prefix, walk: &mut Walk) {
         let asked = self.0.clock.now();
         let entry = |name, kind| Item::new(name, kind, asked);
         walk.entries.push_back(entry(DirName::Dot, FileKind::Directory));
@@ -267,17 +233,11 @@ impl Vfs {
                 walk.local.insert(name);
             }
         }
-        walk.next = Next::Page(None);
+        walk.next = Next::Pages(self.0.listings.pages(prefix));
     }
 
-    fn take_page(
-        &self,
-        inode: &Arc<Inode>,
-        prefix: &Prefix,
-        page: ListPage,
-        walk: &mut Walk,
-        asked: Instant,
-    ) {
+    fn take_page(&self, inode: &Arc<Inode>, prefix: &Prefix, page: Page, walk: &mut Walk) {
+        let asked = page.asked;
         let mut children = Vec::with_capacity(page.lines.len());
         for line in page.lines {
             match classify(prefix, line.key()) {
@@ -293,13 +253,10 @@ impl Vfs {
                 Listed::Reserved => {}
             }
         }
-        walk.next = match page.next {
-            Some(next) => Next::Page(Some(next)),
-            None => {
-                walk.merge.finish(&mut children);
-                Next::End
-            }
-        };
+        if page.is_last {
+            walk.merge.finish(&mut children);
+            walk.next = Next::End;
+        }
         let local = &walk.local;
         let children = children.into_iter().filter(|child| !local.contains(child.name()));
         let (items, questions) = self.take_children(inode, children, asked);

@@ -70,7 +70,25 @@ impl Bench {
     ) -> Self {
         let options = ServerOptions::with_bucket(BUCKET);
         let options = ServerOptions { min_part: limits.min_part, ..options };
+        Self::on(TestServer::start(options).await.unwrap(), op_timeout, metadata_ttl, limits, quota)
+            .await
+    }
+
+    /// A mount of a store that answers after `latency`.
+    pub(crate) async fn far(latency: Duration) -> Self {
+        let options = ServerOptions { latency, ..ServerOptions::with_bucket(BUCKET) };
         let server = TestServer::start(options).await.unwrap();
+        let patience = Duration::from_secs(60);
+        Self::on(server, patience, Duration::ZERO, Limits::S3, GIB).await
+    }
+
+    async fn on(
+        server: TestServer,
+        op_timeout: Duration,
+        metadata_ttl: Duration,
+        limits: Limits,
+        quota: u64,
+    ) -> Self {
         let clock = Clock::system();
         let base = S3Store::connect(s3_settings(&server, BUCKET, op_timeout)).await.unwrap();
         let policy = RetryPolicy { op_timeout, ..RetryPolicy::default() };

@@ -4,6 +4,7 @@
 
 mod bench;
 mod disk_cache;
+mod listings;
 mod model;
 mod streams;
 
