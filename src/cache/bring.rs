@@ -23,6 +23,7 @@ impl Fetcher {
         call: Arc<Call>,
         terms: Terms,
     ) {
+        self.proofs.is_steady(&version).await;
         let Some(disk) = &self.disk else { return self.fly(version, run, call, terms).await };
         let (mut missing, held) = disk.look(&version, run).await;
         match (held, terms) {
@@ -74,7 +75,7 @@ impl Fetcher {
         held: Held,
         ahead: Option<(Grant, Weak<()>)>,
     ) {
-        let means = Means { budget: &self.budget, pool: &self.pool, ahead };
+        let means = Means { fetcher: self, version, ahead };
         let lost = held.land(means).await;
         let fly = |run| {
             let (fetcher, version) = (Arc::clone(self), Arc::clone(version));

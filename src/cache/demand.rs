@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::fetch::Terms;
 use super::flight::{Pending, Piece};
-use super::{BLOCK_SIZE, Cache};
+use super::{BLOCK_SIZE, Cache, proof};
 use crate::store::{Error, ErrorKind, Operation, Result, Version};
 use crate::units::{ByteRange, KIB};
 
@@ -91,11 +91,16 @@ impl Demand {
     /// # Errors
     /// What the store said of the GET that was to bring one of the blocks.
     pub async fn bytes(mut self) -> Result<Bytes> {
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
+            if self.cache.takes_damage(&self.version) {
+                return Err(proof::wrong(&self.version));
+            }
+            if attempt > 0 {
+                self.order(self.range);
+            }
             if let Some(found) = self.pieces().await {
                 return found.map(|pieces| self.joined(&pieces));
             }
-            self.order(self.range);
         }
         let ending = ErrorKind::Connection("the mount is ending".to_owned());
         Err(Error::new(Operation::Get, ending).with_key(&self.version.key))

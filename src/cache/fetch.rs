@@ -4,7 +4,8 @@
 //! it, in its turn where it runs ahead of a reader, and as far as its reader has come where a
 //! reader's share of the memory is less than one GET. Promises: what is demanded never waits for
 //! what is not; bytes that a checksum of the store proves wrong are given to nobody, as far as the
-//! object is small enough to be held back until then. Must not know who reads.
+//! object is small enough to be held back until then; of a larger one the block that completes it
+//! is, and nothing of it stays here. Must not know who reads.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,6 +21,7 @@ use super::disk::Disk;
 use super::flight::{Call, Landing};
 use super::memory::{Block, Memory};
 use super::pool::{Buffer, Pool, Promise};
+use super::proof::{self, Arriving, Condemned, Proofs};
 use super::rate::{Finished, Rate};
 use crate::bound::Bound;
 use crate::budget::{Budget, Grant};
@@ -76,6 +78,7 @@ pub(super) struct Fetcher {
     pub(super) memory: Arc<Memory>,
     pub(super) disk: Option<Disk>,
     pub(super) pool: Arc<Pool>,
+    pub(super) proofs: Arc<Proofs>,
     rate: Mutex<Rate>,
     clock: Clock,
     /// GETs ahead of readers at once: a few requests are left for those who wait.
@@ -103,6 +106,7 @@ impl Fetcher {
         let (ahead, drains) = shares(requests);
         Self {
             store,
+            proofs: Arc::default(),
             budget,
             memory,
             disk,
@@ -188,6 +192,23 @@ impl Fetcher {
         if let Err(error) = flown {
             flight.run.into_iter().for_each(|landing| landing.fail(&error));
         }
+    }
+
+    /// A piece of an object begins to come; none where there is nothing to compare. A small object
+    /// is compared where it comes as a whole.
+    pub(super) fn arriving(&self, version: &Arc<Version>, start: u64) -> Option<Arriving> {
+        (version.size > VERIFIED_MAX).then(|| self.proofs.begin(version, start)).flatten()
+    }
+
+    /// An object came whole and is not what was stored: all of it goes. What was given out cannot
+    /// be taken back, so who reads on is told ([`Proofs::take_wrong`]).
+    pub(super) async fn remove(&self, condemned: Condemned) {
+        let version = condemned.version();
+        count_damage(&proof::wrong(version));
+        if let Some(disk) = &self.disk {
+            disk.let_go(version).await;
+        }
+        self.memory.forget(version);
     }
 
     fn finished(&self, started: Instant, answered: Instant, bytes: u64) {
@@ -278,7 +299,7 @@ async fn drained(
 /// A GET under way.
 struct Flight<'a> {
     fetcher: &'a Fetcher,
-    version: &'a Version,
+    version: &'a Arc<Version>,
     range: ByteRange,
     /// What has not landed yet.
     run: VecDeque<Landing>,
@@ -295,16 +316,30 @@ impl Flight<'_> {
         }
     }
 
-    /// Lands each block when it is full.
+    /// Lands each block when it is full, the last one when what came is not seen to be wrong.
     async fn land_as_it_comes(&mut self, mut supply: Supply<'_>, is_drained: bool) -> Result<()> {
+        let mut arriving = self.fetcher.arriving(self.version, self.range.start);
         let mut body = self.open(false).await?;
         while let Some(landing) = self.run.front() {
             let wanted = landing.range();
             let Some(granted) = supply.grants.next(wanted).await else {
+                // Before others come for the rest: what came counts.
+                drop(arriving);
                 self.run.clear();
                 return Ok(());
             };
             let bytes = body.fill(wanted, &mut supply.promise, Some(landing)).await?;
+            if let Some(arriving) = &mut arriving {
+                arriving.update(&bytes);
+            }
+            let is_last = self.run.len() == 1;
+            let arrived = arriving.take_if(|_| is_last);
+            if let Some(condemned) = arrived.and_then(Arriving::settle) {
+                self.fetcher.remove(condemned).await;
+                // Who waits asks anew, and is told.
+                self.run.clear();
+                return Ok(());
+            }
             if is_drained {
                 supply.promise = self.fetcher.pool.promise(1);
             }
@@ -323,10 +358,10 @@ impl Flight<'_> {
     /// fetched once more.
     async fn land_verified(&mut self, mut supply: Supply<'_>) -> Result<()> {
         let blocks = match self.gather(&mut supply.promise).await {
-            Err(error) if is_damaged(&error) => {
+            Err(error) if error.is_damage() => {
                 count_damage(&error);
                 self.gather(&mut supply.promise).await.inspect_err(|error| {
-                    if is_damaged(error) {
+                    if error.is_damage() {
                         count_damage(error);
                     }
                 })?
@@ -363,7 +398,7 @@ impl Flight<'_> {
     }
 
     async fn open(&self, is_whole: bool) -> Result<Body> {
-        let pin = GetPin::Version(self.version.clone());
+        let pin = GetPin::Version(Version::clone(self.version));
         // A store tells the checksum of an object only to those who ask for all of it.
         let range = (!is_whole).then_some(self.range);
         let started = self.fetcher.clock.now();
@@ -376,10 +411,6 @@ impl Flight<'_> {
         let answered = self.fetcher.clock.now();
         Ok(Body { frames: response.body, spare: Bytes::new(), started, answered })
     }
-}
-
-fn is_damaged(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Damaged(_))
 }
 
 fn count_damage(error: &Error) {

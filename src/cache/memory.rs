@@ -15,6 +15,7 @@ use lru::LruCache;
 use super::{BLOCK_SIZE, BlockKey};
 use crate::budget::Grant;
 use crate::clock::Clock;
+use crate::store::Version;
 use crate::units::ByteRange;
 
 /// Blocks looked at for one that nobody waits for, from the end that goes first.
@@ -102,6 +103,16 @@ impl Memory {
         }
     }
 
+    /// Lets go of every block of a version.
+    pub(super) fn forget(&self, version: &Version) {
+        let mut blocks = self.lock();
+        let own = blocks.iter().filter(|(key, _)| *key.version == *version);
+        let own: Vec<BlockKey> = own.map(|(key, _)| key.clone()).collect();
+        for key in own {
+            blocks.pop(&key);
+        }
+    }
+
     /// Lets go of at least `bytes`, or of everything.
     pub(super) fn evict(&self, bytes: u64) {
         let mut blocks = self.lock();
@@ -135,7 +146,6 @@ mod tests {
 
     use super::*;
     use crate::naming::Key;
-    use crate::store::Version;
 
     fn key(index: u64) -> BlockKey {
         let version = Version {

@@ -13,6 +13,7 @@ mod fetch;
 mod flight;
 mod memory;
 mod pool;
+mod proof;
 mod rate;
 mod share;
 
@@ -26,7 +27,7 @@ use tokio::sync::watch;
 use crate::bound::Bound;
 use crate::budget::Budget;
 use crate::clock::Clock;
-use crate::store::{ObjectStore, Result, Version};
+use crate::store::{Checksum, ObjectStore, Result, Version};
 use crate::tasks::Tasks;
 use crate::units::{ByteRange, KIB, MIB};
 
@@ -298,9 +299,29 @@ impl Cache {
         self.disk()?.whole_file(version)
     }
 
-    /// The same, after the file was verified; that takes as long as reading it.
-    pub async fn verified_file(&self, version: &Version) -> Option<WholeFile> {
-        self.disk()?.verified_file(version, &self.0.fetcher.pool).await
+    /// The same, after the file was verified, and compared with what the store keeps of the
+    /// object; that takes as long as reading it.
+    pub async fn verified_file(&self, version: &Arc<Version>) -> Option<WholeFile> {
+        let disk = self.disk()?;
+        if let Some(file) = disk.whole_file(version) {
+            return Some(file);
+        }
+        let fetcher = &self.0.fetcher;
+        let told = fetcher.proofs.open(version);
+        let read = disk.read_through(version, told.map(|told| told.kind), &fetcher.pool).await?;
+        if read.summed() != told {
+            // Somebody may have seen it before, and had it removed.
+            let condemned = read.is_untouched().then(|| fetcher.proofs.condemn(version));
+            if let Some(condemned) = condemned.flatten() {
+                fetcher.remove(condemned).await;
+            }
+            return None;
+        }
+        if told.is_some() {
+            fetcher.proofs.note_proven(version);
+        }
+        disk.trust(&read);
+        disk.whole_file(version)
     }
 
     /// Bytes of the version that are on disk, once what was fetched is there or was refused.
@@ -312,6 +333,20 @@ impl Cache {
             }
             None => 0,
         }
+    }
+
+    /// The store has told what it keeps of all of the version's bytes: once all of them have come,
+    /// they are compared with it. Small ones are where they come.
+    pub fn expect(&self, version: &Arc<Version>, told: Checksum) {
+        if version.size > fetch::VERIFIED_MAX {
+            self.0.fetcher.proofs.expect(version, told);
+        }
+    }
+
+    /// True once after a version that was read turned out not to be what was stored: who has read
+    /// of it, and has not been told by an error, is to be.
+    pub fn takes_damage(&self, version: &Arc<Version>) -> bool {
+        self.0.fetcher.proofs.take_wrong(version)
     }
 
     /// Waits until what was fetched is on disk, or was refused there.

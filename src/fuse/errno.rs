@@ -105,6 +105,9 @@ fn judge_store(error: &store::Error) -> Verdict {
         }
         ErrorKind::Tls(_) => advised(Errno::EIO, "check --ca-bundle and the endpoint's name"),
         ErrorKind::Damaged(_) => advised(Errno::EIO, "look for a proxy that changes bytes"),
+        ErrorKind::NotAsStored => {
+            advised(Errno::EIO, "open it again; if it stays so, look for what changes bytes")
+        }
         ErrorKind::NotS3(_) => advised(Errno::EIO, "check --endpoint-url and the proxy"),
         ErrorKind::Local(_) => advised(Errno::EIO, "check the disk below --journal-dir"),
         ErrorKind::NotModified | ErrorKind::NoSuchUpload | ErrorKind::Other(_) => plain(Errno::EIO),
@@ -247,6 +250,7 @@ mod tests {
             (ErrorKind::Connection(said()), Errno::EIO),
             (ErrorKind::Tls(said()), Errno::EIO),
             (ErrorKind::Damaged(said()), Errno::EIO),
+            (ErrorKind::NotAsStored, Errno::EIO),
             (ErrorKind::NotS3(said()), Errno::EIO),
             (ErrorKind::Local(said()), Errno::EIO),
             (ErrorKind::Other(said()), Errno::EIO),

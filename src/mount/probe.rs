@@ -88,6 +88,7 @@ fn explain(error: &Error, config: &Config) -> Failure {
         | ErrorKind::Throttled
         | ErrorKind::Unavailable
         | ErrorKind::Damaged(_)
+        | ErrorKind::NotAsStored
         | ErrorKind::Local(_)
         | ErrorKind::Other(_) => {
             Failure::passing(format!("the bucket `{bucket}` at {place}: {error}"))

@@ -70,6 +70,9 @@ pub enum ErrorKind {
     Tls(String),
     /// Bytes arrived that are not what was stored: a checksum or a length was wrong.
     Damaged(String),
+    /// All of an object came in pieces, some of which were given out, and together they do not
+    /// have the checksum that the store keeps of it.
+    NotAsStored,
     /// What answered does not speak S3.
     NotS3(String),
     /// A local file could not be read while it was sent.
@@ -204,6 +207,7 @@ impl ErrorKind {
             Self::Connection(_) => "connection",
             Self::Tls(_) => "tls",
             Self::Damaged(_) => "damaged",
+            Self::NotAsStored => "not_as_stored",
             Self::NotS3(_) => "not_s3",
             Self::Local(_) => "local",
             Self::Other(_) => "other",
@@ -317,6 +321,16 @@ impl Error {
         self.0.kind == ErrorKind::NotFound
     }
 
+    /// True for [`ErrorKind::Damaged`].
+    pub fn is_damage(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Damaged(_))
+    }
+
+    /// True for [`ErrorKind::NotAsStored`].
+    pub fn is_not_as_stored(&self) -> bool {
+        self.0.kind == ErrorKind::NotAsStored
+    }
+
     /// True for [`ErrorKind::Changed`].
     pub fn is_changed(&self) -> bool {
         self.0.kind == ErrorKind::Changed
@@ -346,6 +360,7 @@ impl fmt::Display for ErrorKind {
             Self::Connection(said) => write!(f, "no connection: {said}"),
             Self::Tls(said) => write!(f, "TLS: {said}"),
             Self::Damaged(said) => write!(f, "damaged on the way: {said}"),
+            Self::NotAsStored => f.write_str("what came does not have the object's checksum"),
             Self::NotS3(said) => write!(f, "the endpoint does not speak S3: {said}"),
             Self::Local(said) => write!(f, "a local file: {said}"),
             Self::Other(said) => f.write_str(said),

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::naming::Key;
 use crate::units::ByteRange;
 
+mod checksum;
 mod conditional;
 mod error;
 mod hedged;
@@ -30,6 +31,7 @@ mod text;
 mod trace;
 mod whole;
 
+pub use checksum::{Checksum, ChecksumKind, Summed, Summing};
 pub use conditional::Conditional;
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use hedged::Hedged;
@@ -250,6 +252,8 @@ pub struct ObjectHead {
     pub properties: Properties,
     /// How many tags the object has.
     pub tag_count: u32,
+    /// What the store keeps of all of the bytes; only a HEAD tells.
+    pub checksum: Option<Checksum>,
 }
 
 /// Which version a GET wants.

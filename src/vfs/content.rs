@@ -12,7 +12,7 @@ use super::handle::Handle;
 use super::inode::Inode;
 use super::{Error, Result, Vfs};
 use crate::naming::Key;
-use crate::store::Version;
+use crate::store::{self, ErrorKind, Operation, Version};
 use crate::units::ByteRange;
 use crate::write::{self, Slice, Staged};
 
@@ -31,9 +31,19 @@ impl Vfs {
             return Err(Error::BadHandle);
         }
         let range = ByteRange::at(offset, u64::from(size));
+        let bytes = self.read_tried(&handle, range).await?;
+        // Another reader may have learnt meanwhile that what this one has read is wrong.
+        if handle.inode.state().damaged {
+            let error = store::Error::new(Operation::Get, ErrorKind::NotAsStored);
+            return Err(error.with_key(&self.key_or_last(&handle.inode)).into());
+        }
+        Ok(bytes)
+    }
+
+    async fn read_tried(&self, handle: &Handle, range: ByteRange) -> Result<Bytes> {
         for _ in 1..READ_TRIES {
             let before = handle.inode.state().version.clone();
-            match self.read_once(&handle, range).await {
+            match self.read_once(handle, range).await {
                 Err(Moved::On) => {}
                 Err(Moved::IntoUpload) => self.checkpoint(&handle.inode).await?,
                 // A version that was deleted is as gone as one that was replaced.
@@ -45,14 +55,29 @@ impl Vfs {
                         return Err(Error::Stale);
                     }
                 }
-                Err(Moved::Failed(error)) => return Err(error),
+                Err(Moved::Failed(error)) => {
+                    if matches!(&error, Error::Store(error) if error.is_not_as_stored()) {
+                        self.give_up_damaged(&handle.inode);
+                    }
+                    return Err(error);
+                }
                 Ok(bytes) => return Ok(bytes),
             }
         }
-        self.read_once(&handle, range).await.map_err(|moved| match moved {
+        self.read_once(handle, range).await.map_err(|moved| match moved {
             Moved::On | Moved::IntoUpload => Error::Stale,
             Moved::Failed(error) => error,
         })
+    }
+
+    /// The object did not arrive as it was stored, which was seen only after its first bytes were
+    /// given out: the kernel has those in its pages, so who opens the name from now on gets
+    /// another inode, and reads anew.
+    pub(super) fn give_up_damaged(&self, inode: &Inode) {
+        if inode.staged().is_none() {
+            self.table().lose(inode.ino);
+            inode.state().damaged = true;
+        }
     }
 
     /// Makes an object of what only an unfinished upload has, so that it can be read and changed.

@@ -134,6 +134,7 @@ impl Vfs {
             }
             table.opened(inode.ino);
         }
+        self.expect(inode);
         let backing = match self.open_way(inode, flags) {
             Ok(backing) => backing,
             Err(error) => {
@@ -155,6 +156,14 @@ impl Vfs {
         // The kernel's pages belong to the inode, and an inode is one version plus this mount's
         // own changes, which went through those pages.
         Ok(Opened { fh, keep_cache: true, backing })
+    }
+
+    /// Has what is read of the inode compared with what the store keeps of it, where that is known.
+    fn expect(&self, inode: &Inode) {
+        let state = inode.state();
+        if let (Some(version), Some(checksum)) = (&state.version, state.checksum) {
+            self.0.cache.expect(version, checksum);
+        }
     }
 
     fn drop_handle(&self, fh: Fh) -> Option<(Arc<Handle>, u64)> {
@@ -224,6 +233,7 @@ impl Vfs {
             }
             let mut state = inode.state();
             state.tags_unread = head.tag_count > 0;
+            state.checksum = head.checksum;
             state.properties = Some(head.properties);
         }
         if !inode.state().tags_unread {

@@ -18,7 +18,7 @@ use super::settings::{Metadata, Settings};
 use crate::journal::Record;
 use crate::naming::{Key, Name, content_type};
 use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
-use crate::store::{Condition, ObjectHead, Properties, Version};
+use crate::store::{Checksum, Condition, ObjectHead, Properties, Version};
 use crate::write::{COMMIT_ID, COMMIT_ID_BYTES, Staged, Target};
 
 /// An inode.
@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) link_target: Option<Bytes>,
     /// The object underneath; none for what is not in S3 yet and for implicit directories.
     pub(super) version: Option<Arc<Version>>,
+    /// What the store keeps of all of `version`'s bytes, where it has told.
+    pub(super) checksum: Option<Checksum>,
     /// What is kept with the object; none where only a listing told of it.
     pub(super) properties: Option<Properties>,
     /// Tags the object has that `properties` does not hold yet.
@@ -87,6 +89,8 @@ pub(super) struct State {
     pub(super) unlinked: bool,
     /// Another writer won: every handle answers ESTALE.
     pub(super) detached: bool,
+    /// Bytes of it were given out that are not what was stored: every read answers EIO.
+    pub(super) damaged: bool,
     /// What is known of a directory's names.
     pub(super) knowledge: Knowledge,
 }
@@ -180,6 +184,7 @@ impl State {
         }
         state.properties = Some(head.properties.clone());
         state.tags_unread = head.tag_count > 0;
+        state.checksum = head.checksum;
         state
     }
 
@@ -225,6 +230,7 @@ impl State {
             xattrs: BTreeMap::new(),
             link_target: None,
             version: None,
+            checksum: None,
             properties: None,
             tags_unread: false,
             seen,
@@ -244,6 +250,7 @@ impl State {
             retrying: false,
             unlinked: false,
             detached: false,
+            damaged: false,
             knowledge: Knowledge::default(),
         }
     }
@@ -371,6 +378,7 @@ impl State {
         now: Instant,
     ) {
         self.version = Some(version);
+        self.checksum = None;
         self.properties = Some(properties);
         self.tags_unread = false;
         self.exclusive = false;
@@ -466,7 +474,7 @@ mod tests {
         let user_metadata = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let properties =
             Properties { user_metadata: user_metadata.into(), ..Properties::default() };
-        let head = ObjectHead { version, properties, tag_count: 0 };
+        let head = ObjectHead { version, properties, tag_count: 0, checksum: None };
         let count = Count("s3pod_unreadable_metadata_total", Arc::default());
         let seen = crate::clock::Clock::manual().now();
         let state =

@@ -369,7 +369,15 @@ impl Vfs {
 
     /// The same, with the body of a small file where somebody is about to read it.
     pub(super) async fn revalidate_for(&self, inode: &Arc<Inode>, is_read: bool) -> Result<()> {
-        if inode.state().detached {
+        let version = inode.state().version.clone();
+        if version.is_some_and(|version| self.0.cache.takes_damage(&version)) {
+            self.give_up_damaged(inode);
+        }
+        let is_over = {
+            let state = inode.state();
+            state.detached || state.damaged
+        };
+        if is_over {
             return Err(Error::Stale);
         }
         self.learn(inode).await?;
@@ -420,6 +428,9 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
         (Found::Directory(None), FileKind::Directory) => true,
         (Found::Object(head), kind) if kind != FileKind::Directory => {
             let is_same = state.version.as_ref().is_some_and(|own| own.is_same(&head.version));
+            if is_same {
+                state.checksum = head.checksum.or(state.checksum);
+            }
             let is_listing = vfs.settings().metadata == Metadata::List;
             if is_same && is_listing && state.properties.is_none() {
                 state.properties = Some(head.properties.clone());
@@ -458,5 +469,6 @@ fn renewed(state: &mut State, head: &ObjectHead, vfs: &Vfs, asked: Instant) -> S
     renewed.ways = std::mem::take(&mut state.ways);
     renewed.written = state.written;
     (renewed.unlinked, renewed.detached) = (state.unlinked, state.detached);
+    renewed.damaged = state.damaged;
     renewed
 }

@@ -91,6 +91,7 @@ impl State {
         let is_still = |at: Instant| now.saturating_duration_since(at) >= QUIET;
         !self.unlinked
             && !self.detached
+            && !self.damaged
             && self.staged.is_none()
             && self.written.is_none_or(is_still)
     }

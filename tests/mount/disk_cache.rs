@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use s3pod_testkit::{Mount, Op, ServerOptions, TestServer};
+use s3pod_testkit::{Bucket, Mount, Op, ServerOptions, TestServer};
 
 use crate::bench::{pattern, read};
 use crate::disk::Mounted;
@@ -40,6 +40,14 @@ impl Place {
 
     pub(crate) const fn server(&self) -> &TestServer {
         &self.server
+    }
+
+    pub(crate) fn bucket(&self) -> Bucket {
+        self.server.bucket(BUCKET)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// GETs that `work` causes.

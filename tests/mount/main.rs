@@ -21,6 +21,7 @@ mod disk_cache;
 mod durability;
 mod fallocate;
 mod fsync;
+mod integrity;
 mod interrupted;
 mod lab;
 mod lock;

@@ -66,11 +66,16 @@ fn version(key: &Key) -> Version {
     }
 }
 
+fn head(key: &Key) -> ObjectHead {
+    let (version, properties) = (version(key), Properties::default());
+    ObjectHead { version, properties, tag_count: 0, checksum: None }
+}
+
 #[async_trait]
 impl ObjectStore for Scripted {
     async fn head(&self, key: &Key) -> Result<ObjectHead> {
         self.next(Operation::Head, key)?;
-        Ok(ObjectHead { version: version(key), properties: Properties::default(), tag_count: 0 })
+        Ok(head(key))
     }
 
     async fn tags(&self, version: &Version) -> Result<Vec<(String, String)>> {
@@ -99,9 +104,7 @@ impl ObjectStore for Scripted {
             let _open = &guard;
             frame
         });
-        let head =
-            ObjectHead { version: version(key), properties: Properties::default(), tag_count: 0 };
-        Ok(GetResponse { head, range, body: body.boxed() })
+        Ok(GetResponse { head: head(key), range, body: body.boxed() })
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {

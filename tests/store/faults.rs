@@ -10,9 +10,9 @@ use s3pod::clock::Clock;
 use s3pod::naming::Key;
 use s3pod::store::s3::{S3Settings, S3Store};
 use s3pod::store::{
-    Condition, CopyRequest, ErrorKind, GetPin, GetRequest, Limit, ListRequest, Metered,
-    ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest, Result, Retry, RetryPolicy,
-    Upload, Version,
+    Checksum, ChecksumKind, Condition, CopyRequest, ErrorKind, GetPin, GetRequest, Limit,
+    ListRequest, Metered, ObjectStore, PartTag, PartTarget, Payload, Properties, PutRequest,
+    Result, Retry, RetryPolicy, Upload, Version,
 };
 use s3pod::units::{ByteRange, MIB};
 use s3pod_testkit::{Fault, Op, ServerOptions, TestServer, synthetic_bytes};
@@ -118,6 +118,38 @@ async fn a_busy_store_is_waited_for() {
     faults.add(Fault::SlowDown.on(Op::Head));
     let error = subject.store.head(&Key::from("f")).await.unwrap_err();
     assert_eq!((error.kind(), error.request_id().is_some()), (&ErrorKind::Throttled, true));
+}
+
+#[tokio::test]
+async fn a_head_tells_the_checksum_of_the_whole() {
+    let (subject, store) = subject("head-checksum").await;
+    let bucket = subject.server().bucket(subject.store.bucket());
+    bucket.put("f", "123456789");
+    let told = store.head(&Key::from("f")).await.unwrap().checksum;
+    let kind = ChecksumKind::Crc64Nvme;
+    assert_eq!(told, Some(Checksum { kind, value: 0xae8b_1486_0a79_9888 }));
+    let (upload, parts) = upload(&*store, "g").await;
+    store.complete_upload(&upload, &parts, &Condition::None).await.unwrap();
+    let told = store.head(&upload.key).await.unwrap().checksum;
+    assert_eq!(told, None, "the checksum of a part's checksum is none of its bytes");
+}
+
+#[tokio::test]
+async fn a_head_that_may_not_tell_the_checksum_is_sent_without_asking_for_it() {
+    let (subject, store) = subject("head-denied").await;
+    let key = put(&*store, "f", bytes(10), Condition::None).await.unwrap().key;
+    let (faults, log) = (subject.server().faults(), subject.server().log());
+    let denied = Fault::status(403, "AccessDenied").on(Op::Head);
+    let always = faults.add(denied.clone().always());
+    assert_eq!(store.head(&key).await.unwrap_err().kind(), &ErrorKind::Denied);
+    always.remove();
+    assert!(store.head(&key).await.unwrap().checksum.is_some(), "it was no reason to stop asking");
+    faults.add(denied);
+    for heads in [2, 1] {
+        log.clear();
+        assert_eq!(store.head(&key).await.unwrap().checksum, None);
+        assert_eq!(log.count(Op::Head), heads);
+    }
 }
 
 /// A body that ends as `fault` makes it is read whole, in two requests.

@@ -10,13 +10,15 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
+use super::super::fetch::Fetcher;
 use super::super::flight::Landing;
 use super::super::pool::{Pool, Promise};
+use super::super::proof::{Arriving, Condemned};
 use super::super::{BLOCK_SIZE, Block};
 use super::Disk;
 use super::format::{Identity, Record};
 use super::opened::{self, Opened};
-use crate::budget::{Budget, Grant};
+use crate::budget::Grant;
 use crate::store::Version;
 use crate::units::MIB;
 
@@ -33,8 +35,8 @@ pub(in crate::cache) struct Held {
 
 /// What blocks are read back into.
 pub(in crate::cache) struct Means<'m> {
-    pub(in crate::cache) budget: &'m Arc<Budget>,
-    pub(in crate::cache) pool: &'m Arc<Pool>,
+    pub(in crate::cache) fetcher: &'m Fetcher,
+    pub(in crate::cache) version: &'m Arc<Version>,
     /// Memory that was found for them, ahead of this reader; none where somebody waits.
     pub(in crate::cache) ahead: Option<(Grant, Weak<()>)>,
 }
@@ -47,7 +49,7 @@ impl Means<'_> {
         {
             return (part, Weak::clone(reader));
         }
-        (self.budget.take(bytes).await, Weak::new())
+        (self.fetcher.budget.take(bytes).await, Weak::new())
     }
 }
 
@@ -56,6 +58,14 @@ impl Means<'_> {
 struct Step {
     landings: Vec<Landing>,
     checksums: Vec<u32>,
+}
+
+/// What became of a step.
+#[derive(Default)]
+struct Back {
+    lost: Vec<Landing>,
+    /// The block that completed the object, which is not what was stored.
+    wrong: Option<(Landing, Condemned)>,
 }
 
 /// Adjacent blocks that have to be fetched.
@@ -197,7 +207,7 @@ impl Held {
         let mut lost = Vec::new();
         for step in steps {
             // Before the grant: what is evicted for it is what these blocks will lie in.
-            let promise = means.pool.promise(step.landings.len());
+            let promise = means.fetcher.pool.promise(step.landings.len());
             let bytes = step.landings.iter().map(|landing| landing.range().len()).sum();
             let (grant, reader) = means.next(bytes).await;
             let Ok(turn) = Arc::clone(&disk.0.reads).acquire_owned().await else {
@@ -205,12 +215,20 @@ impl Held {
                 continue;
             };
             let (disk, opened) = (disk.clone(), Arc::clone(&opened));
+            let start = step.landings.first().map_or(0, |landing| landing.range().start);
+            let arriving = means.fetcher.arriving(means.version, start);
             let read = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                disk.read_back(&opened, step, (grant, promise), &reader)
+                disk.read_back(&opened, step, (grant, promise, reader), arriving)
             });
             // A thread that panicked has dropped its landings, which tells their readers.
-            lost.extend(read.await.unwrap_or_default());
+            let back = read.await.unwrap_or_default();
+            lost.extend(back.lost);
+            if let Some((_landing, condemned)) = back.wrong {
+                means.fetcher.remove(condemned).await;
+                // Who waits asks anew, and is told.
+                return Runs::new();
+            }
         }
         runs(lost)
     }
@@ -221,9 +239,9 @@ impl Disk {
         &self,
         opened: &Opened,
         step: Step,
-        (mut grant, mut promise): (Grant, Promise),
-        reader: &Weak<()>,
-    ) -> Vec<Landing> {
+        (mut grant, mut promise, reader): (Grant, Promise, Weak<()>),
+        mut arriving: Option<Arriving>,
+    ) -> Back {
         let Step { landings, checksums } = step;
         let first = landings.first().map_or(0, |landing| landing.key().index);
         let blocks: io::Result<Vec<_>> = opened.read(first, &checksums, &mut promise);
@@ -231,25 +249,33 @@ impl Disk {
             Ok(blocks) => blocks,
             Err(error) => {
                 self.failed(&opened.identity, &error);
-                return landings;
+                return Back { lost: landings, wrong: None };
             }
         };
-        let mut lost = Vec::new();
+        let mut back = Back::default();
+        let last = landings.last().map(|landing| landing.key().index);
         for (landing, block) in landings.into_iter().zip(blocks) {
-            match block {
-                opened::Block::Sound(bytes) => {
-                    self.0.counters.hits.add(1);
-                    let range = landing.range();
-                    let block = Block::new(range.start, bytes, grant.split(range.len()));
-                    landing.land(Arc::new(block.ahead_of(Weak::clone(reader))));
-                }
-                opened::Block::Damaged => {
-                    self.is_damaged(&opened.identity, landing.key().index);
-                    lost.push(landing);
-                }
+            let opened::Block::Sound(bytes) = block else {
+                self.is_damaged(&opened.identity, landing.key().index);
+                back.lost.push(landing);
+                // What comes behind a gap is not counted with what came before it.
+                arriving = None;
+                continue;
+            };
+            self.0.counters.hits.add(1);
+            if let Some(arriving) = &mut arriving {
+                arriving.update(&bytes);
             }
+            let arrived = arriving.take_if(|_| last == Some(landing.key().index));
+            if let Some(condemned) = arrived.and_then(Arriving::settle) {
+                back.wrong = Some((landing, condemned));
+                break;
+            }
+            let range = landing.range();
+            let block = Block::new(range.start, bytes, grant.split(range.len()));
+            landing.land(Arc::new(block.ahead_of(Weak::clone(&reader))));
         }
-        lost
+        back
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 use super::pool::Pool;
 use super::{BLOCK_SIZE, Block};
 use crate::clock::Clock;
-use crate::store::Version;
+use crate::store::{ChecksumKind, Version};
 use crate::units::MIB;
 
 use counters::Counters;
@@ -46,6 +46,7 @@ use writer::{Desk, Said, Writer};
 
 pub(super) use back::{Held, Means};
 pub use counters::DiskSnapshot;
+pub(super) use whole::ReadThrough;
 pub use whole::{Seal, WholeFile};
 
 /// Reads from disk at once: a few keep any disk busy, and the blocking threads are shared with
@@ -179,33 +180,43 @@ impl Disk {
         Some(file)
     }
 
-    /// The same, after it was verified, for as long as that takes; one at a time.
-    pub(super) async fn verified_file(
+    /// Reads all of the version's file, if it is whole, for as long as that takes; one at a time.
+    pub(super) async fn read_through(
         &self,
         version: &Version,
+        kind: Option<ChecksumKind>,
         pool: &Arc<Pool>,
-    ) -> Option<WholeFile> {
-        if let Some(file) = self.whole_file(version) {
-            return Some(file);
-        }
+    ) -> Option<ReadThrough> {
         let turn = Arc::clone(&self.0.verifications).acquire_owned().await.ok()?;
         let identity = Arc::new(Identity::new(&self.0.place, version)?);
         let (disk, pool) = (self.clone(), Arc::clone(pool));
-        let verified = tokio::task::spawn_blocking(move || {
+        let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            disk.verify(&identity, &pool)
+            match whole::read_through(&disk.0.folder, &identity, kind, &pool) {
+                Ok(Verdict::Sound(read)) => return Some(read),
+                Ok(Verdict::NotWhole) => {}
+                Ok(Verdict::Damaged(index)) => disk.is_damaged(&identity, index),
+                Err(error) => disk.failed(&identity, &error),
+            }
+            None
         });
-        if verified.await.unwrap_or(false) { self.whole_file(version) } else { None }
+        read.await.ok().flatten()
     }
 
-    fn verify(&self, identity: &Arc<Identity>, pool: &Arc<Pool>) -> bool {
-        match self.0.seals.verify(&self.0.folder, identity, pool) {
-            Ok(Verdict::Verified) => return true,
-            Ok(Verdict::NotWhole) => {}
-            Ok(Verdict::Damaged(index)) => self.is_damaged(identity, index),
-            Err(error) => self.failed(identity, &error),
-        }
-        false
+    /// A version's file may be given out from now on, as long as nobody touches it.
+    pub(super) fn trust(&self, read: &ReadThrough) {
+        self.0.seals.put(read);
+    }
+
+    /// Removes a version that is not what it should be.
+    pub(super) async fn let_go(&self, version: &Version) {
+        let Some(identity) = Identity::new(&self.0.place, version) else { return };
+        self.0.seals.forget(identity.id);
+        let identity = Arc::new(identity);
+        self.0.writer.remove_surely(&identity).await;
+        // Whoever comes from now on finds nothing of it.
+        self.0.writer.flush().await;
+        self.0.opened.close(identity.id);
     }
 
     /// A block is not as it was written.

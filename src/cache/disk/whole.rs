@@ -16,6 +16,7 @@ use super::super::pool::Pool;
 use super::folder::{Folder, Kind};
 use super::format::{Id, Identity, Record};
 use super::opened::{Block, Opened};
+use crate::store::{Checksum, ChecksumKind, Summing};
 
 /// Verified files that are remembered, 120 bytes each.
 const SEALS_MAX: NonZeroUsize = NonZeroUsize::new(8 * 1024).expect("8 192 is not zero");
@@ -93,35 +94,13 @@ impl Seals {
         whole
     }
 
-    /// Reads every block of the version's file, if it is whole. True where all of them are as they
-    /// were written; the index of the first one that is not otherwise.
-    pub(super) fn verify(
-        &self,
-        folder: &Folder,
-        identity: &Arc<Identity>,
-        pool: &Arc<Pool>,
-    ) -> io::Result<Verdict> {
-        let Some(file) = folder.open(identity.id, Kind::Whole, false)? else {
-            return Ok(Verdict::NotWhole);
-        };
-        let seal = Seal::from(&file.metadata()?);
-        let Some(opened) = Opened::open(folder, identity)? else { return Ok(Verdict::NotWhole) };
-        if Seal::from(&opened.data().metadata()?) != seal {
-            return Ok(Verdict::NotWhole);
-        }
-        let mut at = 0;
-        while at < identity.blocks() {
-            let count = STEP.min(identity.blocks() - at);
-            if let Some(damaged) = first_unsound(&opened, at, count, pool)? {
-                return Ok(Verdict::Damaged(damaged));
-            }
-            at += count;
-        }
-        if Seal::from(&opened.data().metadata()?) != seal {
-            return Ok(Verdict::NotWhole);
-        }
-        self.lock().put(identity.id, seal);
-        Ok(Verdict::Verified)
+    /// Remembers a file that was read through.
+    pub(super) fn put(&self, read: &ReadThrough) {
+        self.lock().put(read.id, read.whole.seal);
+    }
+
+    pub(super) fn forget(&self, id: Id) {
+        self.lock().pop(&id);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LruCache<Id, Seal>> {
@@ -129,13 +108,63 @@ impl Seals {
     }
 }
 
+/// A whole file, each block of which was as it was written.
+#[derive(Debug)]
+pub(in crate::cache) struct ReadThrough {
+    id: Id,
+    whole: WholeFile,
+    summed: Option<Checksum>,
+}
+
+impl ReadThrough {
+    /// The checksum of all bytes, where one was wanted.
+    pub(in crate::cache) const fn summed(&self) -> Option<Checksum> {
+        self.summed
+    }
+
+    /// True while nobody has touched the file, nor removed it.
+    pub(in crate::cache) fn is_untouched(&self) -> bool {
+        self.whole.is_untouched()
+    }
+}
+
 /// What reading a whole file came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Verdict {
-    Verified,
+    Sound(ReadThrough),
     NotWhole,
     /// The first block that is not as it was written.
     Damaged(u64),
+}
+
+/// Reads every block of the version's file, if it is whole, and takes a checksum of that kind.
+pub(super) fn read_through(
+    folder: &Folder,
+    identity: &Arc<Identity>,
+    kind: Option<ChecksumKind>,
+    pool: &Arc<Pool>,
+) -> io::Result<Verdict> {
+    let Some(file) = folder.open(identity.id, Kind::Whole, false)? else {
+        return Ok(Verdict::NotWhole);
+    };
+    let seal = Seal::from(&file.metadata()?);
+    let Some(opened) = Opened::open(folder, identity)? else { return Ok(Verdict::NotWhole) };
+    if Seal::from(&opened.data().metadata()?) != seal {
+        return Ok(Verdict::NotWhole);
+    }
+    let (mut at, mut summing) = (0, kind.map(Summing::new));
+    while at < identity.blocks() {
+        let count = STEP.min(identity.blocks() - at);
+        if let Some(damaged) = first_unsound(&opened, at, count, pool, &mut summing)? {
+            return Ok(Verdict::Damaged(damaged));
+        }
+        at += count;
+    }
+    if Seal::from(&opened.data().metadata()?) != seal {
+        return Ok(Verdict::NotWhole);
+    }
+    let summed = summing.map(|summing| summing.summed().checksum());
+    Ok(Verdict::Sound(ReadThrough { id: identity.id, whole: WholeFile { file, seal }, summed }))
 }
 
 fn first_unsound(
@@ -143,6 +172,7 @@ fn first_unsound(
     first: u64,
     count: u64,
     pool: &Arc<Pool>,
+    summing: &mut Option<Summing>,
 ) -> io::Result<Option<u64>> {
     let count = usize::try_from(count).unwrap_or(0);
     let records = opened.look(first, count)?;
@@ -152,6 +182,13 @@ fn first_unsound(
     };
     let checksums: Vec<u32> = records.iter().map_while(present).collect();
     let read = opened.read(first, &checksums, &mut pool.promise(checksums.len()))?;
-    let sound = read.iter().take_while(|block| matches!(block, Block::Sound(_))).count();
+    let mut sound = 0;
+    for block in &read {
+        let Block::Sound(bytes) = block else { break };
+        if let Some(summing) = summing {
+            summing.update(bytes);
+        }
+        sound += 1;
+    }
     Ok((sound < count).then_some(first + sound as u64))
 }

@@ -168,6 +168,12 @@ impl Writer {
         let _ = wait.await;
     }
 
+    /// A version is not what it should be: it goes, however full the queue is.
+    pub(super) async fn remove_surely(&self, identity: &Arc<Identity>) {
+        let identity = Arc::clone(identity);
+        self.order_surely(Order::Remove { identity, unless_good: false }).await;
+    }
+
     /// Waits for a place in the queue.
     async fn order_surely(&self, mut order: Order) {
         while let Some(queue) = &self.queue {

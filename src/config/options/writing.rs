@@ -47,8 +47,9 @@ pub(super) const TABLE: &[Definition] = &[
         kind: Kind::Value("WHICH"),
         default: "auto",
         help: "Which uploads carry a CRC: auto, always or when-required",
-        details: "The store verifies it. always: all. when-required: those for which the API \
-                  demands one. auto: all on AWS, and elsewhere all until the store refuses one.",
+        details: "The store verifies it, and what is read is compared with what it keeps. \
+                  always: all. when-required: those for which the API demands one, and nothing is \
+                  compared. auto: all on AWS, and elsewhere all until the store refuses one.",
         category: Category::Writing,
         authority: Authority::Operator,
         example: "always",

@@ -61,6 +61,7 @@ pub(super) async fn connect(settings: S3Settings) -> Result<S3Store, ConnectErro
         read_timeout: settings.read_timeout,
         attempt_timeout: settings.attempt_timeout,
         checksums: AtomicBool::new(settings.checksums != Checksums::WhenRequired),
+        head_checksums: AtomicBool::new(true),
         checksums_are_optional: settings.checksums == Checksums::Auto && !is_aws,
     })
 }

@@ -10,27 +10,69 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::get_object::builders::GetObjectFluentBuilder;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::StreamExt;
 
 use super::{S3Store, error, properties, version};
 use crate::naming::Key;
 use crate::store::{
-    Error, ErrorKind, GetPin, GetRequest, GetResponse, ObjectHead, Operation, Result, Version,
+    Checksum, ChecksumKind, Error, ErrorKind, GetPin, GetRequest, GetResponse, ObjectHead,
+    Operation, Result, Version,
 };
 use crate::units::ByteRange;
 
+/// Asks for the checksum too. An object that KMS encrypts tells it only to those who may decrypt,
+/// and the others nothing at all: where that was why, HEADs go without from then on.
 pub(super) async fn head(store: &S3Store, key: &Key) -> Result<ObjectHead> {
+    let asks = [&store.checksums, &store.head_checksums];
+    let checked = asks.into_iter().all(|asks| asks.load(Ordering::Relaxed));
+    match head_once(store, key, checked).await {
+        Err(error) if checked && *error.kind() == ErrorKind::Denied => {}
+        result => return result,
+    }
+    let head = head_once(store, key, false).await?;
+    if store.head_checksums.swap(false, Ordering::Relaxed) {
+        tracing::warn!(%key, "no checksum may be asked for: large objects are not compared");
+    }
+    Ok(head)
+}
+
+async fn head_once(store: &S3Store, key: &Key, checked: bool) -> Result<ObjectHead> {
     let request = store
         .client
         .head_object()
         .bucket(&*store.bucket)
         .key(key.as_str())
+        .set_checksum_mode(checked.then_some(ChecksumMode::Enabled))
         .set_request_payer(store.payer.clone());
     let answer = store.within(Operation::Head, key, store.read_timeout, request.send()).await?;
     let size = length(Operation::Head, key, answer.content_length())?;
-    Ok(head_of_head(key, size, answer))
+    let checksum = whole_checksum(&answer);
+    Ok(ObjectHead { checksum, ..head_of_head(key, size, answer) })
+}
+
+/// The checksum of all of the object's bytes, where it is of a kind that pieces can be compared
+/// with: not one that is made of those of its parts.
+fn whole_checksum(answer: &HeadObjectOutput) -> Option<Checksum> {
+    if answer.checksum_type() != Some(&ChecksumType::FullObject) {
+        return None;
+    }
+    let told = [
+        (ChecksumKind::Crc64Nvme, answer.checksum_crc64_nvme()),
+        (ChecksumKind::Crc32c, answer.checksum_crc32_c()),
+        (ChecksumKind::Crc32, answer.checksum_crc32()),
+    ];
+    told.into_iter().find_map(|(kind, text)| Some(Checksum { kind, value: remainder(text?)? }))
+}
+
+/// A CRC as S3 writes it: big-endian, in base64.
+fn remainder(text: &str) -> Option<u64> {
+    let bytes = BASE64.decode(text).ok()?;
+    let join = |value, byte: &u8| value << 8 | u64::from(*byte);
+    matches!(bytes.len(), 4 | 8).then(|| bytes.iter().fold(0, join))
 }
 
 pub(super) async fn tags(store: &S3Store, version: &Version) -> Result<Vec<(String, String)>> {
@@ -156,6 +198,7 @@ macro_rules! head_of {
             };
             ObjectHead {
                 version: told.of(key),
+                checksum: None,
                 tag_count: answer.tag_count.map_or(0, |count| count.try_into().unwrap_or(0)),
                 properties: properties::Told {
                     content_type: answer.content_type,
@@ -224,5 +267,13 @@ mod tests {
         assert_eq!(content_range("bytes 5-9/100"), Some((ByteRange::new(5, 10), 100)));
         assert_eq!(content_range("bytes */100"), None);
         assert_eq!(content_range("items 0-1/2"), None);
+    }
+
+    #[test]
+    fn a_checksum_is_read_as_s3_writes_it() {
+        assert_eq!(remainder("4waSgw=="), Some(0xe306_9283));
+        assert_eq!(remainder("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
+        assert_eq!(remainder("4waSgw==-3"), None);
+        assert_eq!(remainder("4waS"), None);
     }
 }

@@ -169,6 +169,8 @@ pub struct S3Store {
     read_timeout: Duration,
     attempt_timeout: Duration,
     checksums: AtomicBool,
+    /// A HEAD asks for the object's checksum too.
+    head_checksums: AtomicBool,
     /// A refusal of checksums switches them off instead of failing.
     checksums_are_optional: bool,
 }

@@ -289,6 +289,17 @@ impl Bucket {
         });
     }
 
+    /// Keeps a checksum with the object that is not of its bytes, as if the store had lost some.
+    ///
+    /// # Panics
+    /// If the key has no object, or one without a checksum.
+    pub fn spoil_checksum(&self, key: &str) {
+        self.change(key, |object| {
+            let sum = object.sums.checksum_crc64nvme.as_mut().expect("S3 keeps one of its own");
+            *sum = "AAAAAAAAAAA=".to_owned();
+        });
+    }
+
     /// Sets an object's date.
     ///
     /// # Panics
