@@ -4,18 +4,28 @@
 //! mount's, SeaweedFS, and a new mount for each round, since a new mount has nothing cached. Must
 //! not know what is measured.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use s3pod::fuse::registrar;
+use s3pod::mount::broker::{self, Kernel, attend};
+use s3pod::mount::handoff::attach;
 use s3pod_testkit::{Mount, S3Endpoint, SeaweedFs, ServerOptions, TestServer};
 use serde::{Deserialize, Serialize};
 
 use crate::ceiling::{Get, Measured, Plan};
 
 const BUCKET: &str = "bench";
+
+/// As whom the testkit runs a server without privilege, and what it calls the volume.
+const NOBODY: u32 = 65534;
+const VOLUME: &str = "test";
 
 /// Opens before a cached file has to have been handed to the kernel, 50 ms apart.
 const TRIES: u32 = 600;
@@ -111,6 +121,24 @@ impl Server {
         Ok(Mounted { mount, before })
     }
 
+    /// The same, served without any privilege: what only root may ask of the kernel, this process
+    /// does for it, as the CSI driver would.
+    pub(crate) fn mount_unprivileged(&self, arguments: &[&str]) -> anyhow::Result<Mounted> {
+        let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &self.endpoint);
+        let mount = options.args(arguments).unprivileged().start();
+        let mount = mount.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        let line = UnixStream::connect(mount.handoff_socket().context("a socket")?)?;
+        let (reply, device) = attach(&line, VOLUME)?;
+        anyhow::ensure!(reply.refused.is_none(), "{reply:?}");
+        let mut connection = Connection(device.context("the connection's descriptor")?);
+        // It ends with the server, which shuts the line.
+        std::thread::spawn(move || {
+            attend(&line, broker::Server { uid: NOBODY, device: None }, &mut connection);
+        });
+        let before = cpu_seconds(mount.pid())?;
+        Ok(Mounted { mount, before })
+    }
+
     /// What the SDK alone takes for these GETs.
     pub(crate) fn ceiling(&self, gets: Vec<Get>, parallel: usize) -> anyhow::Result<Measured> {
         let plan = Plan {
@@ -138,6 +166,20 @@ impl Drop for Server {
             // It ends by itself when its input does.
             let _ = child.wait();
         }
+    }
+}
+
+/// A mount's connection, on which files are registered.
+struct Connection(OwnedFd);
+
+impl Kernel for Connection {
+    fn register(&mut self, file: &File) -> io::Result<u32> {
+        registrar::register(&self.0, file)
+    }
+
+    fn unregister(&mut self, number: u32) {
+        // What stays registered goes with the connection.
+        let _ = registrar::unregister(&self.0, number);
     }
 }
 

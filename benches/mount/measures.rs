@@ -44,7 +44,7 @@ type Maker = fn() -> anyhow::Result<Measure>;
 
 /// Every measure; `wanted` is a part of its name.
 pub(crate) fn all(wanted: &str) -> anyhow::Result<Vec<Measure>> {
-    let makers: [(&str, Maker); 11] = [
+    let makers: [(&str, Maker); 12] = [
         ("sequential remote", sequential_remote),
         ("sequential seaweedfs", sequential_seaweed),
         ("random remote", random_remote),
@@ -53,6 +53,7 @@ pub(crate) fn all(wanted: &str) -> anyhow::Result<Vec<Measure>> {
         ("first byte", first_byte),
         ("readers", readers),
         ("reread sequential", reread_sequential),
+        ("reread unprivileged", reread_unprivileged),
         ("reread pages", reread_pages),
         ("reread random", reread_random),
         ("walk", walk),
@@ -275,6 +276,8 @@ fn readers() -> anyhow::Result<Measure> {
 enum Reread {
     /// From the cached file, by itself: what a mount does that may.
     Handed,
+    /// The same, where another process does for the server what it may not.
+    HandedByAnother,
     /// From the pages that it has of the mount's file.
     Pages,
 }
@@ -288,14 +291,17 @@ fn reread(
     let server = Server::ours(&Served::near().with("large", size))?;
     let arguments: &[&str] = match way {
         // The log says when a file is handed over; who reads it then is not logged.
-        Reread::Handed => &["--log-level", "debug"],
+        Reread::Handed | Reread::HandedByAnother => &["--log-level", "debug"],
         Reread::Pages => &["--no-passthrough"],
     };
-    let mounted = server.mount(arguments)?;
+    let mounted = match way {
+        Reread::HandedByAnother => server.mount_unprivileged(arguments)?,
+        Reread::Handed | Reread::Pages => server.mount(arguments)?,
+    };
     let folder = tempfile::tempdir()?;
     let (file, local) = (mounted.path().join("large"), folder.path().join("large"));
     std::fs::copy(&file, &local)?;
-    if matches!(way, Reread::Handed) {
+    if !matches!(way, Reread::Pages) {
         mounted.hand_over(&file)?;
     }
     let run = |path: &Path| fio::run(job, &[("FILE", text(path)?)]);
@@ -318,10 +324,21 @@ fn reread_sequential() -> anyhow::Result<Measure> {
     })
 }
 
+fn reread_unprivileged() -> anyhow::Result<Measure> {
+    let rate = |report: fio::Report| report.bytes_per_second / MIB as f64;
+    Ok(Measure {
+        name: "the same by a server without any privilege",
+        unit: "MiB/s",
+        beside: "the same on the local file system",
+        target: "≥ 0.9",
+        run: Box::new(move |_| reread(Reread::HandedByAnother, "reread-sequential.fio", rate)),
+    })
+}
+
 fn reread_pages() -> anyhow::Result<Measure> {
     let rate = |report: fio::Report| report.bytes_per_second / MIB as f64;
     Ok(Measure {
-        name: "the same with `--no-passthrough`, from the kernel's page cache",
+        name: "a re-read with `--no-passthrough`, from the kernel's page cache",
         unit: "MiB/s",
         beside: "the same on the local file system",
         target: "reported",

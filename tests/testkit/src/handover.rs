@@ -44,7 +44,12 @@ impl Handover {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("s3pod"), path, Some("fuse.s3pod"), flags, Some(terms.as_str()))
             .context("mount(2) of a FUSE file system")?;
-        Ok(Self { device, socket: folder.join("handoff/s3pod.sock") })
+        Ok(Self { device, socket: Self::socket_in(folder) })
+    }
+
+    /// Where the server of such a folder listens.
+    pub(crate) fn socket_in(folder: &Path) -> PathBuf {
+        folder.join("handoff/s3pod.sock")
     }
 
     /// Where the server listens.

@@ -314,6 +314,13 @@ impl Mount {
         if is_fuse_mount(&self.path) { None } else { self.folder.take() }
     }
 
+    /// Where a server that received the mount listens on, under the volume's name `test`.
+    #[must_use]
+    pub fn handoff_socket(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref().filter(|_| self.handed_to.is_some());
+        folder.map(|folder| Handover::socket_in(folder.path()))
+    }
+
     /// The private cache folder.
     #[must_use]
     pub fn cache_folder(&self) -> Option<PathBuf> {
