@@ -252,8 +252,22 @@ impl Pages {
         let from = from_begin.filter(|guess| guess.as_str() > known);
         let guess =
             from.or_else(|| spread.ahead(known, keys)).filter(|guess| guess.as_str() > known)?;
-        Some(format!("{}{guess}", self.prefix))
+        Some(format!("{}{}", self.prefix, beginning(known, &guess)))
     }
+}
+
+/// Where a stretch begins that should begin about at `guess`, when names up to `known` have come.
+///
+/// Some stores order names as a tree does, where a directory stands at its name, and not behind
+/// `name-` and `name.jpg` as its key does. So that both orders put every directory that is still to
+/// come on the same side, its name must not be this string, nor end in it before a character that
+/// is less than a slash.
+fn beginning(known: &str, guess: &str) -> String {
+    let same = known.bytes().zip(guess.bytes()).take_while(|(one, other)| one == other).count();
+    let is_low = |(index, character): &(usize, u8)| *index > same && *character <= b'/';
+    let end = guess.bytes().enumerate().find(is_low).map_or(guess.len(), |(index, _)| index);
+    // Greater than a slash, and than all that names are mostly made of. Guesses are ASCII.
+    format!("{}~", guess.get(..end).unwrap_or(guess))
 }
 
 impl Stretch {
@@ -278,7 +292,7 @@ impl Bounds {
         };
         let is_past = self.until.as_ref().is_some_and(|until| last >= *until);
         if let Some(until) = &self.until {
-            page.lines.truncate(page.lines.partition_point(|line| line.key() <= until.as_str()));
+            page.lines.retain(|line| line.key() <= until.as_str());
         }
         self.last = Some(last);
         self.is_over = is_past || page.next.is_none();
@@ -312,6 +326,29 @@ async fn list(
         let is_heard = sender.send(Ok(Arrived { lines, asked, next, is_end })).await.is_ok();
         if is_end || !is_heard {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_lies_between_names_in_the_order_of_keys_and_of_a_tree() {
+        for (known, guess, wanted) in [
+            ("img-000999.jpg", "img-005999.jpg", "img-005999~"),
+            ("000999", "005999", "005999~"),
+            ("a-1", "a.5", "a.5~"),
+            ("2024-01-31", "2024-07-15", "2024-07~"),
+        ] {
+            let begins = beginning(known, guess);
+            assert_eq!(begins, wanted);
+            // Every name that is one of its beginnings and has not come yet.
+            for end in (1..begins.len()).filter(|end| &begins[..*end] > known) {
+                let (name, key) = (&begins[..end], format!("{}/", &begins[..end]));
+                assert_eq!(name < begins.as_str(), key < begins, "{name}");
+            }
         }
     }
 }

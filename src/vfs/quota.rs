@@ -78,8 +78,11 @@ impl Vfs {
     /// The size of a file may have changed; before a change that this mount made it had `before`
     /// bytes. A file without a name takes no room in the store.
     pub(super) fn charge(&self, inode: &Inode, before: u64) {
+        if !self.0.quota.is_bounded() {
+            return;
+        }
         let mut state = inode.state();
-        if self.0.quota.is_bounded() && !state.unlinked {
+        if !state.unlinked {
             let size = state.size();
             // Of two writers at once, the second finds what the first has charged.
             let charged = state.charged.replace(size).unwrap_or(before);
@@ -89,8 +92,8 @@ impl Vfs {
 
     /// The file's name goes, and in the end its bytes.
     pub(super) fn discharge(&self, inode: &Inode) {
-        let mut state = inode.state();
         if self.0.quota.is_bounded() {
+            let mut state = inode.state();
             let charged = state.charged.take().unwrap_or_else(|| state.size());
             self.0.quota.change(charged, 0);
         }

@@ -67,6 +67,7 @@ on_every_server! {
     list {
         lines_come_in_byte_order,
         pages_join_without_gap_or_overlap,
+        what_begins_behind_a_tilde_is_the_same_in_any_order,
         every_key_is_decoded,
         keys_that_xml_cannot_carry_are_listed,
         a_backslash_stays_a_backslash,
