@@ -19,18 +19,21 @@
 //! Lines carry a version. Whoever receives a higher one refuses it and names its own, so that the
 //! sender can speak lower; fields that are not known are ignored.
 
+use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, getsockopt, recvmsg, sendmsg,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    connect, getsockopt, recvmsg, sendmsg, socket,
 };
 use serde::{Deserialize, Serialize};
 
@@ -204,27 +207,46 @@ impl Line {
 pub(super) struct Listener {
     socket: UnixListener,
     path: PathBuf,
+    /// Device and number of that file: in its place may be another's by then.
+    file: (u64, u64),
     volume: Option<String>,
 }
 
 impl Listener {
-    /// Listens at `path`; `volume` is the only one taken, where it is given.
+    /// Listens at `path`, where nobody else may; `volume` is the only one taken, where it is given.
     pub(super) fn bind(path: &Path, volume: Option<String>) -> Result<Self, Failure> {
-        let failed = |error: io::Error| {
-            Failure::configuration(format!(
-                "{} cannot be listened at: {error}; in a pod, mount there an emptyDir that no \
-                 other container mounts",
-                path.display()
-            ))
-        };
+        let shown = path.display();
+        Self::take_place(path, volume).map_err(|error| {
+            Failure::configuration(if error.kind() == io::ErrorKind::AddrInUse {
+                format!(
+                    "{shown}: another server listens there, and would lose its mounts; give each \
+                     server an emptyDir of its own (volumeAttributes.handoff of its volume names \
+                     it)"
+                )
+            } else {
+                format!(
+                    "{shown} cannot be listened at: {error}; in a pod, mount there an emptyDir \
+                     that no other container mounts"
+                )
+            })
+        })
+    }
+
+    fn take_place(path: &Path, volume: Option<String>) -> io::Result<Self> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        // Of two that begin at once, the second one looks when the first one listens.
+        let folder = File::open(folder.unwrap_or(Path::new(".")))?;
+        folder.lock()?;
         // What an earlier server left; anything but a socket stays, and fails the bind.
         if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
-            std::fs::remove_file(path).map_err(failed)?;
+            if has_listener(path)? {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            fs::remove_file(path)?;
         }
-        let socket = UnixListener::bind(path).map_err(failed)?;
-        let owner_only = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(path, owner_only).map_err(failed)?;
-        Ok(Self { socket, path: path.to_owned(), volume })
+        let socket = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { socket, path: path.to_owned(), file: file_at(path)?, volume })
     }
 
     /// Waits for an offer that can be taken; others are refused. Blocks.
@@ -315,8 +337,25 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // The folder goes with the pod in any case.
-        let _ = std::fs::remove_file(&self.path);
+        if file_at(&self.path).is_ok_and(|file| file == self.file) {
+            // The folder goes with the pod in any case.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_at(path: &Path) -> io::Result<(u64, u64)> {
+    path.symlink_metadata().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether somebody listens at a socket, though he may have no time now.
+fn has_listener(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let caller = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(caller.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -397,7 +436,6 @@ fn has_init(device: &OwnedFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     fn first() -> Offer {
         let volume = "v".to_owned();
@@ -452,6 +490,27 @@ mod tests {
         (&stream).write_all(&line).unwrap();
         let (reply, _) = receive_reply(&stream).unwrap();
         assert!(reply.refused.unwrap().contains("no descriptor"));
+    }
+
+    #[test]
+    fn a_socket_with_a_listener_is_not_taken_over_and_one_without_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let first = Listener::bind(&path, None).unwrap();
+        let refused = Listener::bind(&path, None).unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains("another server listens") && said.contains("handoff"), "{said}");
+        assert_eq!(refused.exit_code(), 78);
+        assert!(UnixStream::connect(&path).is_ok(), "the first one is reached as before");
+
+        // As a crash leaves it.
+        let Listener { socket, .. } = &first;
+        nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+        let second = Listener::bind(&path, None).unwrap();
+        drop(first);
+        assert!(UnixStream::connect(&path).is_ok(), "what the first one leaves is not its own");
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[test]

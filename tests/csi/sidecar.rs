@@ -255,3 +255,29 @@ fn what_cannot_be_served_by_a_sidecar_is_refused_by_its_field() {
     }
     bench.kubelet.assert_gone();
 }
+
+/// What is handed over in one emptyDir goes to whoever listens there.
+#[test]
+fn a_second_volume_of_a_pod_needs_an_emptydir_of_its_own() {
+    let bench = Bench::new().published();
+    let second = bench.empty_dir("second");
+    fs::create_dir_all(&second).unwrap();
+    let mut call = bench.call();
+    call.volume_id = "w".to_owned();
+    let target = bench.target().parent().unwrap().with_file_name("second").join("mount");
+    fs::create_dir_all(target.parent().unwrap()).unwrap();
+    call.target_path = target.to_str().unwrap().to_owned();
+    let (code, said) = refusal(bench.kubelet.republish(&call));
+    assert_eq!(code, Code::InvalidArgument, "{said}");
+    for words in ["volumeAttributes.handoff", "`handoff`", "volume v", "an emptyDir of its own"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(!target.exists());
+    call.volume_context.insert("handoff".into(), "second".into());
+    bench.kubelet.republish(&call).unwrap();
+    bench.kubelet.unpublish("w", &target).unwrap();
+    // The first one is as it was.
+    let sidecar = bench.sidecar(&[]).up();
+    until("it is served", || fs::read(bench.target().join("a")).is_ok());
+    bench.end(vec![sidecar]);
+}

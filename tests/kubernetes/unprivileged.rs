@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use serde_json::json;
 
-use crate::bench::{Bench, IDLE, up, wait_until};
+use crate::bench::{BUCKET, Bench, IDLE, up, wait_until};
 use crate::plugin::SOCKET;
 use crate::pod::Pod;
 
@@ -148,6 +148,34 @@ fn nobody_else_reaches_the_handoff_socket() {
     wait_until("the log says so", || pod.log("s3").contains("a stranger at the handoff socket"));
     assert!(ask(65534).contains("refused"), "the server's own user is, and gets an answer");
     assert!(pod.exec("app", &["/bin/ls", "/data"]).status.success());
+    pod.delete(None);
+    bench.assert_gone();
+}
+
+#[test]
+fn a_second_server_does_not_take_the_socket_of_the_first() {
+    let bench = Bench::new();
+    bench.bucket().put("a", "hello");
+    let pod = bench.start(&bench.unprivileged(IDLE));
+    up(&pod);
+    let socket = pod.volume("handoff").join("s3pod.sock");
+    let number = || socket.metadata().unwrap().ino();
+    let before = number();
+    let second = pod.exec("s3", &["/s3pod-sidecar", "serve", BUCKET, "/handoff/s3pod.sock"]);
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(78), "{said}");
+    assert!(said.contains("another server listens there"), "{said}");
+    assert!(said.contains("an emptyDir of its own"), "{said}");
+    assert_eq!(number(), before, "it left everything as it was");
+    let health = pod.exec("s3", &["/s3pod", "health", "--served", "/handoff/s3pod.sock"]);
+    assert!(health.status.success(), "{health:?}");
+    assert_eq!(pod.shell("app", "cat /data/a"), "hello");
+
+    // What a crash leaves is in nobody's way.
+    pod.crash("s3");
+    wait_until("the next one serves", || {
+        pod.published().handed() > 1 && pod.exec("app", &["/bin/cat", "/data/a"]).status.success()
+    });
     pod.delete(None);
     bench.assert_gone();
 }

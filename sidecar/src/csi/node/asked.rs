@@ -3,10 +3,12 @@
 //! Owns the reading of NodePublishVolume: which fields must be there, and what they say together.
 //! Promises: what is refused here has changed nothing. Must not know what is mounted.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::places::Places;
+use super::state::Mount;
 use crate::csi::proto::volume_capability::AccessType;
 use crate::csi::proto::{NodePublishVolumeRequest, VolumeCapability};
 use crate::csi::servers::Sidecar;
@@ -83,6 +85,23 @@ fn sidecar(published: &Published, target: &Path) -> Result<Option<Sidecar>, Refu
         Refusal::field("target_path", reason)
     })?;
     Ok(Some(Sidecar { pod: pod.to_owned(), folder: folder.to_owned(), handoff: handoff.clone() }))
+}
+
+/// Refuses a volume whose sidecar would be told from another's by nothing: it could be handed the
+/// mount of one and serve the bucket of the other.
+pub(super) fn alone_at_socket(
+    mounts: &BTreeMap<String, Mount>,
+    sidecar: Option<&Sidecar>,
+) -> Result<(), Refusal> {
+    let Some(sidecar) = sidecar else { return Ok(()) };
+    let is_there = |mount: &&Mount| mount.sidecar.as_ref() == Some(sidecar);
+    let Some(other) = mounts.values().find(is_there) else { return Ok(()) };
+    let reason = format!(
+        "in the emptyDir `{}` the pod's volume {} is handed over already; each volume needs a \
+         sidecar and an emptyDir of its own, which this attribute names",
+        sidecar.handoff, other.volume
+    );
+    Err(Refusal::field("volumeAttributes.handoff", reason))
 }
 
 /// Refuses a call that names no volume.

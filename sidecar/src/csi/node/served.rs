@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::asked;
 use super::mounts::{self, Shown};
 use super::state::Mount;
 use super::told::refused;
@@ -48,7 +49,11 @@ impl Volumes {
         published: &Published,
     ) -> Result<(), Refusal> {
         // Before the mount: what is not written down would be nobody's after a crash.
-        self.change(|mounts| mounts.insert(key.to_owned(), mount))?;
+        let written = self.change(|mounts| {
+            asked::alone_at_socket(mounts, mount.sidecar.as_ref())
+                .map(|()| mounts.insert(key.to_owned(), mount))
+        });
+        written??;
         let served = self.serve(key, Some(published), None).await;
         if served.is_err() {
             self.end(key).await;
