@@ -109,6 +109,34 @@ pub enum Error {
         /// What there is.
         cgroup: crate::units::ByteSize,
     },
+    /// The cgroup has less than any mount needs.
+    #[error(
+        "the cgroup allows {cgroup} of memory, and a mount needs {least}: 32MiB at least for what \
+         it holds, and 48MiB beside; raise the container's limit (resources.limits.memory)"
+    )]
+    Cgroup {
+        /// What there is.
+        cgroup: crate::units::ByteSize,
+        /// What there must be.
+        least: crate::units::ByteSize,
+    },
+    /// What is kept on disk is kept in memory, and there is not so much.
+    #[error(
+        "{path} is in memory (tmpfs; an emptyDir with medium: Memory), where files count against \
+         the cgroup's limit: beside --memory-limit and 48MiB it has {room}, and --cache-size \
+         {cache} with --staging-size {staging} (at least 16MiB) need more; ask for less, raise the \
+         container's limit, or take a disk (an emptyDir without medium)"
+    )]
+    MemoryDisk {
+        /// The folder.
+        path: PathBuf,
+        /// What there is.
+        room: crate::units::ByteSize,
+        /// For what was read.
+        cache: crate::units::ByteSize,
+        /// For what is not in S3 yet.
+        staging: crate::units::ByteSize,
+    },
 }
 
 impl Error {
@@ -126,7 +154,9 @@ impl Error {
             | Self::CredentialsFile { .. }
             | Self::NoCacheDir
             | Self::Folder { .. }
-            | Self::MemoryLimit { .. } => 78,
+            | Self::MemoryLimit { .. }
+            | Self::Cgroup { .. }
+            | Self::MemoryDisk { .. } => 78,
         }
     }
 }

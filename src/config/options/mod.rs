@@ -18,6 +18,8 @@ mod writing;
 
 use super::definition::Definition;
 
+pub(super) use resources::MEMORY_LIMIT_MIN;
+
 /// The option behind a flag.
 pub fn find(flag: &str) -> Option<&'static Definition> {
     OPTIONS.iter().find(|option| option.flag == flag)

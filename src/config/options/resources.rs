@@ -7,6 +7,9 @@ use crate::units::{MIB, TIB};
 use crate::config::definition::{Authority, Category, Definition, Kind};
 use crate::config::values;
 
+/// The least `--memory-limit`: two blocks being read and two parts being written, of 8 MiB each.
+pub(in crate::config) const MEMORY_LIMIT_MIN: u64 = 32 * MIB;
+
 pub(super) const TABLE: &[Definition] = &[
     Definition {
         flag: "op-timeout",
@@ -37,15 +40,15 @@ pub(super) const TABLE: &[Definition] = &[
     Definition {
         flag: "memory-limit",
         kind: Kind::Value("SIZE"),
-        default: "a quarter of the cgroup's limit, at least 64MiB; 192MiB without a limit",
+        default: "a quarter of the cgroup's limit, at least 64MiB or what fits; 192MiB without one",
         help: "Memory for everything the mount holds: read-ahead, parts, buffers, inodes",
-        details: "At least 32MiB. The process stays under this and a fixed 48MiB.",
+        details: "At least 32MiB. The process stays under this and a fixed 48MiB, so a cgroup of \
+                  less than 80MiB is refused.",
         category: Category::Resources,
         authority: Authority::Operator,
         example: "256MiB",
-        // 32 MiB: two blocks being read and two parts being written, of 8 MiB each.
         set: |o, text| {
-            values::size_within(text, 32 * MIB, TIB)
+            values::size_within(text, MEMORY_LIMIT_MIN, TIB)
                 .map(|size| o.operator.memory_limit = Some(size))
         },
     },

@@ -1,8 +1,9 @@
 //! How much of the disk of its folder a mount may take.
 //!
 //! Owns the sizes that nobody gave, and how a limit of the whole folder is divided. Promises:
-//! under a limit, what was read and what is staged fit together, with a twentieth to spare. Must
-//! not know what is kept in the folder.
+//! under a limit, what was read and what is staged fit together, with a twentieth to spare; where
+//! the folder is in memory, they and the process fit into the cgroup. Must not know what is kept
+//! in the folder.
 
 use std::path::Path;
 
@@ -25,8 +26,36 @@ const USED_PERCENT: u64 = 95;
 /// What of a streamed file stays staged whatever happens.
 const STAGING_MIN: u64 = 16 * MIB;
 
-/// Bytes for what was read; 0 without a folder.
-pub(super) fn cache_size(asked: &Options, folder: Option<&Path>) -> Result<u64, Error> {
+/// Where what was read is kept, and what is not in the store yet; the same folder, mostly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Folders<'f> {
+    pub(super) cache: Option<&'f Path>,
+    pub(super) journal: Option<&'f Path>,
+}
+
+/// What there is of memory, and of a disk that this mount has filled already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// The mount's own.
+    pub(super) memory_limit: u64,
+    /// What its cgroup has beside that; none without a limit.
+    pub(super) beside: Option<u64>,
+    /// What might be staged when the mount began: what is free now is less by what is.
+    pub(super) staged: Option<u64>,
+}
+
+/// Bytes for what was read (0 without a folder), and for what is written and not in the store.
+pub(super) fn sizes(
+    asked: &Options,
+    folders: Folders<'_>,
+    room: Room,
+) -> Result<(u64, u64), Error> {
+    let cache = cache_size(asked, folders.cache)?;
+    let staging = staging_size(asked, folders.journal, room)?;
+    within_memory(asked, folders, room, (cache, staging))
+}
+
+fn cache_size(asked: &Options, folder: Option<&Path>) -> Result<u64, Error> {
     match (within_limit(asked)?, asked.operator.cache_size) {
         _ if folder.is_none() => Ok(0),
         (Some((cache, _)), _) => Ok(cache),
@@ -43,24 +72,54 @@ pub(super) fn cache_min_free(asked: &Options, folder: Option<&Path>) -> Result<u
     }
 }
 
-/// Bytes for what is written and not in the store.
-pub(super) fn staging_size(
-    asked: &Options,
-    folder: Option<&Path>,
-    memory_limit: u64,
-) -> Result<u64, Error> {
+fn staging_size(asked: &Options, folder: Option<&Path>, room: Room) -> Result<u64, Error> {
     let size = asked.operator.staging_size;
     let Some(folder) = folder else {
         // Staged bytes count against the budget, and reading needs the other half.
-        return Ok(size.unwrap_or(u64::MAX).min(memory_limit / 2));
+        return Ok(size.unwrap_or(u64::MAX).min(room.memory_limit / 2));
     };
-    match (within_limit(asked)?, size) {
-        (Some((_, Some(staging))), _) => Ok(staging),
-        (_, Some(size)) => Ok(size),
-        (_, None) => host::free_space(folder).map(|free| free / 2).map_err(|source| {
+    match (within_limit(asked)?, size, room.staged) {
+        (Some((_, Some(staging))), _, _) => Ok(staging),
+        (_, Some(size), _) | (_, None, Some(size)) => Ok(size),
+        (_, None, None) => host::free_space(folder).map(|free| free / 2).map_err(|source| {
             Error::Folder { flag: "--journal-dir", path: folder.to_owned(), source }
         }),
     }
+}
+
+/// Files on a tmpfs are memory of whoever writes them. Their sizes are cut to what the cgroup has
+/// beside the process; those that somebody asked for are refused where they do not fit.
+fn within_memory(
+    asked: &Options,
+    folders: Folders<'_>,
+    room: Room,
+    (cache, staging): (u64, u64),
+) -> Result<(u64, u64), Error> {
+    let Some(beside) = room.beside else { return Ok((cache, staging)) };
+    let beside = beside / 100 * USED_PERCENT;
+    let reads = folders.cache.filter(|folder| host::is_in_memory(folder));
+    let writes = folders.journal.filter(|folder| host::is_in_memory(folder));
+    let Some(path) = writes.or(reads) else { return Ok((cache, staging)) };
+    let counted = |folder: Option<&Path>, size: u64| if folder.is_some() { size } else { 0 };
+    let (wanted_cache, wanted_staging) = (asked.operator.cache_size, asked.operator.staging_size);
+    // Half for each where nobody said so; a cache that was asked for leaves staging the rest.
+    let share = counted(reads, wanted_cache.unwrap_or(beside / 2));
+    let most = beside.saturating_sub(share).max(STAGING_MIN.min(beside));
+    let staging =
+        if writes.is_some() { wanted_staging.unwrap_or(staging.min(most)) } else { staging };
+    let most = beside.saturating_sub(counted(writes, staging));
+    let cache = if reads.is_some() { wanted_cache.unwrap_or(cache.min(most)) } else { cache };
+    let is_too_little = writes.is_some() && staging < STAGING_MIN;
+    let taken = counted(reads, cache).saturating_add(counted(writes, staging));
+    if is_too_little || taken > beside {
+        return Err(Error::MemoryDisk {
+            path: path.to_owned(),
+            room: ByteSize(beside),
+            cache: ByteSize(counted(reads, cache)),
+            staging: ByteSize(counted(writes, staging)),
+        });
+    }
+    Ok((cache, staging))
 }
 
 /// One part in `share` of the folder's file system; 0 without a folder.

@@ -11,6 +11,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
 /// What settings depend on.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Host {
@@ -122,6 +124,11 @@ pub(super) fn make_writable(folder: &Path) -> io::Result<PathBuf> {
 pub(super) fn free_space(folder: &Path) -> io::Result<u64> {
     let space = nix::sys::statvfs::statvfs(folder)?;
     Ok(space.blocks_available().saturating_mul(space.fragment_size()))
+}
+
+/// True where the files of `folder` are memory.
+pub(super) fn is_in_memory(folder: &Path) -> bool {
+    statfs(folder).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
 /// Bytes of the file system of `folder`, free or not.

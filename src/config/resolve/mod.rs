@@ -16,11 +16,12 @@ use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
 use super::asked::Options;
-use super::options::OPTIONS;
+use super::options::{MEMORY_LIMIT_MIN, OPTIONS};
 use super::reload::{Reload, Tunables};
 use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
 use super::{Config, Error, MountArguments, Proxies, S3Config, Sizes, UploadConfig};
 
+use disk::{Folders, Room};
 pub use host::Host;
 
 /// What the process needs beside its budget: code, stacks, allocator, TLS.
@@ -49,6 +50,9 @@ impl Config {
         let cache_dir = cache_dir(&asked, host)?;
         let journal_dir = journal_dir(&asked, cache_dir.as_deref())?;
         let in_memory = journal_dir.is_none();
+        let folders = Folders { cache: cache_dir.as_deref(), journal: journal_dir.as_deref() };
+        let room = Room { memory_limit, beside: beside(memory_limit, host), staged: None };
+        let (cache_size, staging_size) = disk::sizes(&asked, folders, room)?;
         let tuning = &asked.tuning;
         let read_only = tuning.read_only.unwrap_or(false);
         Ok(Self {
@@ -81,9 +85,9 @@ impl Config {
             capacity: asked.operator.capacity.map(|ByteSize(bytes)| bytes),
             capacity_key: asked.local.capacity_key.as_deref().map(Key::from),
             memory_limit,
-            cache_size: disk::cache_size(&asked, cache_dir.as_deref())?,
+            cache_size,
             cache_min_free: disk::cache_min_free(&asked, cache_dir.as_deref())?,
-            staging_size: disk::staging_size(&asked, journal_dir.as_deref(), memory_limit)?,
+            staging_size,
             cache_dir,
             journal_dir,
             op_timeout: tuning.op_timeout.unwrap_or(Duration::from_secs(60)),
@@ -99,6 +103,19 @@ impl Config {
     }
 }
 
+impl MountArguments {
+    /// What was typed, and what environment and file say beside it.
+    ///
+    /// # Errors
+    /// Where a variable or the file cannot be read.
+    pub fn with_surroundings(&self, host: &Host) -> Result<Options, Error> {
+        let mut asked = self.options.clone();
+        add_environment(&mut asked, host)?;
+        Reload::begin(&mut asked)?;
+        Ok(asked)
+    }
+}
+
 impl Config {
     /// What of `options`, where a file has changed them, holds for a mount that runs by these
     /// settings.
@@ -107,25 +124,17 @@ impl Config {
     /// As [`Config::resolve`].
     pub fn tunables(&self, options: &Options, host: &Host) -> Result<Tunables, Error> {
         refuse_contradictions(options)?;
-        let folder = self.cache_dir.as_deref();
         let memory_limit = memory_limit(options, host)?;
-        let asks = &options.operator;
-        let journal = self.journal_dir.as_deref();
-        let is_apart = options.local.journal_dir.is_some();
-        let is_limited = asks.disk_limit.is_some() && !is_apart;
-        let follows_free_space = asks.staging_size.is_none() && !is_limited;
-        let staging_size = if follows_free_space && journal.is_some() {
-            // Half of what was free before there was anything of this mount.
-            self.staging_size
-        } else {
-            disk::staging_size(options, journal, memory_limit)?
-        };
-        let sizes = Sizes {
+        let folders =
+            Folders { cache: self.cache_dir.as_deref(), journal: self.journal_dir.as_deref() };
+        let room = Room {
             memory_limit,
-            cache_size: disk::cache_size(options, folder)?,
-            staging_size,
-            max_requests: max_requests(options),
+            beside: beside(memory_limit, host),
+            staged: Some(self.staging_size),
         };
+        let (cache_size, staging_size) = disk::sizes(options, folders, room)?;
+        let max_requests = max_requests(options);
+        let sizes = Sizes { memory_limit, cache_size, staging_size, max_requests };
         let ttl = options.tuning.metadata_ttl;
         Ok(Tunables {
             log_level: options.operator.log_level.unwrap_or_default(),
@@ -344,17 +353,29 @@ fn metadata(asked: &Options) -> MetadataMode {
 }
 
 /// A quarter of the cgroup's limit: the rest is for the application's page cache beside us, and
-/// 64 MiB are what one reader and one writer need to be quick.
+/// 64 MiB are what one reader and one writer need to be quick. Never more than the kernel lets it
+/// have: it would be killed again and again.
 fn memory_limit(asked: &Options, host: &Host) -> Result<u64, Error> {
-    let Some(limit) = asked.operator.memory_limit else {
-        return Ok(host.memory_limit.map_or(192 * MIB, |cgroup| (cgroup / 4).max(64 * MIB)));
-    };
-    match host.memory_limit {
-        Some(cgroup) if limit.saturating_add(FIXED_MEMORY) > cgroup => {
+    let asked = asked.operator.memory_limit;
+    let Some(cgroup) = host.memory_limit else { return Ok(asked.unwrap_or(192 * MIB)) };
+    let most = cgroup.saturating_sub(FIXED_MEMORY);
+    match asked {
+        Some(limit) if limit > most => {
             Err(Error::MemoryLimit { asked: ByteSize(limit), cgroup: ByteSize(cgroup) })
         }
-        _ => Ok(limit),
+        Some(limit) => Ok(limit),
+        None if most < MEMORY_LIMIT_MIN => Err(Error::Cgroup {
+            cgroup: ByteSize(cgroup),
+            least: ByteSize(MEMORY_LIMIT_MIN + FIXED_MEMORY),
+        }),
+        None => Ok((cgroup / 4).max(64 * MIB).min(most)),
     }
+}
+
+/// What the cgroup has beside the process itself: files in memory are counted against it too.
+fn beside(memory_limit: u64, host: &Host) -> Option<u64> {
+    let own = memory_limit.saturating_add(FIXED_MEMORY);
+    host.memory_limit.map(|cgroup| cgroup.saturating_sub(own))
 }
 
 fn cache_dir(asked: &Options, host: &Host) -> Result<Option<PathBuf>, Error> {

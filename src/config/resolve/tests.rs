@@ -117,10 +117,16 @@ fn a_wrong_variable_is_named() {
 }
 
 #[test]
-fn memory_is_a_quarter_of_the_cgroup_and_at_least_64_mib() {
-    for (cgroup, expected) in
-        [(None, 192), (Some(128), 64), (Some(256), 64), (Some(1024), 256), (Some(8192), 2048)]
-    {
+fn memory_is_a_quarter_of_the_cgroup_and_at_least_64_mib_or_what_fits() {
+    for (cgroup, expected) in [
+        (None, 192),
+        (Some(80), 32),
+        (Some(100), 52),
+        (Some(128), 64),
+        (Some(256), 64),
+        (Some(1024), 256),
+        (Some(8192), 2048),
+    ] {
         let host = Host { memory_limit: cgroup.map(|mib: u64| mib * MIB), ..host() };
         assert_eq!(resolved("", &host).unwrap().memory_limit, expected * MIB, "{cgroup:?}");
     }
@@ -132,6 +138,55 @@ fn more_memory_than_the_cgroup_has_is_refused() {
     assert_eq!(resolved("memory-limit=80MiB", &host).unwrap().memory_limit, 80 * MIB);
     let said = refusal("memory-limit=81MiB", &host);
     assert!(said.contains("--memory-limit") && said.contains("128MiB"), "{said}");
+}
+
+#[test]
+fn a_cgroup_that_no_mount_fits_into_is_refused() {
+    let host = Host { memory_limit: Some(80 * MIB - 1), ..host() };
+    let refused = resolved("", &host).unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("needs 80MiB") && said.contains("resources.limits.memory"), "{said}");
+    assert_eq!(refused.exit_code(), 78);
+    assert!(refusal("memory-limit=32MiB", &host).contains("--memory-limit"));
+}
+
+#[test]
+fn what_is_kept_in_memory_fits_beside_the_process() {
+    // A file system in memory, and large, on every Linux.
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let within = |list: &str, cgroup: u64| {
+        let list = format!("cache-dir={},{list}", folder.path().display());
+        Config::resolve(asked(&list), &Host { memory_limit: Some(cgroup * MIB), ..host() })
+    };
+    // 256 MiB less 64 and 48, and of those 144 a twentieth to spare.
+    let room = 144 * MIB / 100 * 95;
+    let sizes = |list: &str| {
+        let config = within(list, 256).unwrap();
+        (config.cache_size, config.staging_size)
+    };
+    assert_eq!(sizes("disk-limit=1GiB"), (room / 2, room - room / 2));
+    assert_eq!(sizes("disk-limit=64MiB"), (32 * MIB, 30 * MIB), "it is smaller than the memory");
+    assert_eq!(sizes("cache-size=100MiB"), (100 * MIB, room - 100 * MIB));
+    assert_eq!(sizes("disk-limit=1GiB,staging-size=100MiB"), (room - 100 * MIB, 100 * MIB));
+    assert_eq!(sizes("cache-size=0,staging-size=100MiB"), (0, 100 * MIB));
+    for (list, cgroup) in [
+        ("cache-size=1GiB", 256),
+        ("cache-size=100MiB,staging-size=100MiB", 256),
+        ("staging-size=137MiB", 256),
+        ("", 120),
+    ] {
+        let refused = within(list, cgroup).unwrap_err();
+        let said = refused.to_string();
+        assert!(said.contains("medium: Memory") && said.contains("--memory-limit"), "{said}");
+        assert_eq!(refused.exit_code(), 78);
+    }
+    // Apart, only what is in memory counts.
+    let journal = tempfile::tempdir().unwrap();
+    if !host::is_in_memory(journal.path()) {
+        let list = format!("journal-dir={},staging-size=1GiB", journal.path().display());
+        let config = within(&list, 256).unwrap();
+        assert_eq!((config.cache_size, config.staging_size), (room, 1024 * MIB));
+    }
 }
 
 #[test]
