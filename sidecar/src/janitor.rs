@@ -91,7 +91,7 @@ fn clean_up(directory: &Path) -> Result<(), Failure> {
             if is_late {
                 force(mount);
             } else if is_dead(mount) {
-                detach(mount);
+                detach(mount, "its server has gone; unmounted");
             }
         }
         forced += u32::from(is_late);
@@ -121,18 +121,18 @@ fn is_dead(mount: &MountInfo) -> bool {
 /// Aborts the connection, which wakes everybody who waits in it, and takes the mount away. The
 /// server reads ENODEV and goes on with its uploads until it is killed.
 fn force(mount: &MountInfo) {
-    let shown = mount.point.display();
+    let done = "unmounted by force";
     match umount2(&mount.point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) => crate::say(format_args!("{shown}: unmounted by force")),
+        Ok(()) => crate::say(format_args!("{}: {done}", mount.point.display())),
         // Busy: aborted all the same.
-        Err(_) => detach(mount),
+        Err(_) => detach(mount, done),
     }
 }
 
-fn detach(mount: &MountInfo) {
+fn detach(mount: &MountInfo, done: &str) {
     let shown = mount.point.display();
     match umount2(&mount.point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        Ok(()) => crate::say(format_args!("{shown}: its server has gone; unmounted")),
+        Ok(()) => crate::say(format_args!("{shown}: {done}")),
         // Gone meanwhile.
         Err(Errno::EINVAL | Errno::ENOENT) => {}
         Err(errno) => crate::say(format_args!("{shown} cannot be unmounted: {}", errno.desc())),

@@ -74,7 +74,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .max_term_width(100)
         .subcommand(run::command())
-        .subcommand(run::serve_command())
+        .subcommand(run::command_of_serve())
         .subcommand(janitor::command())
         .subcommand(drain_hint::command())
         .subcommand(csi::command())

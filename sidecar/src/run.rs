@@ -6,16 +6,17 @@
 //! serves, as process 1, gets the signals itself and ends with its mount gone. Must not know how
 //! files are served.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::OpenOptions;
+use std::iter;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process;
 
 use clap::{Arg, ArgMatches, Command};
 use nix::libc;
-use s3pod::config::{MountArguments, mount_command};
+use nix::sys::signal::{SigSet, Signal};
+use s3pod::config::{CacheDir, Host, MountArguments, Options, mount_command, serve_command};
 use s3pod::mount::Failure;
 use s3pod::mount::mountinfo::{self, MountInfo};
 
@@ -31,8 +32,7 @@ pub(super) const SERVE: &str = "serve";
 pub(super) const SERVER: &str = "s3pod";
 
 /// What names a file with credentials that somebody may rotate.
-const ROTATED: [&str; 3] =
-    ["AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "S3POD_CREDENTIALS_FILE"];
+const ROTATED: [&str; 2] = ["AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"];
 
 /// The bit of CAP_SYS_ADMIN, capabilities(7).
 const SYS_ADMIN: u32 = 21;
@@ -47,7 +47,7 @@ pub(super) fn command() -> Command {
 }
 
 /// The subcommand without privileges: everything behind it is for `s3pod serve`.
-pub(super) fn serve_command() -> Command {
+pub(super) fn command_of_serve() -> Command {
     Command::new(SERVE)
         .about("Serve a mount that the node makes and hands over: `s3pod serve`")
         .disable_help_flag(true)
@@ -62,27 +62,61 @@ pub(super) fn serve_command() -> Command {
 
 /// Checks, prepares, and becomes `s3pod mount`; `typed` is what stood behind the subcommand.
 pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failure> {
+    hold_signals()?;
     let arguments = MountArguments::from_matches(matches)
         .map_err(|error| Failure::configuration(error.to_string()))?;
     may_mount()?;
-    shared::prepare(&arguments.directory)?;
-    say_what_stays();
+    let asked = asked(&arguments);
+    shared::prepare(&arguments.directory, &folders(&asked))?;
+    say_what_stays(&asked);
     become_server("mount", &flags(&arguments), typed)
 }
 
+/// Process 1 has no default actions: a signal that comes before the server listens would be lost,
+/// and the pod would wait for its whole grace. Held back, it is there when the server listens,
+/// since exec keeps it.
+fn hold_signals() -> Result<(), Failure> {
+    let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    ends.thread_block().map_err(|errno| Failure::passing(errno.to_string()))
+}
+
+/// Everything that the server will be told. What cannot be read it refuses itself, in better
+/// words.
+fn asked(arguments: &MountArguments) -> Options {
+    arguments.with_surroundings(&Host::read()).unwrap_or_else(|_| arguments.options.clone())
+}
+
+/// The folders that it will write to, with their flags.
+fn folders(asked: &Options) -> Vec<(&'static str, &Path)> {
+    let cache = match &asked.local.cache_dir {
+        Some(CacheDir::At(folder)) => Some(("--cache-dir", folder.as_path())),
+        _ => None,
+    };
+    let journal = asked.local.journal_dir.as_deref().map(|folder| ("--journal-dir", folder));
+    cache.into_iter().chain(journal).collect()
+}
+
 /// The environment of a running container never changes, and neither does a file of a volume that
-/// is mounted by subPath.
-fn say_what_stays() {
+/// is mounted by subPath, or is immutable.
+fn say_what_stays(asked: &Options) {
     #[expect(clippy::disallowed_methods, reason = "nothing is configured by it here")]
     let set = |name: &str| std::env::var_os(name);
-    let files: Vec<PathBuf> = ROTATED.into_iter().filter_map(set).map(PathBuf::from).collect();
+    let named = ROTATED.into_iter().filter_map(set).map(PathBuf::from);
+    let files: Vec<PathBuf> = named.chain(asked.local.credentials_file.clone()).collect();
     // Without the table nothing is known, and nothing said.
-    for file in bound_alone(&mountinfo::read().unwrap_or_default(), &files) {
-        crate::say(format_args!(
-            "{} is mounted by subPath: one that is rotated needs a new pod; mount its whole volume \
-             instead, and it is read anew",
-            file.display()
-        ));
+    let bound = mountinfo::read().map(|mounts| bound_alone(&mounts, &files)).unwrap_or_default();
+    for file in &files {
+        let shown = file.display();
+        if bound.contains(&file.as_path()) {
+            crate::say(format_args!(
+                "{shown} is mounted by subPath: one that is rotated needs a new pod; mount its \
+                 whole volume instead, and it is read anew"
+            ));
+        } else {
+            crate::say(format_args!(
+                "{shown} is read anew when it is rotated; in an immutable Secret it never is"
+            ));
+        }
     }
     if set("AWS_SECRET_ACCESS_KEY").is_some() {
         crate::say(
@@ -100,19 +134,36 @@ fn bound_alone<'a>(mounts: &[MountInfo], files: &'a [PathBuf]) -> Vec<&'a Path> 
 
 /// Becomes `s3pod serve`, which needs nothing that a pod could lack.
 pub(super) fn serve(typed: &[OsString]) -> Result<(), Failure> {
+    hold_signals()?;
+    let asked = told(typed).map_or_else(Options::default, |arguments| asked(&arguments));
+    say_what_stays(&asked);
     become_server("serve", &[], typed)
+}
+
+/// What stands behind `serve`; none where the server will refuse it.
+fn told(typed: &[OsString]) -> Option<MountArguments> {
+    let command = serve_command(Command::new(SERVE)).arg(Arg::new("volume").long("volume"));
+    let words = iter::once(OsString::from(SERVE)).chain(typed.iter().cloned());
+    MountArguments::from_matches(&command.try_get_matches_from(words).ok()?).ok()
 }
 
 fn become_server(verb: &str, flags: &[&str], typed: &[OsString]) -> Result<(), Failure> {
     let program = server();
-    let mut command = process::Command::new(&program);
-    command.arg(verb).args(flags).args(typed);
-    // Only comes back where it failed.
-    let error = command.exec();
-    Err(Failure::passing(format!(
-        "{} cannot be run: {error}; it belongs beside s3pod-sidecar",
-        program.display()
-    )))
+    let failed = |reason: String| {
+        let shown = program.display();
+        Failure::passing(format!(
+            "{shown} cannot be run: {reason}; it belongs beside s3pod-sidecar"
+        ))
+    };
+    let words = [program.as_os_str(), OsStr::new(verb)].into_iter();
+    let words =
+        words.chain(flags.iter().map(OsStr::new)).chain(typed.iter().map(OsString::as_os_str));
+    let words: Result<Vec<CString>, _> = words.map(|word| CString::new(word.as_bytes())).collect();
+    let words = words.map_err(|error| failed(error.to_string()))?;
+    // Not by std, which would let go the signals that are held back. Only comes back where it
+    // failed.
+    let Err(errno) = nix::unistd::execv(&words[0], &words);
+    Err(failed(errno.desc().to_owned()))
 }
 
 /// What a sidecar adds to what was typed.
@@ -185,6 +236,16 @@ mod tests {
         let all = ["--foreground", "--allow-other", "--replace-stale", "--nonempty"];
         assert_eq!(flags(&arguments(&[])), all);
         assert_eq!(flags(&arguments(&["--foreground", "-o", "nonempty=false"])), all[1..3]);
+    }
+
+    #[test]
+    fn what_the_other_form_is_told_is_understood_unless_it_is_wrong() {
+        let typed = |words: &[&str]| told(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        let found = typed(&["--volume", "v", "--credentials-file=/keys", "photos", "/h/s.sock"]);
+        let found = found.unwrap().options.local.credentials_file;
+        assert_eq!(found.as_deref(), Some(Path::new("/keys")));
+        assert!(typed(&["--dance", "photos", "/h/s.sock"]).is_none());
+        assert!(typed(&["--help"]).is_none());
     }
 
     #[test]

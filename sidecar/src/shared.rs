@@ -1,14 +1,17 @@
 //! The directory that sidecar and application share: an emptyDir, mounted in both.
 //!
-//! Owns the checks that the mount can reach the application at all, and the state of the directory
-//! beneath the mount. Promises: a message says which line of the pod's spec is missing; a mount,
+//! Owns the checks that the mount can reach the application at all and that nothing else is kept
+//! there, and the state of the directory beneath the mount. Promises: a message says which line of the pod's spec is missing; a mount,
 //! dead or alive, is never unmounted here and never looked into. Must not know what is mounted.
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use s3pod::mount::Failure;
 use s3pod::mount::mountinfo::{self, MountInfo};
 
@@ -20,12 +23,16 @@ const BENEATH: u32 = 0o000;
 /// or replace the mount's directory could send a privileged mount elsewhere.
 const SHARED: u32 = 0o755;
 
-/// Checks that what is mounted on `directory` will be seen by the pod's other containers, and
-/// makes the directory where it is missing.
-pub(super) fn prepare(directory: &Path) -> Result<(), Failure> {
+/// Checks that what is mounted on `directory` will be seen by the pod's other containers and that
+/// `folders`, by their flags, are elsewhere; makes the directory where it is missing.
+pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<(), Failure> {
     let directory = plain(directory)?;
     let mounts = mountinfo::read().map_err(|error| crate::no_table(&error))?;
     let volume = check(&mounts, &directory)?;
+    // On the mount itself, by its name: the server says that.
+    for (flag, folder) in folders.iter().filter(|(_, folder)| !folder.starts_with(&directory)) {
+        apart(&mounts, &volume, flag, folder)?;
+    }
     // A failure is not fatal: another user may own it, and then the kubelet's mode stays.
     if let Err(error) = fs::set_permissions(&volume, Permissions::from_mode(SHARED)) {
         crate::say(format_args!("{}: its mode stays as it is: {error}", volume.display()));
@@ -87,6 +94,43 @@ fn check(mounts: &[MountInfo], directory: &Path) -> Result<PathBuf, Failure> {
     Ok(volume.point.clone())
 }
 
+/// Refuses a folder on the shared volume, or on what is mounted there: by whatever name, since
+/// kubelet may bind a volume twice and a link may lead there.
+fn apart(mounts: &[MountInfo], volume: &Path, flag: &str, folder: &Path) -> Result<(), Failure> {
+    let Some(place) = true_path(folder) else { return Ok(()) };
+    let shared = mountinfo::topmost(mounts, volume).map(|mount| (mount.device, &mount.root));
+    let Some(mount) = mountinfo::around(mounts, &place) else { return Ok(()) };
+    let below = place.strip_prefix(&mount.point).unwrap_or(Path::new(""));
+    let is_on_volume = shared.is_some_and(|(device, root)| {
+        device == mount.device && mount.root.join(below).starts_with(root)
+    });
+    let stands_there = |one: &&MountInfo| one.is_fuse() && one.point.starts_with(volume);
+    let is_on_mount = mounts.iter().filter(stands_there).any(|one| one.device == mount.device);
+    if !is_on_volume && !is_on_mount {
+        return Ok(());
+    }
+    Err(Failure::configuration(format!(
+        "{flag}: {} is on the volume that the mount is on ({}): that is only a mount point, of \
+         sizeLimit: 1Mi, and what lies beneath the mount is hidden; add to this container's \
+         volumeMounts: {{name: cache, mountPath: /cache}}, to the pod's volumes: {{name: cache, \
+         emptyDir: {{sizeLimit: 10Gi}}}}, and let {flag} be /cache",
+        folder.display(),
+        volume.display()
+    )))
+}
+
+/// Where a path leads, as far as it exists. A mount at its end is not asked anything.
+fn true_path(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|above| {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let opened = nix::fcntl::open(above, flags, Mode::empty()).ok()?;
+        let link = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        let rest = path.strip_prefix(above).ok()?;
+        Some(fs::read_link(link).ok()?.join(rest))
+    })
+}
+
 fn make(directory: &Path) -> io::Result<()> {
     let made = fs::DirBuilder::new().mode(BENEATH).create(directory);
     match made {
@@ -142,6 +186,38 @@ mod tests {
         assert!(said("/s3").contains("/s3/data"), "{}", said("/s3"));
         assert!(said("/other/data").contains("another FUSE mount"), "{}", said("/other/data"));
         assert!(plain(Path::new("/s3/../etc")).unwrap_err().to_string().contains("`..`"));
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_elsewhere_by_whatever_name() {
+        let mounts = mountinfo::read_table(
+            b"\
+22 1 254:0 / / rw - overlay overlay rw\n\
+30 22 254:1 /pods/u/s3 /s3 rw shared:5 - ext4 /dev/vda rw\n\
+31 22 254:1 /pods/u/s3 /again rw - ext4 /dev/vda rw\n\
+32 22 254:1 /pods/u/cache /cache rw - ext4 /dev/vda rw\n\
+33 30 0:51 / /s3/data rw shared:8 - fuse.s3pod bucket rw\n\
+34 31 0:51 / /again/data rw - fuse.s3pod bucket rw\n",
+        );
+        let said = |folder: &str| {
+            apart(&mounts, Path::new("/s3"), "--cache-dir", Path::new(folder))
+                .map_err(|failure| failure.to_string())
+        };
+        for folder in ["/s3", "/s3/cache", "/s3/data/x", "/again/cache", "/again/data"] {
+            let text = said(folder).unwrap_err();
+            assert!(text.starts_with("--cache-dir: ") && text.contains("emptyDir"), "{text}");
+        }
+        for folder in ["/cache", "/cache/deep", "/elsewhere", "/s3x"] {
+            assert_eq!(said(folder), Ok(()), "{folder}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_known_by_where_it_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        assert_eq!(true_path(&real.join("link/new/one")), Some(real.join("new/one")));
     }
 
     #[test]

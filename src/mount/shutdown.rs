@@ -7,6 +7,8 @@
 use std::io;
 use std::time::Duration;
 
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::Failure;
@@ -27,13 +29,18 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From here on a signal ends nothing by itself.
+    /// From here on a signal ends nothing by itself. One that whoever started this process has
+    /// had wait, so that it is not lost, comes now.
     pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
+        let own = Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+        };
+        // On this thread alone, which is enough: the kernel gives it to whichever takes it. What
+        // any of them starts holds nothing back: std sees to that.
+        SigSet::from_iter([SIGTERM, SIGINT]).thread_unblock()?;
+        Ok(own)
     }
 
     /// The next one's name.
@@ -134,6 +141,17 @@ fn report(drain: Drain) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_was_held_back_until_somebody_listens_is_heard() {
+        for (held, name) in [(SIGTERM, "SIGTERM"), (SIGINT, "SIGINT")] {
+            SigSet::from(held).thread_block().unwrap();
+            // To this thread: the test's others hold nothing back.
+            nix::sys::signal::raise(held).unwrap();
+            let mut signals = Signals::listen().unwrap();
+            assert_eq!(signals.next().await, name);
+        }
+    }
 
     const fn done(committed: u64, failed: u64) -> Drain {
         Drain::Done(Drained { committed, failed })

@@ -17,6 +17,10 @@ pub(crate) const BUCKET: &str = "photos";
 /// A shell that is process 1 ends at SIGTERM only if it says so.
 pub(crate) const IDLE: &str = "trap 'exit 0' TERM; echo up; while true; do sleep 0.1; done";
 
+/// Has the file `log` open with `first` in it. Nobody closes it, not even a copy of its descriptor.
+pub(crate) const OPEN: &str = "(echo first; sleep 600) | dd of=/s3/data/log bs=6 2> /dev/null & \
+    until [ -s /s3/data/log ]; do sleep 0.1; done; echo up; while true; do sleep 0.1; done";
+
 pub(crate) struct Bench {
     store: Server,
     endpoint: S3Endpoint,

@@ -1,8 +1,10 @@
 //! A pod in good order: from the application's first instruction to the last byte.
 
+use s3pod_testkit::Op;
 use serde_json::json;
 
-use crate::bench::{BUCKET, Bench, up, wait_until};
+use crate::bench::{BUCKET, Bench, OPEN, up, wait_until};
+use crate::clock::patience;
 use crate::pod::Pod;
 
 #[test]
@@ -48,16 +50,39 @@ fn a_file_that_is_open_when_the_pod_ends_is_in_the_bucket() {
     assert_eq!(bench.bucket().get("log").unwrap(), "first\nlast\n", "{}", pod.log("s3"));
 }
 
+/// Most of a pod's grace is its application's; what is left is enough.
+#[test]
+fn what_an_application_writes_until_five_seconds_before_the_end_is_in_the_bucket() {
+    let bench = Bench::new();
+    bench.bucket().put_synthetic("in", 64 << 20, 1);
+    // Its child has the file open too, and is killed with it.
+    let pod = bench.start(&bench.manifest(
+        "exec 3> /s3/data/log; sleep 600 >&3 & \
+         trap 'sleep 1; cat /s3/data/in >&3; echo last >&3; exit 0' TERM; \
+         echo up; while true; do sleep 0.1; done",
+    ));
+    up(&pod);
+    pod.delete(Some(6));
+    bench.assert_gone();
+    let log = bench.bucket().get("log").unwrap();
+    let (first, last) = log.split_at(64 << 20);
+    assert!(bench.bucket().get("in").unwrap() == first, "{}", pod.log("s3"));
+    assert_eq!(last, b"last\n");
+}
+
 #[test]
 fn the_hint_sends_what_is_open_while_the_application_still_runs() {
     let bench = Bench::new();
-    let pod =
-        bench.start(&bench.manifest(
-            "exec 3> /s3/data/log; echo first >&3; echo up; while true; do sleep 0.1; done",
-        ));
+    let hold = bench.server().faults().hold(Op::Put, "log");
+    let pod = bench.start(&bench.manifest(OPEN));
     up(&pod);
+    assert_eq!(hold.arrived(), 0);
     let hint = pod.exec("s3", &["/s3pod-sidecar", "drain-hint", "/s3/data"]);
     assert!(hint.status.success() && hint.stderr.is_empty(), "{hint:?}");
+    // It has ended, and what it began has not.
+    assert!(hold.wait_for_blocking(1, patience()), "{}", pod.log("s3"));
+    assert!(!bench.bucket().contains("log"));
+    hold.release();
     let sent = || bench.bucket().get("log").is_some_and(|bytes| bytes == "first\n");
     wait_until("the open file is in the bucket", sent);
     pod.delete(Some(1));
@@ -80,17 +105,26 @@ fn an_application_that_is_restarted_alone_sees_the_bucket_again() {
 #[test]
 fn two_pods_write_one_bucket() {
     let bench = Bench::new();
-    let line = |name: &str| {
-        format!("for i in 1 2 3 4 5; do echo {name} > /s3/data/{name}-$i || exit 1; done")
+    // Both at once, each its own files and one of both.
+    let line = |own: &str, other: &str| {
+        format!(
+            "echo > /s3/data/up-{own}; until [ -e /s3/data/up-{other} ]; do sleep 0.1; done; \
+             for i in 1 2 3 4 5 6 7 8 9; do \
+             echo {own} > /s3/data/{own}-$i && echo {own} > /s3/data/common || exit 1; done"
+        )
     };
-    let pods: Vec<Pod> = ["one", "two"]
-        .map(|name| Pod::start(&bench.node, name, &bench.manifest(&line(name))))
+    let pods: Vec<Pod> = [("one", "two"), ("two", "one")]
+        .map(|(own, other)| Pod::start(&bench.node, own, &bench.manifest(&line(own, other))))
         .into();
     for pod in &pods {
         assert_eq!(pod.complete(), [0], "{}", pod.log("app"));
     }
     bench.assert_gone();
-    assert_eq!(bench.bucket().keys().len(), 10);
+    assert_eq!(bench.bucket().keys().len(), 2 * (1 + 9) + 1, "{:?}", bench.bucket().keys());
+    assert_eq!(bench.bucket().get("one-9").unwrap(), "one\n");
+    assert_eq!(bench.bucket().get("two-9").unwrap(), "two\n");
+    let common = bench.bucket().get("common").unwrap();
+    assert!(common == "one\n" || common == "two\n", "{common:?}");
 }
 
 #[test]
@@ -104,6 +138,41 @@ fn a_cache_in_memory_stays_within_its_limit() {
     assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
     assert_eq!(pod.restarts("s3"), 0);
     bench.assert_gone();
+    assert_eq!(bench.bucket().object("large").unwrap().size, 96 << 20);
+}
+
+/// Its pages are the container's, whose limit is 256 MiB, whatever the volume may hold.
+#[test]
+fn a_cache_in_memory_stays_within_the_memory_of_its_container() {
+    let bench = Bench::new();
+    bench.bucket().put_synthetic("in", 300 << 20, 1);
+    let mut manifest = bench.manifest(
+        "cat /s3/data/in > /dev/null & dd if=/dev/zero of=/s3/data/large bs=1M count=300 & \
+         wait; cat /s3/data/large > /dev/null && cat /s3/data/in > /dev/null",
+    );
+    manifest["spec"]["volumes"][1]["emptyDir"] = json!({"medium": "Memory", "sizeLimit": "1Gi"});
+    let pod = bench.start(&manifest);
+    assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
+    assert_eq!(pod.restarts("s3"), 0, "{}", pod.log("s3"));
+    bench.assert_gone();
+    assert_eq!(bench.bucket().object("large").unwrap().size, 300 << 20);
+}
+
+/// The least that is not refused.
+#[test]
+fn a_server_of_80_mib_reads_and_writes() {
+    let bench = Bench::new();
+    bench.bucket().put_synthetic("in", 96 << 20, 1);
+    let mut manifest = bench.manifest(
+        "cat /s3/data/in > /dev/null & cp /s3/data/in /s3/data/out & \
+         dd if=/dev/zero of=/s3/data/large bs=1M count=96 & wait; cat /s3/data/large > /dev/null",
+    );
+    manifest["spec"]["initContainers"][1]["resources"] = json!({"limits": {"memory": "80Mi"}});
+    let pod = bench.start(&manifest);
+    assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
+    assert_eq!(pod.restarts("s3"), 0, "{}", pod.log("s3"));
+    bench.assert_gone();
+    assert_eq!(bench.bucket().get("out"), bench.bucket().get("in"));
     assert_eq!(bench.bucket().object("large").unwrap().size, 96 << 20);
 }
 

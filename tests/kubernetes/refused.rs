@@ -68,3 +68,41 @@ fn a_journal_that_would_go_with_the_pod() {
     let text = said(&bench, &mut manifest, CONFIGURATION);
     assert!(text.contains("is an emptyDir") && text.contains("PVC"), "{text}");
 }
+
+#[test]
+fn a_cache_on_the_volume_of_the_mount_by_whatever_name() {
+    // The volume itself, the same at another place, and a link to what is mounted over.
+    for folder in ["/s3/cache", "/data/cache", "/data/data", "/proc/self/root/s3/data"] {
+        let bench = Bench::new();
+        let mut manifest = bench.manifest("true");
+        let server = &mut manifest["spec"]["initContainers"][1];
+        let mounts = server["volumeMounts"].as_array_mut().unwrap();
+        mounts.push(json!({"name": "s3", "mountPath": "/data"}));
+        let env = server["env"].as_array_mut().unwrap();
+        env.retain(|one| one["name"] != "S3POD_CACHE_DIR");
+        env.push(json!({"name": "S3POD_CACHE_DIR", "value": folder}));
+        let text = said(&bench, &mut manifest, CONFIGURATION);
+        assert!(text.contains(&format!("--cache-dir: {folder}")), "{text}");
+        assert!(text.contains("{name: cache, mountPath: /cache}"), "{text}");
+    }
+}
+
+#[test]
+fn memory_that_no_mount_fits_into() {
+    let limit = json!({"limits": {"memory": "79Mi"}});
+    let text = said_with("/resources", &limit, CONFIGURATION);
+    assert!(text.contains("allows 79MiB") && text.contains("needs 80MiB"), "{text}");
+    assert!(text.contains("resources.limits.memory"), "{text}");
+}
+
+#[test]
+fn a_cache_in_memory_that_the_container_does_not_have() {
+    let bench = Bench::new();
+    let mut manifest = bench.manifest("true");
+    manifest["spec"]["volumes"][1]["emptyDir"] = json!({"medium": "Memory"});
+    let server = &mut manifest["spec"]["initContainers"][1];
+    server["args"].as_array_mut().unwrap().extend([json!("--cache-size"), json!("1GiB")]);
+    let text = said(&bench, &mut manifest, CONFIGURATION);
+    assert!(text.contains("/cache is in memory") && text.contains("medium: Memory"), "{text}");
+    assert!(text.contains("--cache-size 1GiB"), "{text}");
+}

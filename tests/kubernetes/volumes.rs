@@ -132,7 +132,7 @@ impl Volumes {
         if is_published { self.target(volume) } else { self.folder_of(volume) }
     }
 
-    /// Binds a directory below a volume to a place of its own. What is bound is what was opened,
+    /// Binds what is below a volume to a place of its own. What is bound is what was opened,
     /// by its descriptor: a path could have been swapped for a link meanwhile.
     fn bind_sub_path(
         &self,
@@ -143,9 +143,14 @@ impl Volumes {
     ) -> io::Result<PathBuf> {
         let opened = open_sub_path(&self.source(&mount_of.name), sub_path)?;
         let place = self.sub_paths().join(format!("{}-{}-{index}", mount_of.name, container.name));
-        fs::create_dir_all(&place)?;
         // An earlier start of this container has bound what was there then.
         let _ = umount2(&place, MntFlags::MNT_DETACH);
+        if opened.metadata()?.is_dir() {
+            fs::create_dir_all(&place)?;
+        } else {
+            fs::create_dir_all(self.sub_paths())?;
+            File::create(&place)?;
+        }
         let none: Option<&str> = None;
         // Of the process: that of a thread is another's, and `self` is the first one's.
         let source = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
@@ -184,16 +189,20 @@ impl Volumes {
     }
 }
 
-/// Opens a directory below a volume without following links, and makes it where it is missing.
+/// Opens what is below a volume, and makes a directory where nothing is. Links of the volume's own
+/// are followed first; while it is opened none is.
 fn open_sub_path(volume: &Path, sub_path: &str) -> io::Result<File> {
-    let folder = File::open(volume)?;
+    let volume = volume.canonicalize()?;
+    let real = volume.join(sub_path).canonicalize().unwrap_or_else(|_| volume.join(sub_path));
+    let below = real.strip_prefix(&volume).map_err(io::Error::other)?;
+    let folder = File::open(&volume)?;
     let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let mut opened = openat2(&folder, sub_path, how);
+    let mut opened = openat2(&folder, below, how);
     if matches!(opened, Err(Errno::ENOENT)) {
-        mkdirat(&folder, sub_path, Mode::from_bits_truncate(0o755))?;
-        opened = openat2(&folder, sub_path, how);
+        mkdirat(&folder, below, Mode::from_bits_truncate(0o755))?;
+        opened = openat2(&folder, below, how);
     }
     Ok(File::from(opened?))
 }
