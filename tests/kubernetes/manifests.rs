@@ -39,7 +39,8 @@ fn verb(container: &Value) -> &str {
 
 /// What is wrong with a pod, in words.
 pub(crate) fn faults(metadata: &Value, spec: &Value) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut faults = faults_of_caches(spec);
+    let handoffs = handoffs(spec);
     for container in containers(spec) {
         let mut wrong = |what: &str| faults.push(format!("{}: {what}", container["name"]));
         let requests = &container["resources"]["requests"];
@@ -61,9 +62,13 @@ pub(crate) fn faults(metadata: &Value, spec: &Value) -> Vec<String> {
             if mount["name"] == "s3" && !mount["subPath"].is_null() {
                 wrong("a subPath never sees a mount that is made anew");
             }
-            if mount["name"] == "handoff" && verb(container) != "serve" {
+            let is_handoff = mount["name"].as_str().is_some_and(|name| handoffs.contains(&name));
+            if is_handoff && verb(container) != "serve" {
                 wrong("the handoff socket is for the server alone");
             }
+        }
+        if verb(container).is_empty() && reads_to_be_ready(container) {
+            wrong("a store that is away would take every replica out of its Service at once");
         }
         if verb(container) == "run" {
             faults.extend(faults_of_server(container));
@@ -73,6 +78,23 @@ pub(crate) fn faults(metadata: &Value, spec: &Value) -> Vec<String> {
         faults.extend(faults_of_pod(metadata, spec));
     }
     faults
+}
+
+/// The emptyDirs that a server's socket is in.
+fn handoffs(spec: &Value) -> Vec<&str> {
+    let attributes = list(spec, "volumes").iter().map(|one| &one["csi"]["volumeAttributes"]);
+    let served = attributes.filter(|attributes| attributes["server"] == "sidecar");
+    served.map(|attributes| attributes["handoff"].as_str().unwrap_or("handoff")).collect()
+}
+
+/// Whether it is ready only where a file can be read. What it serves may be a file of the bucket.
+fn reads_to_be_ready(container: &Value) -> bool {
+    let uses = list(container, "volumeMounts").iter().find(|mount| mount["name"] == "s3");
+    let Some(path) = uses.and_then(|mount| mount["mountPath"].as_str()) else { return false };
+    let probe = &container["readinessProbe"];
+    let command = list(&probe["exec"], "command");
+    let names = |word: &Value| word.as_str().is_some_and(|word| word.contains(path));
+    !probe["httpGet"].is_null() || command.iter().any(names)
 }
 
 fn faults_of_server(container: &Value) -> Vec<String> {
@@ -98,35 +120,52 @@ fn faults_of_server(container: &Value) -> Vec<String> {
     faults
 }
 
-/// Bytes that the servers of a pod may fill in its volume `cache`, as far as their spec says so.
-fn cached_at_most(spec: &Value) -> u64 {
-    let limit_of = |container: &Value| {
-        let limit = |one: &&Value| one["name"] == "S3POD_DISK_LIMIT";
-        let found = list(container, "env").iter().find(limit)?;
-        let resource = &found["valueFrom"]["resourceFieldRef"]["resource"];
-        let value = match resource.as_str() {
-            Some("limits.ephemeral-storage") => {
-                &container["resources"]["limits"]["ephemeral-storage"]
-            }
-            _ => &found["value"],
-        };
-        Some(spec::bytes(value.as_str()?))
+/// Bytes that a server may fill, as far as its spec says so.
+fn disk_limit(container: &Value) -> Option<u64> {
+    let limit = |one: &&Value| one["name"] == "S3POD_DISK_LIMIT";
+    let found = list(container, "env").iter().find(limit)?;
+    let resource = &found["valueFrom"]["resourceFieldRef"]["resource"];
+    let value = match resource.as_str() {
+        Some("limits.ephemeral-storage") => &container["resources"]["limits"]["ephemeral-storage"],
+        _ => &found["value"],
     };
-    list(spec, "initContainers").iter().filter_map(limit_of).sum()
+    Some(spec::bytes(value.as_str()?))
+}
+
+/// The volume that a server keeps things in.
+fn cache_of(container: &Value) -> Option<&str> {
+    let is_named = |one: &&Value| one["name"] == "S3POD_CACHE_DIR";
+    let folder = &list(container, "env").iter().find(is_named)?["value"];
+    let mount = |mount: &&Value| mount["mountPath"] == *folder;
+    list(container, "volumeMounts").iter().find(mount)?["name"].as_str()
+}
+
+fn faults_of_caches(spec: &Value) -> Vec<String> {
+    let mut faults = Vec::new();
+    for volume in list(spec, "volumes") {
+        let (name, limit) = (&volume["name"], &volume["emptyDir"]["sizeLimit"]);
+        let Some(room) = limit.as_str().map(spec::bytes) else { continue };
+        let servers = list(spec, "initContainers").iter().filter(|one| cache_of(one).is_some());
+        let here: Vec<&Value> = servers.filter(|one| cache_of(one) == name.as_str()).collect();
+        // A file of options may say it.
+        let is_told = |one: &&Value| list(one, "args").contains(&json!("--config"));
+        let is_open = here.iter().any(|one| disk_limit(one).is_none() && !is_told(one));
+        let filled: u64 = here.iter().filter_map(|one| disk_limit(one)).sum();
+        if is_open || filled > room {
+            faults.push(format!("the cache outgrows {name}'s sizeLimit, and the pod is evicted"));
+        }
+    }
+    faults
 }
 
 fn faults_of_pod(metadata: &Value, spec: &Value) -> Vec<String> {
     let mut faults = Vec::new();
-    let cache = list(spec, "volumes").iter().find(|volume| volume["name"] == "cache");
-    let room = cache.and_then(|cache| cache["emptyDir"]["sizeLimit"].as_str()).map(spec::bytes);
-    let is_told = !list(spec, "volumes").iter().any(|volume| !volume["configMap"].is_null());
-    let filled = cached_at_most(spec);
-    if room.is_some_and(|room| filled > room || is_told && filled == 0) {
-        faults.push("the cache outgrows its volume's sizeLimit, and the pod is evicted".to_owned());
-    }
     let init = list(spec, "initContainers");
     if init.first().map(verb) != Some("janitor") {
         faults.push("the janitor is not the first, so it is not the last to end".to_owned());
+    }
+    if init.first().is_some_and(|janitor| janitor["restartPolicy"] != "Always") {
+        faults.push("the janitor is no native sidecar, and nothing starts behind it".to_owned());
     }
     let server = init.iter().rposition(|container| verb(container) == "run");
     let is_user = |container: &Value| {
@@ -174,21 +213,36 @@ fn every_pod_keeps_the_rules() {
 fn a_pod_that_breaks_a_rule_is_noticed() {
     let file = root().join("examples/pods/sidecar.yaml");
     let pod = documents(&file).into_iter().find(|document| document["kind"] == "Pod").unwrap();
-    let broken: [(&str, Value); 10] = [
-        ("/spec/volumes/1/emptyDir/sizeLimit", json!("1Gi")),
-        ("/spec/initContainers/1/securityContext", json!({})),
-        ("/spec/initContainers/1/args/2", json!("/s3")),
-        ("/spec/initContainers/1/startupProbe", Value::Null),
-        ("/spec/initContainers/1/lifecycle", Value::Null),
-        ("/spec/initContainers/0/args/0", json!("drain-hint")),
-        ("/spec/containers/0/volumeMounts/0/mountPropagation", Value::Null),
-        ("/spec/containers/0/volumeMounts/0/readOnly", json!(true)),
-        ("/spec/containers/0/resources", Value::Null),
-        ("/metadata/annotations", Value::Null),
+    let container = |place: &str| pod.pointer(place).unwrap().clone();
+    let janitor = container("/spec/initContainers/0");
+    let server = container("/spec/initContainers/1");
+    let user = container("/spec/containers/0");
+    let read = json!({"httpGet": {"path": "/", "port": 80}});
+    let stat = json!({"exec": {"command": ["ls", "/s3/data"]}});
+    let anew = "is made anew";
+    let broken: [(&str, Value, &str); 17] = [
+        ("/spec/volumes/0/emptyDir/sizeLimit", json!("1Gi"), "no sizeLimit: 1Mi"),
+        ("/spec/volumes/1/emptyDir/sizeLimit", json!("9Gi"), "outgrows"),
+        ("/spec/initContainers/1/env/1", Value::Null, "outgrows"),
+        ("/spec/initContainers/1/securityContext", json!({}), "for privileged"),
+        ("/spec/initContainers/1/args/2", json!("/s3"), "not below"),
+        ("/spec/initContainers/1/startupProbe", Value::Null, "before the mount"),
+        ("/spec/initContainers/1/lifecycle", Value::Null, "open files"),
+        ("/spec/initContainers/0/args/0", json!("drain-hint"), "not the first"),
+        ("/spec/initContainers/0/restartPolicy", Value::Null, "janitor is no native"),
+        ("/spec/initContainers", json!([janitor, user, server]), "before its server"),
+        ("/spec/containers/0/volumeMounts/0/mountPropagation", Value::Null, anew),
+        ("/spec/containers/0/volumeMounts/0/readOnly", json!(true), "--read-only has"),
+        ("/spec/containers/0/volumeMounts/0/subPath", json!("data"), anew),
+        ("/spec/containers/0/readinessProbe", read, "every replica"),
+        ("/spec/containers/0/readinessProbe", stat, "every replica"),
+        ("/spec/containers/0/resources", Value::Null, "requests neither"),
+        ("/metadata/annotations", Value::Null, "autoscaler"),
     ];
-    for (place, value) in broken {
+    for (place, value, words) in broken {
         let pod = with(&pod, place, value);
-        assert!(!faults(&pod["metadata"], &pod["spec"]).is_empty(), "{place}");
+        let found = faults(&pod["metadata"], &pod["spec"]);
+        assert!(found.iter().any(|fault| fault.contains(words)), "{place}: {found:?}");
     }
 }
 

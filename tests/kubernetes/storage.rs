@@ -276,6 +276,10 @@ fn faults_of_sidecar(spec: &Value, handoff: &str) -> Vec<String> {
     if server["startupProbe"]["exec"]["command"] != probe {
         faults.push("the application would start before anybody serves".to_owned());
     }
+    let hook = json!(["/s3pod-sidecar", "drain-hint", socket]);
+    if server["lifecycle"]["preStop"]["exec"]["command"] != hook {
+        faults.push("open files would be sent only after the application has ended".to_owned());
+    }
     faults
 }
 
@@ -314,7 +318,7 @@ fn every_example_keeps_the_rules() {
 #[test]
 fn an_example_that_breaks_a_rule_is_noticed() {
     let shelf = Shelf::read();
-    let broken: [(&str, &str, Value); 24] = [
+    let broken: [(&str, &str, Value); 27] = [
         ("static.yaml", "/spec/csi/volumeAttributes/buket", json!("b")),
         ("static.yaml", "/spec/csi/volumeAttributes/cacheDir", json!("/")),
         ("static.yaml", "/spec/csi/volumeAttributes/bucket", Value::Null),
@@ -338,6 +342,9 @@ fn an_example_that_breaks_a_rule_is_noticed() {
         ("sidecar.yaml", "/spec/volumes/0/csi/volumeAttributes/handoff", json!("other")),
         ("sidecar.yaml", "/spec/initContainers/0/args/2", json!("/elsewhere/s3pod.sock")),
         ("sidecar.yaml", "/spec/initContainers/0/startupProbe", Value::Null),
+        ("sidecar.yaml", "/spec/initContainers/0/lifecycle", Value::Null),
+        ("sidecar.yaml", "/spec/initContainers/0/env/1/value", json!("11Gi")),
+        ("sidecar.yaml", "/spec/containers/0/volumeMounts/0/name", json!("handoff")),
         (
             "statefulset.yaml",
             "/spec/template/spec/containers/0/volumeMounts/0/mountPropagation",
