@@ -68,6 +68,16 @@ impl Bench {
         Raw::new(self.endpoint.clone())
     }
 
+    /// The store's access key, and its secret.
+    pub(crate) fn keys(&self) -> (&str, &str) {
+        (&self.endpoint.access_key, &self.endpoint.secret_key)
+    }
+
+    /// How large an object is, where it is there.
+    pub(crate) fn size_of(&self, key: &str) -> Option<u64> {
+        self.objects().head(key)?.header("content-length")?.parse().ok()
+    }
+
     pub(crate) fn start(&self, manifest: &Value) -> Pod {
         Pod::start(&self.node, "pod", manifest)
     }

@@ -44,6 +44,11 @@ fn fitted(pod: &Pod) -> usize {
     pod.log("s3").matches("what is taken fits").count()
 }
 
+on_both_stores! {
+    a_config_map_that_changes_in_place_takes_effect,
+    a_secret_that_is_rotated_in_place_is_in_use_without_a_restart,
+}
+
 #[test]
 fn sizes_change_in_the_running_mount() {
     let bench = Bench::new();
@@ -95,10 +100,8 @@ fn sizes_change_in_the_running_mount() {
     bench.assert_gone();
 }
 
-#[test]
-fn a_config_map_that_changes_in_place_takes_effect() {
-    let bench = Bench::new();
-    let pod = bench.start(&manifest(&bench, "gid = 7"));
+fn a_config_map_that_changes_in_place_takes_effect(bench: &Bench) {
+    let pod = bench.start(&manifest(bench, "gid = 7"));
     up(&pod);
     pod.shell("app", "[ $(ls -ldn /s3/data | grep -c ' 7 ') = 1 ]");
 
@@ -108,7 +111,7 @@ fn a_config_map_that_changes_in_place_takes_effect() {
     assert!(pod.log("s3").contains("flags=\"gid\""), "{}", pod.log("s3"));
     let look = ["/bin/ls", "/s3/data/late"];
     assert!(!pod.exec("app", &look).status.success());
-    bench.bucket().put("late", "x");
+    bench.objects().put("late", b"x");
     std::thread::sleep(std::time::Duration::from_secs(2));
     assert!(!pod.exec("app", &look).status.success(), "its absence is believed");
 
@@ -121,10 +124,8 @@ fn a_config_map_that_changes_in_place_takes_effect() {
     bench.assert_gone();
 }
 
-#[test]
-fn a_secret_that_is_rotated_in_place_is_in_use_without_a_restart() {
-    let bench = Bench::new();
-    let (key, secret) = (bench.server().access_key(), bench.server().secret_key());
+fn a_secret_that_is_rotated_in_place_is_in_use_without_a_restart(bench: &Bench) {
+    let (key, secret) = bench.keys();
     let file = |secret: &str| {
         format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
     };
@@ -161,7 +162,7 @@ fn a_secret_that_is_rotated_in_place_is_in_use_without_a_restart() {
 /// What the server of a pod says at its start, which has the Secret `secrets` at `/config`.
 fn said_of_secrets(mut manifest: Value, change: impl FnOnce(&mut Value)) -> String {
     let bench = Bench::new();
-    let (key, secret) = (bench.server().access_key(), bench.server().secret_key());
+    let (key, secret) = bench.keys();
     let keys = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n");
     let spec = &mut manifest["spec"];
     let secrets = json!({"name": "secrets", "secret": {"data": {"keys": keys}}});

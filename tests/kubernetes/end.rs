@@ -12,32 +12,31 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use s3pod_testkit::Op;
+use serde_json::json;
 
-use crate::bench::{Bench, OPEN, up, wait_until};
+use crate::bench::{Bench, IDLE, OPEN, up, wait_until};
 use crate::clock::patience;
 
 const OBJECTS: usize = 25;
 
 /// A bucket with objects, and a pod that is deleted with this grace while it writes: nothing is
 /// left of it, and nothing that it had closed is missing.
-fn ends_with_everything_in_place(line: &str, grace: u64) {
-    let bench = Bench::new();
+fn ends_with_everything_in_place(bench: &Bench, line: &str, grace: u64) {
     for number in 0..OBJECTS {
-        bench.bucket().put(&format!("kept/{number}"), "x");
+        bench.objects().put(&format!("kept/{number}"), b"x");
     }
     let pod = bench.start(&bench.manifest(line));
     wait_until("it writes", || pod.log("app").contains("closed"));
     pod.delete(Some(grace));
     bench.assert_gone();
-    assert_kept(&bench);
+    assert_kept(bench);
     for name in pod.log("app").lines().filter_map(|line| line.strip_prefix("closed ")) {
-        assert_eq!(bench.bucket().get(name).as_deref(), Some(&b"x"[..]), "{name} was closed");
+        assert_eq!(bench.objects().get(name).as_deref(), Some(&b"x"[..]), "{name} was closed");
     }
 }
 
 fn assert_kept(bench: &Bench) {
-    let keys = bench.bucket().keys();
-    let kept = keys.iter().filter(|key| key.starts_with("kept/")).count();
+    let kept = bench.objects().keys("kept/").len();
     assert_eq!(kept, OBJECTS, "the delete of the pod's folder went through a mount");
 }
 
@@ -48,24 +47,41 @@ const DEAF: &str = "trap '' TERM; echo up; while true; do sleep 0.1; done";
 const STUBBORN: &str = "trap '' TERM; i=0; while true; do i=$((i+1)); \
      if cp /s3/data/kept/1 /s3/data/w-$i 2> /dev/null; then echo closed w-$i; fi; done";
 
-#[test]
-fn with_grace_30() {
-    ends_with_everything_in_place(&STUBBORN.replace("trap ''", "trap 'exit 0'"), 30);
+on_both_stores! {
+    with_grace_30,
+    with_grace_1,
+    with_grace_0,
+    an_application_that_ignores_sigterm_for_the_whole_grace,
+}
+
+fn with_grace_30(bench: &Bench) {
+    ends_with_everything_in_place(bench, &STUBBORN.replace("trap ''", "trap 'exit 0'"), 30);
+}
+
+fn with_grace_1(bench: &Bench) {
+    ends_with_everything_in_place(bench, STUBBORN, 1);
+}
+
+fn with_grace_0(bench: &Bench) {
+    ends_with_everything_in_place(bench, STUBBORN, 0);
+}
+
+fn an_application_that_ignores_sigterm_for_the_whole_grace(bench: &Bench) {
+    ends_with_everything_in_place(bench, STUBBORN, 4);
 }
 
 #[test]
-fn with_grace_1() {
-    ends_with_everything_in_place(STUBBORN, 1);
-}
-
-#[test]
-fn with_grace_0() {
-    ends_with_everything_in_place(STUBBORN, 0);
-}
-
-#[test]
-fn an_application_that_ignores_sigterm_for_the_whole_grace() {
-    ends_with_everything_in_place(STUBBORN, 4);
+fn a_hook_that_hangs_takes_the_grace_and_no_more() {
+    let bench = Bench::new();
+    bench.bucket().put("kept/1", "x");
+    let mut manifest = bench.manifest(IDLE);
+    let hook = json!({"preStop": {"exec": {"command": ["/bin/sleep", "600"]}}});
+    manifest["spec"]["containers"][0]["lifecycle"] = hook;
+    let pod = bench.start(&manifest);
+    up(&pod);
+    pod.delete(Some(2));
+    bench.assert_gone();
+    assert!(bench.bucket().contains("kept/1"));
 }
 
 #[test]

@@ -7,19 +7,27 @@ use crate::bench::{BUCKET, Bench, OPEN, up, wait_until};
 use crate::clock::patience;
 use crate::pod::Pod;
 
-#[test]
-fn a_jobs_application_sees_the_bucket_at_its_first_instruction_and_the_pod_ends() {
-    let bench = Bench::new();
-    bench.bucket().put("in/a", "hello");
-    let pod = bench
-        .start(&bench.manifest(
-            "cat /s3/data/in/a && mkdir /s3/data/out && cp /s3/data/in/a /s3/data/out/b",
-        ));
+on_both_stores! {
+    a_jobs_application_sees_the_bucket_at_its_first_instruction_and_the_pod_ends,
+    a_file_that_is_open_when_the_pod_ends_is_in_the_bucket,
+    an_application_that_is_restarted_alone_sees_the_bucket_again,
+    two_pods_write_one_bucket,
+    a_cache_in_memory_stays_within_its_limit,
+}
+
+fn a_jobs_application_sees_the_bucket_at_its_first_instruction_and_the_pod_ends(bench: &Bench) {
+    bench.objects().put("in/a", b"hello");
+    let pod = bench.start(&bench.manifest(
+        "cat /s3/data/in/a && mkdir /s3/data/out && cp /s3/data/in/a /s3/data/out/b && \
+             dd if=/dev/zero of=/s3/data/out/large bs=1M count=24 2> /dev/null",
+    ));
     assert_eq!(pod.complete(), [0], "{}", pod.log("app"));
     assert_eq!(pod.log("app"), "hello");
     bench.assert_gone();
-    assert_eq!(bench.bucket().get("out/b").unwrap(), "hello");
-    assert_eq!(bench.bucket().get("in/a").unwrap(), "hello", "the delete met no mount");
+    let objects = bench.objects();
+    assert_eq!(objects.get("out/b").unwrap(), b"hello");
+    assert_eq!(objects.get("out/large").unwrap(), vec![0; 24 << 20]);
+    assert_eq!(objects.get("in/a").unwrap(), b"hello", "the delete met no mount");
 }
 
 #[test]
@@ -37,9 +45,7 @@ fn an_init_container_behind_the_sidecar_sees_the_bucket() {
     bench.assert_gone();
 }
 
-#[test]
-fn a_file_that_is_open_when_the_pod_ends_is_in_the_bucket() {
-    let bench = Bench::new();
+fn a_file_that_is_open_when_the_pod_ends_is_in_the_bucket(bench: &Bench) {
     let pod = bench.start(&bench.manifest(
         "exec 3> /s3/data/log; echo first >&3; \
          trap 'echo last >&3; exit 0' TERM; echo up; while true; do sleep 0.1; done",
@@ -47,7 +53,7 @@ fn a_file_that_is_open_when_the_pod_ends_is_in_the_bucket() {
     up(&pod);
     pod.delete(None);
     bench.assert_gone();
-    assert_eq!(bench.bucket().get("log").unwrap(), "first\nlast\n", "{}", pod.log("s3"));
+    assert_eq!(bench.objects().get("log").unwrap(), b"first\nlast\n", "{}", pod.log("s3"));
 }
 
 /// Most of a pod's grace is its application's; what is left is enough.
@@ -89,22 +95,18 @@ fn the_hint_sends_what_is_open_while_the_application_still_runs() {
     bench.assert_gone();
 }
 
-#[test]
-fn an_application_that_is_restarted_alone_sees_the_bucket_again() {
-    let bench = Bench::new();
+fn an_application_that_is_restarted_alone_sees_the_bucket_again(bench: &Bench) {
     let mut manifest = bench.manifest("echo up; sleep 0.3; echo x >> /s3/data/log");
     manifest["spec"]["restartPolicy"] = json!("Always");
     let pod = bench.start(&manifest);
-    let lines = || bench.bucket().get("log").map_or(0, |bytes| bytes.len() / 2);
+    let lines = || bench.objects().get("log").map_or(0, |bytes| bytes.len() / 2);
     wait_until("three starts have written", || lines() >= 3);
     pod.delete(None);
     assert_eq!(pod.restarts("s3"), 0);
     bench.assert_gone();
 }
 
-#[test]
-fn two_pods_write_one_bucket() {
-    let bench = Bench::new();
+fn two_pods_write_one_bucket(bench: &Bench) {
     // Both at once, each its own files and one of both.
     let line = |own: &str, other: &str| {
         format!(
@@ -120,16 +122,15 @@ fn two_pods_write_one_bucket() {
         assert_eq!(pod.complete(), [0], "{}", pod.log("app"));
     }
     bench.assert_gone();
-    assert_eq!(bench.bucket().keys().len(), 2 * (1 + 9) + 1, "{:?}", bench.bucket().keys());
-    assert_eq!(bench.bucket().get("one-9").unwrap(), "one\n");
-    assert_eq!(bench.bucket().get("two-9").unwrap(), "two\n");
-    let common = bench.bucket().get("common").unwrap();
-    assert!(common == "one\n" || common == "two\n", "{common:?}");
+    let objects = bench.objects();
+    assert_eq!(objects.keys("").len(), 2 * (1 + 9) + 1, "{:?}", objects.keys(""));
+    assert_eq!(objects.get("one-9").unwrap(), b"one\n");
+    assert_eq!(objects.get("two-9").unwrap(), b"two\n");
+    let common = objects.get("common").unwrap();
+    assert!(common == b"one\n" || common == b"two\n", "{common:?}");
 }
 
-#[test]
-fn a_cache_in_memory_stays_within_its_limit() {
-    let bench = Bench::new();
+fn a_cache_in_memory_stays_within_its_limit(bench: &Bench) {
     let mut manifest = bench.manifest(
         "dd if=/dev/zero of=/s3/data/large bs=1M count=96 && cat /s3/data/large > /dev/null",
     );
@@ -138,7 +139,7 @@ fn a_cache_in_memory_stays_within_its_limit() {
     assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
     assert_eq!(pod.restarts("s3"), 0);
     bench.assert_gone();
-    assert_eq!(bench.bucket().object("large").unwrap().size, 96 << 20);
+    assert_eq!(bench.size_of("large"), Some(96 << 20));
 }
 
 /// Its pages are the container's, whose limit is 256 MiB, whatever the volume may hold.
@@ -174,6 +175,20 @@ fn a_server_of_80_mib_reads_and_writes() {
     bench.assert_gone();
     assert_eq!(bench.bucket().get("out"), bench.bucket().get("in"));
     assert_eq!(bench.bucket().object("large").unwrap().size, 96 << 20);
+}
+
+/// Kubelet sums up what every emptyDir takes, and so looks at what is mounted in it.
+#[test]
+fn kubelets_look_at_the_volumes_ends_at_the_mounts_root() {
+    let bench = Bench::new();
+    bench.bucket().put("deep/a", "hello");
+    let pod = bench.start_idle();
+    let lists = || bench.server().log().count(Op::List);
+    let (before, seen) = (lists(), pod.roots_seen());
+    wait_until("it has looked again and again", || pod.roots_seen() > seen + 3);
+    assert_eq!(lists(), before, "it does not go down into the bucket");
+    pod.delete(None);
+    bench.assert_gone();
 }
 
 #[test]

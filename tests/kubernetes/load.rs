@@ -1,9 +1,9 @@
 //! Load by fio in a pod whose server has little memory.
 
+use s3pod_testkit::synthetic_bytes;
 use serde_json::json;
 
 use crate::bench::{Bench, wait_until};
-use crate::node::Node;
 
 /// What every job has in common: threads of one process, real data.
 const COMMON: &str = "--directory=/s3/data --ioengine=psync --thread --fallocate=none \
@@ -31,12 +31,13 @@ fn fio() -> String {
     format!("fio {COMMON} {}", jobs.join(" "))
 }
 
-#[test]
-fn a_full_mix_of_fio_fits_into_128_mib() {
-    let node = Node::new();
-    node.bring_fio();
-    let bench = Bench::on(node);
-    bench.bucket().put_synthetic("in", 192 << 20, 1);
+on_both_stores! {
+    a_full_mix_of_fio_fits_into_128_mib,
+}
+
+fn a_full_mix_of_fio_fits_into_128_mib(bench: &Bench) {
+    bench.node.bring_fio();
+    bench.objects().put("in", &synthetic_bytes(1, 0..192 << 20));
     let mut manifest = bench.manifest(&format!("echo up; {}", fio()));
     manifest["spec"]["initContainers"][1]["resources"] = json!({"limits": {"memory": "128Mi"}});
     let pod = bench.start(&manifest);
@@ -49,9 +50,7 @@ fn a_full_mix_of_fio_fits_into_128_mib() {
     assert_eq!(pod.complete(), [0], "{}\n{}", pod.log("app"), pod.log("s3"));
     assert_eq!((kills, pod.restarts("s3")), (0, 0), "{}", pod.log("s3"));
     bench.assert_gone();
-    let size = |name: &str| bench.bucket().object(name).map(|object| object.size);
-    assert_eq!(size("seq-write.2.0"), Some(48 << 20), "{:?}", bench.bucket().keys());
-    assert_eq!(size("random-write.1.0"), Some(24 << 20));
-    let small = bench.bucket().keys().iter().filter(|key| key.starts_with("small.")).count();
-    assert_eq!(small, 50);
+    assert_eq!(bench.size_of("seq-write.2.0"), Some(48 << 20), "{:?}", bench.objects().keys(""));
+    assert_eq!(bench.size_of("random-write.1.0"), Some(24 << 20));
+    assert_eq!(bench.objects().keys("small.").len(), 50);
 }

@@ -7,6 +7,25 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
 
+/// Makes a test of each case on the server of the tests, and one on somebody else's store.
+macro_rules! on_both_stores {
+    ($($case:ident),+ $(,)?) => {
+        mod ours {
+            $(#[test]
+            fn $case() {
+                super::$case(&crate::bench::Bench::new());
+            })+
+        }
+
+        mod seaweedfs {
+            $(#[test]
+            fn $case() {
+                super::$case(&crate::bench::Bench::on_seaweedfs());
+            })+
+        }
+    };
+}
+
 mod bench;
 mod chart;
 mod clock;
@@ -22,11 +41,9 @@ mod plugin;
 mod pod;
 mod probes;
 #[path = "../mount/raw.rs"]
-#[expect(dead_code, reason = "its other half is for the suites of mounts")]
 mod raw;
 mod refused;
 mod scratch;
-mod seaweed;
 mod seccomp;
 mod spec;
 mod storage;

@@ -255,7 +255,12 @@ fn example(bench: &Bench, file: &str, kind: &str) -> Value {
         _ => &mut found["spec"]["template"]["spec"],
     };
     let server = &mut spec["initContainers"][1];
-    server["args"][1] = json!(BUCKET);
+    let args = server["args"].as_array_mut().unwrap();
+    args[1] = json!(BUCKET);
+    // The environment says it.
+    if let Some(at) = args.iter().position(|word| word == "--endpoint-url") {
+        args.drain(at..at + 2);
+    }
     server["env"] = json!(bench.env());
     found
 }
@@ -287,4 +292,17 @@ fn the_job_of_the_examples_completes() {
     assert_eq!(pod.complete(), [0], "{}", pod.log("work"));
     bench.assert_gone();
     assert_eq!(bench.bucket().get("results/report").unwrap(), "done\n");
+}
+
+#[test]
+fn the_pod_with_seaweedfs_runs_on_seaweedfs() {
+    let bench = Bench::on_seaweedfs();
+    let mut manifest = example(&bench, "seaweedfs.yaml", "Pod");
+    let line = &mut manifest["spec"]["containers"][0]["args"][0];
+    *line = json!(line.as_str().unwrap().replace("date", "echo now"));
+    let pod = bench.start(&manifest);
+    assert_eq!(pod.complete(), [0], "{}", pod.log("app"));
+    assert!(pod.log("app").contains(" started\n"), "{}", pod.log("app"));
+    bench.assert_gone();
+    assert_eq!(bench.objects().get("started").unwrap(), b"now\n");
 }

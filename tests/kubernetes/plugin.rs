@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -21,8 +21,13 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, getsockopt, sendmsg};
 use serde_json::Value;
 
+use crate::clock::scaled;
+
 pub(crate) const SOCKET: &str = "s3pod.sock";
 const POLL: Duration = Duration::from_millis(20);
+/// How often kubelet has a volume published again, which is when the plugin hears of its end: with
+/// each sync of the pod, once a minute and a half at most.
+const REPUBLISH: Duration = Duration::from_secs(90);
 
 /// A published volume.
 pub(crate) struct Published {
@@ -116,6 +121,14 @@ impl Shared {
             drop(own);
             self.handed.fetch_add(1, Ordering::SeqCst);
             self.await_end(line);
+            self.await_republish();
+        }
+    }
+
+    fn await_republish(&self) {
+        let next = Instant::now() + scaled(REPUBLISH);
+        while Instant::now() < next && !self.is_over.load(Ordering::SeqCst) {
+            std::thread::sleep(POLL);
         }
     }
 

@@ -131,6 +131,11 @@ impl Pod {
         self.published.first().expect("a volume of the node's plugin")
     }
 
+    /// How many roots of mounts kubelet's looks at the volumes have met so far.
+    pub(crate) fn roots_seen(&self) -> u32 {
+        self.volumes.roots_seen()
+    }
+
     fn init(&self, container: &Container) {
         let policy = if container.is_sidecar() { "Always" } else { "OnFailure" };
         let kept = self.launch(container, policy);
@@ -409,7 +414,8 @@ fn end(node: &Node, kept: &Kept, grace: Duration, deadline: Instant, before: &[A
         && !grace.is_zero()
         && is_running
     {
-        node.exec(&kept.id, &kept.container, &hook.exec.command);
+        // One that takes longer than the whole grace is left to itself.
+        node.try_exec(&kept.id, &kept.container, &hook.exec.command, grace);
     }
     for other in before {
         other.ends_by(deadline);

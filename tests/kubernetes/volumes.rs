@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -24,12 +25,14 @@ use crate::spec::{self, Container, PodSpec, Volume, VolumeMount};
 pub(crate) struct Volumes {
     folder: PathBuf,
     volumes: Vec<Volume>,
+    /// Roots of other file systems that were looked at in them.
+    roots: AtomicU32,
 }
 
 impl Volumes {
     /// Makes every volume that needs no plugin.
     pub(crate) fn make(folder: PathBuf, spec: &PodSpec) -> Self {
-        let own = Self { folder, volumes: spec.volumes.clone() };
+        let own = Self { folder, volumes: spec.volumes.clone(), roots: AtomicU32::new(0) };
         fs::create_dir_all(&own.folder).unwrap();
         let mut hosts = "127.0.0.1\tpod\n".to_owned();
         for alias in &spec.host_aliases {
@@ -185,7 +188,14 @@ impl Volumes {
     /// The usage walk: looks at every entry of every emptyDir and stops where another file system
     /// begins, but it looks at that one's root.
     pub(crate) fn walk(&self) {
-        self.volumes.iter().for_each(|volume| walk(&self.folder_of(&volume.name)));
+        let roots: u32 =
+            self.volumes.iter().map(|volume| walk(&self.folder_of(&volume.name))).sum();
+        self.roots.fetch_add(roots, Ordering::SeqCst);
+    }
+
+    /// How many of those roots it has met so far.
+    pub(crate) fn roots_seen(&self) -> u32 {
+        self.roots.load(Ordering::SeqCst)
     }
 }
 
@@ -207,13 +217,17 @@ fn open_sub_path(volume: &Path, sub_path: &str) -> io::Result<File> {
     Ok(File::from(opened?))
 }
 
-fn walk(folder: &Path) {
-    let Ok(own) = fs::symlink_metadata(folder) else { return };
-    let Ok(entries) = fs::read_dir(folder) else { return };
+fn walk(folder: &Path) -> u32 {
+    let Ok(own) = fs::symlink_metadata(folder) else { return 0 };
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let mut roots = 0;
     for entry in entries.flatten() {
         let Ok(found) = fs::symlink_metadata(entry.path()) else { continue };
-        if found.is_dir() && found.dev() == own.dev() {
-            walk(&entry.path());
+        if found.dev() != own.dev() {
+            roots += 1;
+        } else if found.is_dir() {
+            roots += walk(&entry.path());
         }
     }
+    roots
 }

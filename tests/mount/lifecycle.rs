@@ -346,8 +346,11 @@ fn health_tells_a_mount_that_lives_from_a_dead_and_a_stopped_one() {
     running.signal(Signal::SIGSTOP);
     // Its threads stop one after the other.
     wait_until("it is stopped", || health(&bench, &[]).0 == Some(1));
+    let begin = Instant::now();
     let (code, said) = health(&bench, &[]);
     assert!(code == Some(1) && said.contains("does not answer"), "{said}");
+    // It waits for a second; kubelet's probes have no more patience by default.
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     running.signal(Signal::SIGCONT);
     running.signal(Signal::SIGKILL);
     running.end();
