@@ -39,6 +39,9 @@ pub(crate) use stores::Stores;
 /// What the Secret of these calls is called by people.
 const SECRETS: &str = "provisioner-secret";
 
+/// What a bucket's name begins with where the volume's own name cannot be one.
+const OWN_BUCKET: &str = "s3pod-";
+
 /// The specification's limit for a name.
 const NAME_MAX: usize = 128;
 
@@ -148,12 +151,16 @@ impl Provisioner {
         let _turn = self.turn(asked.name)?;
         let wanted = Wanted::new(asked, &class, &place);
         let bucket = self.stores.open(&place, &wanted.id.bucket, &secret).await?;
-        if wanted.marker.is_whole_bucket {
-            bucket.bare.create_bucket().await.map_err(|error| refusal(&error))?;
-        }
+        let is_own = match wanted.marker.is_whole_bucket {
+            true => {
+                let made = bucket.bare.create_bucket().await.map_err(|error| refusal(&error))?;
+                made || is_own_name(&wanted.id.bucket)
+            }
+            false => true,
+        };
         let lock = self.lock_of(&wanted.id.bucket);
         let _order = lock.lock().await;
-        let found = wanted.settle(&bucket, asked.range).await;
+        let found = wanted.settle(&bucket, asked.range, is_own).await;
         let found = found.map_err(|refusal| name_the_bucket(refusal, &wanted, &class))?;
         Ok(wanted.volume(found.marker.capacity, &class, &place))
     }
@@ -303,8 +310,8 @@ impl Wanted {
         Self { id: VolumeId { store: place.store.clone(), bucket, hash }, marker }
     }
 
-    /// Writes the marker, or finds it written.
-    async fn settle(&self, bucket: &Bucket, range: Range) -> Result<Found, Refusal> {
+    /// Writes the marker, or finds it written; `is_own` where the bucket may be given a first one.
+    async fn settle(&self, bucket: &Bucket, range: Range, is_own: bool) -> Result<Found, Refusal> {
         let markers = Markers::of(Arc::clone(&bucket.store));
         let found = match markers.read(self.id.hash).await? {
             Some(found) => {
@@ -314,6 +321,7 @@ impl Wanted {
                 }
                 found
             }
+            None if !is_own => return Err(self.is_somebodys()),
             None => {
                 self.check_place(bucket, &markers).await?;
                 markers.create(self.id.hash, &self.marker).await?
@@ -333,6 +341,17 @@ impl Wanted {
             markers.remove(&found).await?;
         }
         Ok(ready)
+    }
+
+    /// It would go with the volume.
+    fn is_somebodys(&self) -> Refusal {
+        let bucket = &self.id.bucket;
+        let reason = format!(
+            "parameters.bucket: none is named, so the volume would have the bucket `{bucket}`, \
+             which is there already and was not made for it; remove that bucket if nobody needs \
+             it, or name a bucket"
+        );
+        Refusal::new(Code::FailedPrecondition, reason)
     }
 
     fn check_same(&self, marker: &Marker, range: Range) -> Result<(), Refusal> {
@@ -453,7 +472,24 @@ fn name_the_bucket(refusal: Refusal, wanted: &Wanted, class: &Class) -> Refusal 
 
 /// The bucket of a volume that has one of its own: its name, where a bucket can have that.
 fn own_bucket(name: &str) -> String {
-    if is_bucket_name(name) { name.to_owned() } else { format!("s3pod-{}", Hash::of(name)) }
+    if is_bucket_name(name) { name.to_owned() } else { format!("{OWN_BUCKET}{}", Hash::of(name)) }
+}
+
+/// True for a bucket's name that nobody else would give: the driver's own, or one with a UUID, as
+/// the provisioner calls volumes (`pvc-` and the claim's).
+///
+/// Such a bucket without a marker is what a call left that was cut off between the two, and the
+/// next one may go on with it. No trace of the intent could be left beforehand that all stores
+/// would keep: an object needs the bucket, tags come after it, and the controller has no disk.
+fn is_own_name(bucket: &str) -> bool {
+    const UUID: [usize; 5] = [8, 4, 4, 4, 12];
+    let is_hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hash = bucket.strip_prefix(OWN_BUCKET).is_some_and(|hash| hash.parse::<Hash>().is_ok());
+    let parts: Vec<&str> = bucket.split('-').collect();
+    let is_uuid = |parts: &[&str]| {
+        parts.iter().zip(UUID).all(|(part, length)| part.len() == length && is_hex(part))
+    };
+    hash || parts.windows(UUID.len()).any(is_uuid)
 }
 
 /// Apart from the hashes of buckets.
@@ -471,7 +507,7 @@ fn is_foreign(id: &VolumeId, marker: &Marker) -> bool {
 
 /// A bucket that was made for a volume, and emptied, and then nobody had the time to remove it.
 async fn remove_leftover(id: &VolumeId, bucket: &Bucket) -> Result<(), Refusal> {
-    if Hash::of(&id.bucket) != id.hash {
+    if Hash::of(&id.bucket) != id.hash || !is_own_name(&id.bucket) {
         return Ok(());
     }
     match remove_bucket(bucket).await {

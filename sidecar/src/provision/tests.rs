@@ -7,6 +7,9 @@ use super::*;
 
 const BUCKET: &str = "data";
 
+/// As the provisioner calls volumes.
+const UUID: &str = "pvc-3f0c9a52-7d1e-4b6a-9c55-0a1b2c3d4e5f";
+
 /// A server, and a provisioner whose Secret leads there.
 struct Lab {
     server: TestServer,
@@ -203,15 +206,69 @@ async fn a_volume_with_a_bucket_of_its_own_takes_it_along() {
 #[tokio::test]
 async fn a_bucket_that_somebody_uses_is_nobodys_volume() {
     let lab = Lab::new().await;
-    lab.put(&["precious"]);
+    let call = Call { name: UUID.to_owned(), ..claim("web", "x") };
+    let call = call.without("bucket").without("pathPattern");
+    let fault = lab.server.faults().add(Fault::status(403, "AccessDenied").on(Op::Put).always());
+    refused(lab.create(&call).await, Code::PermissionDenied, &["PutObject"]);
+    fault.remove();
+    lab.server.bucket(UUID).put("precious", "1");
+    refused(lab.create(&call).await, Code::FailedPrecondition, &["precious", UUID]);
+    let hash = Hash::of(UUID);
+    let id = VolumeId { store: None, bucket: UUID.to_owned(), hash }.to_string();
+    assert_eq!(lab.delete(&id).await, Ok(()));
+    let left = lab.server.bucket(UUID).keys();
+    assert_eq!(left, ["precious"], "the refused volume left nothing");
+}
+
+#[tokio::test]
+async fn an_empty_bucket_of_somebody_else_is_neither_taken_nor_removed() {
+    let lab = Lab::new().await;
     let call = Call { name: BUCKET.to_owned(), ..claim("web", "x") };
     let call = call.without("bucket").without("pathPattern");
-    refused(lab.create(&call).await, Code::FailedPrecondition, &["precious", BUCKET]);
-    assert_eq!(lab.markers(), 0, "the refused volume left nothing");
+    let words = ["parameters.bucket", BUCKET, "was not made for it"];
+    refused(lab.create(&call).await, Code::FailedPrecondition, &words);
     let hash = Hash::of(BUCKET);
     let id = VolumeId { store: None, bucket: BUCKET.to_owned(), hash }.to_string();
     assert_eq!(lab.delete(&id).await, Ok(()));
-    assert_eq!(lab.keys(), ["precious"]);
+    assert!(lab.has_bucket(&id).await);
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_made_and_got_no_marker_is_the_next_calls() {
+    let mut lab = Lab::new().await;
+    for name in [UUID, "Not_A_Bucket"] {
+        let call = Call { name: name.to_owned(), ..claim("web", "x") };
+        let call = call.without("bucket").without("pathPattern");
+        let fault =
+            lab.server.faults().add(Fault::status(403, "AccessDenied").on(Op::Put).always());
+        refused(lab.create(&call).await, Code::PermissionDenied, &["PutObject"]);
+        fault.remove();
+        lab.restart();
+        let volume = lab.create(&call).await.unwrap();
+        assert_eq!(lab.create(&call).await.as_ref(), Ok(&volume));
+        lab.delete_to_the_end(&volume.id).await;
+        assert!(!lab.has_bucket(&volume.id).await);
+    }
+    for other in
+        ["pvc-1", "s3pod-cafe", "3f0c9a52-7d1e-4b6a-9c55", "my-data-2024-0101-0000-backups"]
+    {
+        assert!(!is_own_name(other), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_marker_that_was_copied_is_no_licence_to_delete() {
+    let lab = Lab::new().await;
+    let volume = lab.create(&claim("web", "pvc-1")).await.unwrap();
+    lab.put(&["team-a/web/a"]);
+    let bucket = lab.server.bucket(BUCKET);
+    let marker = bucket.get(&VolumeId::read(&volume.id).unwrap().marker()).unwrap();
+    let copy = VolumeId { hash: Hash::of("other"), ..VolumeId::read(&volume.id).unwrap() };
+    bucket.put(&copy.marker(), marker);
+    let said = lab.delete(&copy.to_string()).await;
+    refused(said, Code::FailedPrecondition, &["marker", "another volume"]);
+    assert_eq!(lab.keys(), ["team-a/web/a"]);
+    assert_eq!(lab.markers(), 2);
 }
 
 #[tokio::test]
