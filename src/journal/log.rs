@@ -58,16 +58,7 @@ impl Log {
         let file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?;
         let text = fs::read(&path)?;
-        let mut log = Self {
-            path,
-            file,
-            salt: String::new(),
-            len: 0,
-            next_id: 1,
-            appended: 0,
-            live: BTreeMap::new(),
-            live_bytes: 0,
-        };
+        let mut log = Self::over(path, file);
         let found = log.read(&text)?;
         if log.salt.is_empty() {
             log.restart()?;
@@ -76,6 +67,27 @@ impl Log {
             log.file.seek(SeekFrom::Start(log.len))?;
         }
         Ok((log, found))
+    }
+
+    /// What is pending in the log in `folder`, which may be another mount's and stays as it is.
+    pub(super) fn look(folder: &Path) -> io::Result<Vec<Found>> {
+        let path = folder.join("log");
+        let (file, text) = (File::open(&path)?, fs::read(&path)?);
+        Self::over(path, file).read(&text)
+    }
+
+    /// Nothing of the file is read yet.
+    const fn over(path: PathBuf, file: File) -> Self {
+        Self {
+            path,
+            file,
+            salt: String::new(),
+            len: 0,
+            next_id: 1,
+            appended: 0,
+            live: BTreeMap::new(),
+            live_bytes: 0,
+        }
     }
 
     fn read(&mut self, text: &[u8]) -> io::Result<Vec<Found>> {

@@ -15,6 +15,7 @@ mod line;
 mod log;
 mod recovered;
 mod slot;
+mod unsent;
 
 use std::fs;
 use std::io;
@@ -31,6 +32,7 @@ use log::Log;
 pub use line::Kind;
 pub use recovered::{Base, Found, Item, Lost, Reason, Recovered, Recovery, find_recovered};
 pub use slot::{Leftover, Slot};
+pub use unsent::{Unsent, count_unsent};
 
 /// The suffix of a staging file: whatever has it and belongs to no pending intent was never
 /// promised to anybody.

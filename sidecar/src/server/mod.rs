@@ -13,6 +13,7 @@
 //!   shares    memory: who has how much
 //!   files     credentials
 //!   unused    caches of volumes that nobody serves any more
+//!   unsent    what is in their journals
 //! ```
 
 mod files;
@@ -20,6 +21,7 @@ pub(crate) mod order;
 mod process;
 mod shares;
 pub(crate) mod tied;
+mod unsent;
 mod unused;
 mod volumes;
 
@@ -69,6 +71,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// After an accept that failed: mostly there are no descriptors left, and some will be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A driver has volumes served again within seconds after this server has begun.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is taken for the memory of a machine without a limit and without a number.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
@@ -225,6 +230,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let mut end = End::listen()?;
     let Options { places, budget, volume_memory } = options;
     let (sockets, caches) = (places.sockets.clone(), places.cache.clone());
+    let journals = places.journal.clone();
     let volumes = Volumes::new(places, Shares::new(budget), Some(volume_memory));
     let listener = bind(&sockets)?;
     crate::say(format_args!(
@@ -235,6 +241,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     tokio::select! {
         () = accept(&listener, &volumes) => {}
         () = keep_clean(&caches, &volumes) => {}
+        () = say_what_is_left(&journals, &volumes) => {}
         () = end.signalled() => {}
     }
     // Whoever connects from here on hears that nobody does.
@@ -262,6 +269,18 @@ async fn keep_clean(caches: &Path, volumes: &Arc<Volumes>) {
             }
         }
         tokio::time::sleep(unused::EVERY).await;
+    }
+}
+
+/// Says now and then what is not sent and will not be by itself.
+async fn say_what_is_left(journals: &Path, volumes: &Arc<Volumes>) {
+    let mut pause = RETURN_PATIENCE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let (folder, running) = (journals.to_owned(), volumes.keys());
+        let left = tokio::task::spawn_blocking(move || unsent::look(&folder, &running)).await;
+        left.iter().flatten().for_each(|left| crate::say(format_args!("{left}")));
+        pause = unused::EVERY;
     }
 }
 
