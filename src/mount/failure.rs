@@ -14,6 +14,9 @@ pub struct Failure {
 /// `EX_CONFIG` of sysexits.h: what was asked for cannot work as it is set up.
 const CONFIGURATION: u8 = 78;
 
+/// What another try may not meet.
+const PASSING: u8 = 1;
+
 /// What the store refused at the first contact: each has an exit code of its own, for programs
 /// that start mounts for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,12 @@ impl Failure {
 
     /// It failed this time, or on this machine.
     pub fn passing(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1 }
+        Self { message: message.into(), code: PASSING }
+    }
+
+    /// True where the same may work the next time, though nobody changes anything.
+    pub const fn may_pass(&self) -> bool {
+        self.code == PASSING
     }
 
     /// The process's exit code.

@@ -44,6 +44,7 @@ pub use failure::{Failure, Refused};
 use handoff::{Handed, Listener};
 use kernel::MountOptions;
 use point::Allowed;
+use probe::Contact;
 pub use served::is_served;
 use session::Session;
 use shutdown::Signals;
@@ -95,14 +96,22 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
     let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
     ephemeral::check(config)?;
     // Before the offer: once it is taken, everybody on the mount waits for this process.
+    let base = stack::connect(config).await?;
     let stack = tokio::select! {
-        stack = stack::build(config) => stack?,
+        stack = stack::build(config, Arc::clone(&base)) => stack?,
         name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
     };
-    let admin = admin(config, &stack);
-    admin.serve_port(config.admin_address).await?;
     let listener = Arc::new(Listener::bind(&config.directory, volume)?);
+    // Beside whoever connects already: a store that is away must not keep a mount away.
+    let contact = tokio::select! {
+        contact = probe::begin(&base, config) => contact?,
+        name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
+    };
+    let admin = admin(config, &stack, contact.clone());
+    admin.serve_port(config.admin_address).await?;
     admin.serve_path(&admin::path_beside(&config.directory))?;
+    let asking = Tasks::new();
+    asking.spawn(probe::go_on(contact, base, config.clone()));
     let (session, taken) = tokio::select! {
         served = take_over(config, &stack, &listener) => served?,
         name = signals.next() => {
@@ -195,10 +204,10 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
     let point = point::check(&config.directory, allowed)?;
     ephemeral::check(config)?;
     let stack = tokio::select! {
-        stack = stack::build(config) => stack?,
+        stack = contacted(config) => stack?,
         name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
     };
-    let admin = admin(config, &stack);
+    let admin = admin(config, &stack, Contact::default());
     // Before the mount: a port that is taken must not leave a mount behind.
     admin.serve_port(config.admin_address).await?;
     let mut session = serve(config, &stack, &point)?;
@@ -210,6 +219,13 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
     let _watching = watch(config, &stack, &admin, log);
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
     attend(&stack, &admin, session, &mut signals).await
+}
+
+/// A stack over a store that has answered.
+async fn contacted(config: &Config) -> Result<Stack, Failure> {
+    let base = stack::connect(config).await?;
+    probe::probe(&base, config).await?;
+    stack::build(config, base).await
 }
 
 fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failure> {
@@ -243,9 +259,9 @@ fn watch(config: &Config, stack: &Stack, admin: &Admin, log: Log) -> Tasks {
     tasks
 }
 
-fn admin(config: &Config, stack: &Stack) -> Admin {
+fn admin(config: &Config, stack: &Stack, contact: Contact) -> Admin {
     let (store, counters) = (Arc::clone(&stack.store), Arc::clone(&stack.counters));
-    Admin::new(stack.vfs.clone(), store, counters, &config.prefix, stack.clock.clone())
+    Admin::new(stack.vfs.clone(), store, counters, contact, &config.prefix, stack.clock.clone())
 }
 
 /// What `df` shows as the file system: the bucket, and the prefix where there is one.

@@ -1,9 +1,12 @@
-//! The first contact with the store, before anything is mounted.
+//! The first contact with the store.
 //!
 //! Owns the sentence that says what is wrong with a bucket, a region, a credential or an
-//! endpoint, and what to write instead. Must not know how the store is asked.
+//! endpoint, and what to write instead; and how long somebody waits for it: a mount of one's own
+//! has it first, a mount that was handed over goes on without it where the store is away. Must
+//! not know how the store is asked.
 #![deny(clippy::wildcard_enum_match_arm)]
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::failure::{Failure, Refused};
@@ -14,6 +17,49 @@ use crate::store::{Error, ErrorKind};
 /// A server that is starting gets this many tries, this long apart; a wrong address gets one.
 const TRIES: u32 = 3;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+
+/// A server that was asked for waits so long for a word that nothing but a change would mend.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a store is asked again that has not been reached yet.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is wrong with the first contact, until it has come about; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contact(Arc<Mutex<Option<Failure>>>);
+
+impl Contact {
+    /// Why the store has not been reached; none once it has.
+    pub(super) fn trouble(&self) -> Option<Failure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, trouble: Option<Failure>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// Asks the bucket, and waits a moment for the answer. One that does not come, or may be another
+/// one the next time, is noted, and no failure.
+pub(super) async fn begin(store: &S3Store, config: &Config) -> Result<Contact, Failure> {
+    let contact = Contact::default();
+    match tokio::time::timeout(PATIENCE, probe(store, config)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) if !failure.may_pass() => return Err(failure),
+        Ok(Err(failure)) => contact.set(Some(failure)),
+        Err(_) => contact.set(Some(silent(config))),
+    }
+    Ok(contact)
+}
+
+/// Goes on asking until there is an answer, and notes what is wrong meanwhile.
+pub(super) async fn go_on(contact: Contact, store: Arc<S3Store>, config: Config) {
+    while let Some(trouble) = contact.trouble() {
+        tracing::warn!(%trouble, "the store has not been reached yet; the mount waits for it");
+        tokio::time::sleep(AGAIN).await;
+        contact.set(probe(&store, &config).await.err());
+    }
+}
 
 /// Asks the bucket for one line of a listing.
 pub(super) async fn probe(store: &S3Store, config: &Config) -> Result<(), Failure> {
@@ -38,7 +84,7 @@ const fn may_pass(kind: &ErrorKind) -> bool {
 
 fn explain(error: &Error, config: &Config) -> Failure {
     let bucket = &config.bucket;
-    let place = config.s3.endpoint_url.as_ref().map_or("AWS", |url| url.as_str());
+    let place = place(config);
     match error.kind() {
         ErrorKind::NoSuchBucket | ErrorKind::NotFound => Failure::refused(
             Refused::NoBucket,
@@ -74,9 +120,7 @@ fn explain(error: &Error, config: &Config) -> Failure {
             "{place}: {}; check --endpoint-url, the network and the proxy",
             said(error)
         )),
-        ErrorKind::Timeout => Failure::passing(format!(
-            "{place} does not answer; check --endpoint-url, the network and the proxy"
-        )),
+        ErrorKind::Timeout => silent(config),
         ErrorKind::Changed
         | ErrorKind::NotModified
         | ErrorKind::Conflict
@@ -94,6 +138,17 @@ fn explain(error: &Error, config: &Config) -> Failure {
             Failure::passing(format!("the bucket `{bucket}` at {place}: {error}"))
         }
     }
+}
+
+fn silent(config: &Config) -> Failure {
+    Failure::passing(format!(
+        "{} does not answer; check --endpoint-url, the network and the proxy",
+        place(config)
+    ))
+}
+
+fn place(config: &Config) -> &str {
+    config.s3.endpoint_url.as_ref().map_or("AWS", |url| url.as_str())
 }
 
 /// What to do about credentials, by the code in what was said of them.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use super::allotment::{Allotment, Division};
 use super::failure::Failure;
-use super::probe;
 use super::traces::{self, Noted};
 use crate::bound::Bound;
 use crate::budget::Budget;
@@ -47,13 +46,15 @@ pub(super) struct Stack {
     _journal: Journal,
 }
 
-/// Connects to the store, asks it for the bucket, and builds the file system over it.
-pub(super) async fn build(config: &Config) -> Result<Stack, Failure> {
+/// The way to the store, which has not been asked for anything yet.
+pub(super) async fn connect(config: &Config) -> Result<Arc<S3Store>, Failure> {
+    let connected = S3Store::connect(s3_settings(config)).await;
+    connected.map(Arc::new).map_err(|error| Failure::configuration(error.to_string()))
+}
+
+/// Builds the file system over a store. Nothing is asked of it, but for what an earlier mount left.
+pub(super) async fn build(config: &Config, base: Arc<S3Store>) -> Result<Stack, Failure> {
     let clock = Clock::system();
-    let base = S3Store::connect(s3_settings(config))
-        .await
-        .map_err(|error| Failure::configuration(error.to_string()))?;
-    probe::probe(&base, config).await?;
     let disk = open_disk(config, base.endpoint(), &clock);
     let has_disk = disk.is_some();
     let own = Division::of(config.sizes(), has_disk);
@@ -126,7 +127,7 @@ fn open_disk(config: &Config, endpoint: Option<&str>, clock: &Clock) -> Option<D
 /// bounded, what failed in passing is tried again, and conditions go only where the store keeps
 /// them.
 fn decorate(
-    base: Metered<S3Store>,
+    base: Metered<Arc<S3Store>>,
     requests: &Arc<Bound>,
     journal: &Journal,
     config: &Config,

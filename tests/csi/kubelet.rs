@@ -35,6 +35,8 @@ pub(crate) const MEMORY: &str = "8GiB";
 /// A node: the server of its volumes, the driver, and kubelet.
 pub(crate) struct Kubelet {
     pub(crate) stand: Stand,
+    /// What the driver is started with beside what each needs.
+    more: Vec<String>,
     driver: Child,
     runtime: Runtime,
     channel: Channel,
@@ -42,16 +44,22 @@ pub(crate) struct Kubelet {
 
 impl Kubelet {
     pub(crate) fn new() -> Self {
-        let stand = Stand::new(MEMORY);
+        Self::with(MEMORY, &[])
+    }
+
+    /// One whose servers share so much memory, and whose driver has these arguments too.
+    pub(crate) fn with(memory: &str, more: &[&str]) -> Self {
+        let stand = Stand::new(memory);
         // Shared, so that what the driver mounts is seen where containers have it.
         let folder = stand.folder.path().join("kubelet");
         fs::create_dir(&folder).unwrap();
         let none: Option<&str> = None;
         mount(Some(&folder), &folder, none, MsFlags::MS_BIND, none).unwrap();
         mount(none, &folder, none, MsFlags::MS_SHARED, none).unwrap();
-        let (driver, runtime) = (launch(&stand), Runtime::new().unwrap());
+        let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
+        let (driver, runtime) = (launch(&stand, &more), Runtime::new().unwrap());
         let channel = runtime.block_on(ready(&socket(&stand)));
-        Self { stand, driver, runtime, channel }
+        Self { stand, more, driver, runtime, channel }
     }
 
     /// Kubelet's own folder.
@@ -156,7 +164,7 @@ impl Kubelet {
         kill(Pid::from_raw(self.driver.id().cast_signed()), by).unwrap();
         self.driver.wait().unwrap();
         meanwhile(self);
-        self.driver = launch(&self.stand);
+        self.driver = launch(&self.stand, &self.more);
         self.channel = self.runtime.block_on(ready(&socket(&self.stand)));
     }
 
@@ -167,7 +175,7 @@ impl Kubelet {
 
     /// Another driver at the folder of the one that runs; how it ends, and what it says.
     pub(crate) fn second_driver(&self) -> (Option<i32>, String) {
-        let mut command = command(&self.stand);
+        let mut command = command(&self.stand, &self.more);
         let output = command.stderr(Stdio::piped()).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
@@ -232,17 +240,18 @@ fn log(stand: &Stand) -> PathBuf {
     stand.folder.path().join("driver.log")
 }
 
-fn launch(stand: &Stand) -> Child {
+fn launch(stand: &Stand, more: &[String]) -> Child {
     let log = File::options().create(true).append(true).open(log(stand)).unwrap();
-    command(stand).stderr(log).spawn().expect("the program starts")
+    command(stand, more).stderr(log).spawn().expect("the program starts")
 }
 
-fn command(stand: &Stand) -> Command {
+fn command(stand: &Stand, more: &[String]) -> Command {
     let folder = stand.folder.path();
     let mut command = Command::new(folder.join("s3pod-sidecar"));
     command.args(["csi", "--mode", "node", "--node-id", "node-1", "--log-format", "json"]);
     command.arg("--endpoint").arg(format!("unix://{}", socket(stand).display()));
     command.arg("--state-dir").arg(state(stand)).arg("--socket-dir").arg(stand.sockets());
     command.arg("--kubelet-dir").arg(folder.join("kubelet")).stdin(Stdio::null());
+    command.args(more);
     command
 }

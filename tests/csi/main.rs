@@ -25,6 +25,7 @@ mod restart;
 mod sanity;
 mod server;
 mod sidecar;
+mod silent;
 #[path = "../kubernetes/seccomp.rs"]
 mod seccomp;
 #[expect(dead_code, reason = "pods use more of it than containers do")]

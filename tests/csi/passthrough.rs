@@ -20,6 +20,7 @@ use s3pod::mount::broker::{Kernel, Server, attend};
 use s3pod::mount::handoff::{Offer, VERSION, attach, offer};
 use serde_json::json;
 
+use crate::kubelet::{Kubelet, MEMORY};
 use crate::stand::{Stand, USER, until};
 
 const SIZE: usize = (3 << 20) + 5;
@@ -110,6 +111,48 @@ fn warm(path: &Path) {
     let mut warm = Command::new(env!("CARGO_BIN_EXE_s3pod"));
     let warmed = warm.arg("warm").arg(path).output().unwrap();
     assert!(warmed.status.success(), "{}", String::from_utf8_lossy(&warmed.stderr));
+}
+
+/// A volume with one cached file, published by a driver that was told of this folder of caches.
+fn published(caches: &str) -> (Kubelet, PathBuf, Vec<u8>) {
+    let kubelet = Kubelet::with(MEMORY, &["--cache-dir", caches]);
+    let bytes: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
+    kubelet.stand.bucket().put("f", bytes.clone());
+    let mut call = kubelet.call("v", "pod-1");
+    call.volume_context.insert("logLevel".into(), "debug".into());
+    kubelet.publish(&call).unwrap();
+    let path = kubelet.target("pod-1").join("f");
+    warm(&path);
+    (kubelet, path, bytes)
+}
+
+#[test]
+fn the_driver_registers_files_of_the_servers_cache_for_its_volumes() {
+    // Found where the stand has it, since both are on the disk of temporary files.
+    let folder = tempfile::tempdir().unwrap();
+    let (mut kubelet, path, bytes) = published(folder.path().to_str().unwrap());
+    let pid = kubelet.stand.pid_of(&kubelet.stand.keys()[0]);
+    let file = open_passed(&kubelet.stand, &path);
+    assert!(read_alone(pid, &file) == bytes);
+    drop(file);
+    // Also one that was started anew.
+    kubelet.restart(Signal::SIGKILL, |_| {});
+    let file = open_passed(&kubelet.stand, &path);
+    assert!(read_alone(pid, &file) == bytes);
+}
+
+#[test]
+fn a_file_that_is_elsewhere_than_the_caches_is_read_by_its_server() {
+    let (kubelet, path, bytes) = published("/proc");
+    for _ in 0..3 {
+        assert!(fs::read(&path).unwrap() == bytes);
+    }
+    until("it is refused", || {
+        let read = fs::read(&path);
+        assert!(read.unwrap() == bytes);
+        kubelet.stand.log().contains("not on the file system of the cache")
+    });
+    assert!(!kubelet.stand.log().contains("the kernel reads the file by itself"));
 }
 
 #[test]

@@ -2,18 +2,19 @@
 
 use std::fs;
 
+use s3pod_testkit::Fault;
 use s3pod_testkit::csi::volume_capability::access_mode::Mode;
-use s3pod_testkit::csi::volume_capability::{AccessType, BlockVolume};
+use s3pod_testkit::csi::volume_capability::{AccessType, BlockVolume, MountVolume};
 use s3pod_testkit::csi::{Code, NodePublishVolumeRequest};
 
-use crate::kubelet::{Kubelet, capability, refusal};
+use crate::kubelet::{Kubelet, MEMORY, capability, refusal};
 
 type Change = fn(&mut NodePublishVolumeRequest);
 
 #[test]
 fn every_field_that_is_missing_or_wrong_is_named() {
     let kubelet = Kubelet::new();
-    let wrong: [(&str, Change); 12] = [
+    let wrong: [(&str, Change); 16] = [
         ("volume_id", |call| call.volume_id.clear()),
         ("target_path", |call| call.target_path.clear()),
         ("target_path", |call| "relative/path".clone_into(&mut call.target_path)),
@@ -29,6 +30,18 @@ fn every_field_that_is_missing_or_wrong_is_named() {
         }),
         ("bucket", |call| drop(call.volume_context.remove("bucket"))),
         ("colour", |call| drop(call.volume_context.insert("colour".into(), "red".into()))),
+        ("prefix", |call| drop(call.volume_context.insert("prefix".into(), "a/../b".into()))),
+        ("target_path", |call| call.target_path.push_str(&"/x".repeat(2048))),
+        ("volume_mount_group", |call| {
+            let mount = MountVolume { volume_mount_group: "staff".into(), ..Default::default() };
+            let capability = call.volume_capability.as_mut().unwrap();
+            capability.access_type = Some(AccessType::Mount(mount));
+        }),
+        ("colour", |call| {
+            let mount = MountVolume { mount_flags: vec!["colour".into()], ..Default::default() };
+            let capability = call.volume_capability.as_mut().unwrap();
+            capability.access_type = Some(AccessType::Mount(mount));
+        }),
     ];
     for (field, change) in wrong {
         let mut call = kubelet.call("v", "pod-1");
@@ -37,6 +50,12 @@ fn every_field_that_is_missing_or_wrong_is_named() {
         assert_eq!(code, Code::InvalidArgument, "{field}: {said}");
         assert!(said.contains(field), "{field}: {said}");
         assert!(!said.contains(&call.secrets["secretAccessKey"]), "{said}");
+    }
+    for key in ["accessKeyId", "secretAccessKey"] {
+        let mut half = kubelet.call("v", "pod-1");
+        half.secrets.remove(key);
+        let (code, said) = refusal(kubelet.publish(&half));
+        assert!(code == Code::Unauthenticated && said.contains(key), "{said}");
     }
     let target = kubelet.target("pod-1");
     assert_eq!(refusal(kubelet.unpublish("", &target)).0, Code::InvalidArgument);
@@ -50,10 +69,10 @@ fn every_field_that_is_missing_or_wrong_is_named() {
 fn a_store_that_says_no_is_passed_on_by_its_code_and_nothing_stays() {
     let kubelet = Kubelet::new();
     let wrong: [(Code, &str, Change); 2] = [
-        (Code::NotFound, "nowhere", |call| {
+        (Code::NotFound, "volumeAttributes.bucket: ", |call| {
             call.volume_context.insert("bucket".into(), "nowhere".into());
         }),
-        (Code::Unauthenticated, "secret", |call| {
+        (Code::Unauthenticated, "nodePublishSecretRef: ", |call| {
             call.secrets.insert("secretAccessKey".into(), "wr0ng".into());
         }),
     ];
@@ -62,11 +81,61 @@ fn a_store_that_says_no_is_passed_on_by_its_code_and_nothing_stays() {
         change(&mut call);
         let (said, why) = refusal(kubelet.publish(&call));
         assert_eq!(said, code, "{why}");
-        assert!(why.contains(words) && !why.contains("wr0ng"), "{why}");
+        assert!(why.starts_with(words) && !why.contains("wr0ng"), "{why}");
+        assert!(!why.contains("AWS_") && !why.contains(" --"), "{why}");
         assert!(!kubelet.target("pod-1").exists());
         kubelet.assert_gone();
     }
+    let forbidden = Fault::status(403, "AccessDenied").on_any().always();
+    let forbidden = kubelet.stand.store.faults().add(forbidden);
+    let (code, why) = refusal(kubelet.publish(&kubelet.call("v", "pod-1")));
+    assert_eq!(code, Code::PermissionDenied, "{why}");
+    assert!(why.starts_with("nodePublishSecretRef: ") && why.contains("s3:ListBucket"), "{why}");
+    kubelet.assert_gone();
+    forbidden.remove();
     let _target = kubelet.published("v", "pod-1");
+}
+
+#[test]
+fn a_volume_that_finds_no_memory_is_refused_and_the_others_go_on() {
+    let kubelet = Kubelet::with("112MiB", &[]);
+    kubelet.stand.bucket().put("a", "hello");
+    let first = kubelet.published("v", "pod-1");
+    let second = kubelet.call("w", "pod-2");
+    let (code, said) = refusal(kubelet.publish(&second));
+    assert!(code == Code::ResourceExhausted && said.contains("server pods"), "{said}");
+    assert!(!kubelet.target("pod-2").exists());
+    assert_eq!(kubelet.mounts().len(), 2);
+    assert_eq!(fs::read_to_string(first.join("a")).unwrap(), "hello");
+    kubelet.unpublish("v", &first).unwrap();
+    kubelet.publish(&second).unwrap();
+    assert_eq!(fs::read_to_string(kubelet.target("pod-2").join("a")).unwrap(), "hello");
+}
+
+#[test]
+fn no_secret_is_in_a_log_however_much_it_says_and_whatever_fails() {
+    let kubelet = Kubelet::with(MEMORY, &["--log-level", "trace"]);
+    let mut call = kubelet.call("v", "pod-1");
+    call.secrets.insert("sessionToken".into(), "s3ss10n".into());
+    call.volume_context.insert("logLevel".into(), "trace".into());
+    kubelet.publish(&call).unwrap();
+    call.secrets.remove("sessionToken");
+    kubelet.publish(&call).unwrap();
+    fs::write(kubelet.target("pod-1").join("a"), "x").unwrap();
+    let mut rotated = call.clone();
+    rotated.secrets.insert("secretAccessKey".into(), "r0tated".into());
+    kubelet.publish(&rotated).unwrap();
+    let mut wrong = rotated.clone();
+    wrong.volume_context.insert("colour".into(), "red".into());
+    refusal(kubelet.publish(&wrong));
+    kubelet.unpublish("v", &kubelet.target("pod-1")).unwrap();
+    let (of_driver, of_servers) = (kubelet.log(), kubelet.stand.log());
+    assert!(of_driver.contains("\"TRACE\"") || of_driver.contains("\"DEBUG\""), "{of_driver}");
+    for secret in ["s3ss10n", "r0tated", call.secrets["secretAccessKey"].as_str()] {
+        let lines = of_driver.lines().chain(of_servers.lines());
+        let shown: Vec<&str> = lines.filter(|line| line.contains(secret)).collect();
+        assert!(shown.is_empty(), "{secret}: {shown:?}");
+    }
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //! than that it may pass.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use s3pod_testkit::Fault;
 use s3pod_testkit::csi::{Code, NodePublishVolumeRequest};
@@ -12,7 +14,7 @@ use crate::kubelet::{Kubelet, MEMORY, refusal};
 use crate::stand::until;
 
 /// The words of a republish that fails; it fails once, whatever it is repeated.
-fn told_once(kubelet: &Kubelet, call: &NodePublishVolumeRequest) -> String {
+pub(crate) fn told_once(kubelet: &Kubelet, call: &NodePublishVolumeRequest) -> String {
     let (code, said) = refusal(kubelet.publish(call));
     assert_eq!(code, Code::Unavailable, "{said}");
     for _ in 0..3 {
@@ -54,6 +56,77 @@ fn credentials_that_the_store_takes_no_longer_are_told_once_each_time() {
     kubelet.publish(&call).unwrap();
     assert_eq!(kubelet.mounts(), mounts, "nothing was mounted anew");
     kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_secret_that_lost_a_key_harms_no_pod_that_has_the_volume() {
+    let kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    let (right, mounts) = (kubelet.call("v", "pod-1"), kubelet.mounts());
+    let mut wrong = right.clone();
+    wrong.secrets.remove("secretAccessKey");
+    for _ in 0..2 {
+        let said = told_once(&kubelet, &wrong);
+        assert!(said.contains("secretAccessKey"), "{said}");
+        kubelet.publish(&right).unwrap();
+    }
+    let mut unknown = right.clone();
+    unknown.volume_context.insert("colour".into(), "red".into());
+    assert!(told_once(&kubelet, &unknown).contains("colour"));
+    assert!(reads(&target));
+    assert_eq!(kubelet.mounts(), mounts);
+    // A pod that is new hears what is wrong by its code, each time.
+    let mut of_new = kubelet.call("v", "pod-2");
+    of_new.secrets.remove("secretAccessKey");
+    for _ in 0..2 {
+        let (code, said) = refusal(kubelet.publish(&of_new));
+        assert_ne!(code, Code::Unavailable, "{said}");
+    }
+    assert!(!kubelet.target("pod-2").exists());
+}
+
+#[test]
+fn a_call_that_repeats_writes_nothing_and_a_disk_that_takes_nothing_harms_no_volume() {
+    let kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    let shared = kubelet.published("v", "pod-2");
+    let calls = ["pod-1", "pod-2"].map(|pod| kubelet.call("v", pod));
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let keys = kubelet.stand.credentials_of_volumes().remove(0);
+    let written = (inode(&kubelet.state()), inode(&keys));
+    for call in calls.iter().chain(&calls) {
+        kubelet.publish(call).unwrap();
+    }
+    assert_eq!((inode(&kubelet.state()), inode(&keys)), written, "nothing is written anew");
+
+    let state = kubelet.state().parent().unwrap().to_owned();
+    let none: Option<&str> = None;
+    mount(Some(&state), &state, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).unwrap();
+    // On its own, so that its end is not that of the mounts which it is a copy of.
+    mount(none, &state, none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+    let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(none, &state, none, read_only, none).unwrap();
+    for call in &calls {
+        kubelet.publish(call).unwrap();
+    }
+    for (volume, pod) in [("v", "pod-3"), ("w", "pod-4")] {
+        let (code, said) = refusal(kubelet.publish(&kubelet.call(volume, pod)));
+        assert!(code == Code::Internal && said.contains("cannot be written to"), "{said}");
+        assert!(!kubelet.target(pod).exists());
+    }
+    assert!(reads(&target) && reads(&shared));
+    umount2(&state, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(kubelet.stand.keys().len(), 1, "nobody serves what nobody has");
+    for (volume, pod) in [("v", "pod-3"), ("w", "pod-4")] {
+        assert!(reads(&kubelet.published(volume, pod)));
+        kubelet.unpublish(volume, &kubelet.target(pod)).unwrap();
+    }
+    for target in [target, shared] {
+        kubelet.unpublish("v", &target).unwrap();
+    }
     kubelet.assert_gone();
 }
 

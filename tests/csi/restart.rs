@@ -5,9 +5,10 @@ use std::fs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use s3pod_testkit::csi::Code;
 use serde_json::json;
 
-use crate::kubelet::Kubelet;
+use crate::kubelet::{Kubelet, refusal};
 use crate::stand::until;
 
 #[test]
@@ -63,6 +64,27 @@ fn a_server_that_a_killed_driver_left_half_started_is_ended_by_the_next_one() {
     assert_eq!(kubelet.stand.keys(), known);
     kubelet.stand.bucket().put("a", "hello");
     assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+}
+
+#[test]
+fn a_target_that_shows_another_file_system_is_not_taken_for_the_volumes() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let (one, two) = (kubelet.published("v", "pod-1"), kubelet.published("w", "pod-2"));
+    kubelet.restart(Signal::SIGKILL, |_| {
+        umount2(&one, MntFlags::MNT_DETACH).unwrap();
+        let none: Option<&str> = None;
+        mount(Some(&two), &one, none, MsFlags::MS_BIND, none).unwrap();
+    });
+    let (code, said) = refusal(kubelet.stats("v", one.to_str().unwrap()));
+    assert_eq!(code, Code::NotFound, "{said}");
+    assert_eq!(kubelet.stand.keys().len(), 1, "what nobody has is not served");
+    assert_eq!(kubelet.stats("w", two.to_str().unwrap()).unwrap().len(), 1);
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    assert_eq!(fs::read_to_string(one.join("a")).unwrap(), "hello");
+    kubelet.unpublish("v", &one).unwrap();
+    kubelet.unpublish("w", &two).unwrap();
+    kubelet.assert_gone();
 }
 
 #[test]

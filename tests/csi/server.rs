@@ -140,8 +140,10 @@ fn what_cannot_be_served_is_refused_with_the_servers_own_words() {
     let mut order = stand.order("one");
     // A port that nobody listens at.
     order["arguments"][2] = json!("http://127.0.0.1:1");
-    let (kind, why) = refusal(&stand.ask(&json!({"start": order})));
-    assert_eq!(kind, "unavailable", "{why}");
+    let volume = stand.serve(&order);
+    let contact = &volume.ask("/credentials")["contact"];
+    assert_eq!(contact["may_pass"], true, "a store that is away keeps nobody waiting: {contact}");
+    assert!(contact["why"].as_str().unwrap().contains("http://127.0.0.1:1"), "{contact}");
     let mut order = stand.order("one");
     order["files"] = json!({});
     let (kind, why) = refusal(&stand.ask(&json!({"start": order})));

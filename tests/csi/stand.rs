@@ -34,6 +34,8 @@ pub(crate) struct Stand {
     pub(crate) store: TestServer,
     pub(crate) folder: TempDir,
     server: Option<Child>,
+    /// The server's own keys, which no volume gets unless that is asked for.
+    pub(crate) identity: (String, String),
 }
 
 impl Stand {
@@ -49,7 +51,8 @@ impl Stand {
         }
         bring_programs(folder.path());
         let store = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
-        let mut stand = Self { store, folder, server: None };
+        let nobodys = || "the-servers".to_owned();
+        let mut stand = Self { store, folder, server: None, identity: (nobodys(), nobodys()) };
         stand.start(memory);
         stand
     }
@@ -62,8 +65,10 @@ impl Stand {
         command.arg("server").arg("--socket-dir").arg(path("sockets"));
         command.arg("--cache-dir").arg(path("cache")).arg("--secret-dir").arg(path("secrets"));
         command.args(["--memory-limit", memory]);
-        // An identity of its own, which no volume gets unless that is asked for.
-        command.env("AWS_ACCESS_KEY_ID", "the-servers").env("AWS_SECRET_ACCESS_KEY", "the-servers");
+        // The disk of temporary files may be full.
+        command.env("S3POD_CACHE_MIN_FREE", "0");
+        let (key, secret) = &self.identity;
+        command.env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", secret);
         command.uid(USER).gid(USER).current_dir("/").stdin(Stdio::null()).stderr(log);
         self.server = Some(command.spawn().unwrap());
         let socket = self.sockets().join("server.sock");
@@ -104,6 +109,12 @@ impl Stand {
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
             endpoint.access_key, endpoint.secret_key
         )
+    }
+
+    /// The files of credentials that volumes are served with.
+    pub(crate) fn credentials_of_volumes(&self) -> Vec<PathBuf> {
+        let folders = fs::read_dir(self.folder.path().join("secrets/secrets")).unwrap();
+        folders.map(|folder| folder.unwrap().path().join("credentials")).collect()
     }
 
     /// Sends the server a request; its answer.
@@ -162,6 +173,12 @@ impl Stand {
         let volumes = listed["volumes"].as_array().unwrap();
         let found = volumes.iter().find(|volume| volume["key"] == key);
         u32::try_from(found.unwrap()["pid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// Sends the server itself a signal that does not end it.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let server = self.server.as_ref().unwrap().id();
+        kill(Pid::from_raw(server.cast_signed()), signal).unwrap();
     }
 
     /// Sends the server itself a signal, and waits for its end; its exit code.

@@ -70,11 +70,11 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let readiness = Readiness::new();
     // Before the socket, which another driver at the same folder may listen at.
     let node = if options.mode.has_node() {
-        let sockets = match is_alone {
-            true => own_server::sockets(&options.state_dir),
-            false => options.socket_dir.clone(),
+        let servers = match is_alone {
+            true => own_server::servers(&options.state_dir),
+            false => Servers::new(options.socket_dir.clone(), options.cache_dir.clone()),
         };
-        Some(Node::new(&options, Servers::new(sockets), readiness.clone())?)
+        Some(Node::new(&options, servers, readiness.clone())?)
     } else {
         None
     };

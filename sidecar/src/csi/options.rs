@@ -20,6 +20,7 @@ const NODE_ID: &str = "node-id";
 const STATE_DIR: &str = "state-dir";
 const KUBELET_DIR: &str = "kubelet-dir";
 const SOCKET_DIR: &str = "socket-dir";
+const CACHE_DIR: &str = "cache-dir";
 const DRIVER_NAME: &str = "driver-name";
 const STORES: &str = "stores";
 const LOG_LEVEL: &str = "log-level";
@@ -66,6 +67,8 @@ pub(super) struct Options {
     pub(super) kubelet_dir: Option<PathBuf>,
     /// Where the node's server has its sockets.
     pub(super) socket_dir: PathBuf,
+    /// Where it has its caches, where that is known.
+    pub(super) cache_dir: Option<PathBuf>,
     pub(super) driver_name: String,
     /// The table of stores, where there is one.
     stores: Option<PathBuf>,
@@ -117,6 +120,10 @@ pub(super) fn arguments(command: Command) -> Command {
                 .default_value("/run/s3pod")
                 .help("Where the node's server has its sockets: its own --socket-dir"),
         )
+        .arg(Arg::new(CACHE_DIR).long(CACHE_DIR).value_parser(path()).help(
+            "The server's own --cache-dir: files of another disk than its are not read \
+                       past the server",
+        ))
         .arg(
             Arg::new(DRIVER_NAME)
                 .long(DRIVER_NAME)
@@ -160,6 +167,7 @@ impl Options {
             state_dir: folder(STATE_DIR)?.unwrap_or_default(),
             kubelet_dir: folder(KUBELET_DIR)?,
             socket_dir: folder(SOCKET_DIR)?.unwrap_or_default(),
+            cache_dir: folder(CACHE_DIR)?,
             driver_name: text(DRIVER_NAME),
             stores: matches.get_one(STORES).cloned(),
             log: LogSettings { level, format, file: None },

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::servers::Servers;
 use crate::server::{self, order};
 
 /// Before it is started again.
@@ -35,9 +36,18 @@ pub(super) struct OwnServer {
     kept: JoinHandle<()>,
 }
 
+/// It, as those who mount know it.
+pub(super) fn servers(state: &Path) -> Servers {
+    Servers::new(sockets(state), Some(cache(state)))
+}
+
 /// The folder of its sockets.
-pub(super) fn sockets(state: &Path) -> PathBuf {
+fn sockets(state: &Path) -> PathBuf {
     state.join("server/sockets")
+}
+
+fn cache(state: &Path) -> PathBuf {
+    state.join("server/cache")
 }
 
 impl OwnServer {
@@ -89,7 +99,7 @@ async fn told(ends: &mut watch::Receiver<bool>) {
 fn spawn(state: &Path) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(server::NAME).arg("--socket-dir").arg(sockets(state));
-    command.arg("--cache-dir").arg(state.join("server/cache"));
+    command.arg("--cache-dir").arg(cache(state));
     command.arg("--journal-dir").arg(state.join("server/journal"));
     // The next driver has a child of its own, which could not take this one's place.
     command.arg("--tied").arg(std::process::id().to_string());

@@ -6,7 +6,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `start` | `started` with the socket to hand the mount over at, once the store has answered |
+//! | `start` | `started` with the socket to hand the mount over at, unless the store says no soon |
 //! | `stop` | `done` once the volume's process has ended; also where there is none |
 //! | `files` | `done` once the volume's files are the new ones |
 //! | `ending` | `ending`: how the volume's last process ended; waits while it runs |

@@ -30,7 +30,7 @@ use super::tied;
 /// address is short, wherever the folder is.
 const SOCKET: &str = "s3pod.sock";
 
-/// The store's probe has its own deadlines, and ends within some ten seconds where nobody answers.
+/// The store has two seconds of it; a large cache's table on a slow disk may take longer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether the process listens.
@@ -147,7 +147,8 @@ impl Process {
     pub(crate) async fn listening(&self) -> Result<PathBuf, Refusal> {
         let admin = admin::path_beside(&self.folder.join(SOCKET));
         let mut waited = Duration::ZERO;
-        // Made after the other one, which therefore listens as well.
+        // Made after the other one, which therefore listens as well, and after the store has
+        // answered or was waited for.
         while !admin.exists() {
             if let Some(ended) = self.ended.borrow().clone() {
                 return Err(ended.refusal(&self.owner.key));

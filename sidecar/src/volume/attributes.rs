@@ -118,6 +118,11 @@ impl Description {
     }
 }
 
+/// True for a flag that a volume's owner may say.
+pub(crate) fn is_option(flag: &str) -> bool {
+    OPTIONS.iter().any(|option| option.flag == flag && option.authority != Authority::Local)
+}
+
 /// The camelCase of a flag: `endpoint-url` is `endpointUrl`.
 pub(crate) fn attribute_of(flag: &str) -> String {
     let mut parts = flag.split('-');

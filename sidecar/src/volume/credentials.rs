@@ -66,6 +66,32 @@ impl Credentials {
         }
     }
 
+    /// Where it stands, as people write it, and what to do where the store does not know him.
+    pub(crate) const fn place_and_fix(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Keys(_) => (
+                "nodePublishSecretRef",
+                "correct accessKeyId and secretAccessKey of that Secret, and its sessionToken \
+                 where the keys are for a time",
+            ),
+            Self::Pod(_) => (
+                "volumeAttributes.roleArn",
+                "let the role trust the pod's ServiceAccount, or name another role or \
+                 stsEndpointUrl",
+            ),
+            Self::Driver => (
+                "nodePublishSecretRef",
+                "none is named, and the servers have no identity that the store knows; name a \
+                 Secret, or a roleArn, or noSignRequest: \"true\" for a public bucket",
+            ),
+            Self::Anonymous => (
+                "volumeAttributes.noSignRequest",
+                "the bucket is not public; leave it out, and name a Secret",
+            ),
+            Self::Sidecar => ("the pod's sidecar", "correct the credentials of its container"),
+        }
+    }
+
     /// The files, for a server that has them in `folder`.
     pub(crate) fn files(&self, folder: &Path) -> Vec<File> {
         match self {

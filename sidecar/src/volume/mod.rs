@@ -163,6 +163,11 @@ impl Published {
         self.credentials == Credentials::Driver
     }
 
+    /// What says as whom the store is asked, and what to do where it does not know him.
+    pub(crate) const fn as_whom(&self) -> (&'static str, &'static str) {
+        self.credentials.place_and_fix()
+    }
+
     /// The files that those options and each other point to. They change where credentials are
     /// rotated; the flags do not.
     pub(crate) fn files(&self, folder: &Path) -> Vec<File> {

@@ -12,6 +12,7 @@
 //!   GET  /readyz?backend     and only if the store answered a LIST of one key
 //!   GET  /metrics            Prometheus' text
 //!   GET  /statfs             {"total_bytes": N, "free_bytes": N}
+//!   GET  /credentials        {"refused": WHY, "contact": {"why": WHY, "may_pass": BOOL}}, or null
 //!   POST /drain              202; sends what is dirty, without ending (unix socket alone)
 //! ```
 
@@ -32,6 +33,7 @@ use tokio::sync::Mutex;
 
 use super::failure::Failure;
 use super::mountinfo;
+use super::probe::Contact;
 use crate::clock::Clock;
 use crate::naming::Prefix;
 use crate::store::{Counters, ListRequest, ObjectStore};
@@ -60,6 +62,7 @@ struct State {
     vfs: Vfs,
     store: Arc<dyn ObjectStore>,
     counters: Arc<Counters>,
+    contact: Contact,
     prefix: Prefix,
     clock: Clock,
     is_ready: AtomicBool,
@@ -83,6 +86,7 @@ impl Admin {
         vfs: Vfs,
         store: Arc<dyn ObjectStore>,
         counters: Arc<Counters>,
+        contact: Contact,
         prefix: &Prefix,
         clock: Clock,
     ) -> Self {
@@ -90,6 +94,7 @@ impl Admin {
             vfs,
             store,
             counters,
+            contact,
             prefix: prefix.clone(),
             clock,
             is_ready: AtomicBool::new(false),
@@ -223,9 +228,14 @@ impl State {
     }
 
     /// Whether the store still knows who asks, as far as its last answers say: none is asked for.
+    /// And why it has not been reached yet, where it has not.
     fn credentials(&self) -> String {
         let refused = self.counters.refused_credentials();
-        format!("{}\n", serde_json::json!({ "refused": refused }))
+        let trouble = self.contact.trouble();
+        let contact = trouble.map(|trouble| {
+            serde_json::json!({ "why": trouble.to_string(), "may_pass": trouble.may_pass() })
+        });
+        format!("{}\n", serde_json::json!({ "refused": refused, "contact": contact }))
     }
 
     fn metrics(&self) -> String {

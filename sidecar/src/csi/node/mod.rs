@@ -93,8 +93,10 @@ impl node_server::Node for Node {
     ) -> Result<Response<proto::NodePublishVolumeResponse>, Status> {
         let (volumes, call) = (Arc::clone(&self.volumes), call.into_inner());
         self.finish(Call::new("NodePublishVolume", &call.volume_id), async move {
-            let wanted = Wanted::read(&call, &volumes.places)?;
-            volumes.publish(wanted).await?;
+            match Wanted::read(&call, &volumes.places) {
+                Ok(wanted) => volumes.publish(wanted).await?,
+                Err(refusal) => volumes.refuse(&call.volume_id, &call.target_path, refusal)?,
+            }
             Ok(proto::NodePublishVolumeResponse {})
         })
         .await

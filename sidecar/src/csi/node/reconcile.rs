@@ -2,39 +2,89 @@
 //!
 //! Owns the comparison of what was written down with what is mounted. Promises: what lives is left
 //! alone; a mount that nobody uses goes; a dead one that somebody uses stays until it is mounted
-//! over. Must not know why the earlier driver ended.
+//! over; a server that does not answer keeps nobody waiting but its own volumes. Must not know why
+//! the earlier driver ended.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use s3pod::mount::mountinfo::{self, FS_TYPE, MountInfo};
+use s3pod::mount::mountinfo::{self, MountInfo};
 use tokio::task::JoinSet;
 
 use super::mounts;
 use super::volumes::Volumes;
 use crate::csi::servers::Running;
 
+/// A server that does not answer is asked again after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Compares, and takes up what is left.
 pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
     let table = mountinfo::read()?;
-    forget_what_is_not_mounted(volumes, &table)?;
+    forget_what_is_not_mounted(volumes, &table);
     clear_what_nobody_knows(volumes)?;
     let keys: BTreeSet<String> = volumes.state().mounts().keys().cloned().collect();
-    let running = volumes.servers.list().await.unwrap_or_else(|why| {
-        tracing::warn!(%why, "which volumes are served is not known");
-        Vec::new()
-    });
+    match volumes.servers.list().await {
+        Ok(running) => {
+            attach(volumes, keys, &running).await;
+            stop_what_nobody_knows(volumes, running).await;
+        }
+        Err(error) if is_silent(&error) => {
+            tracing::warn!("the node's server is there and does not answer; it is asked again");
+            let (sidecars, others) = keys.into_iter().partition(|key| is_sidecars(volumes, key));
+            volumes.unknown().extend(others);
+            tokio::spawn(attach_later(Arc::clone(volumes)));
+            attach(volumes, sidecars, &[]).await;
+        }
+        // Nothing is served where there is no server.
+        Err(error) => {
+            tracing::warn!(%error, "the node's server is not there");
+            attach(volumes, keys, &[]).await;
+        }
+    }
+    Ok(())
+}
+
+/// True where somebody listens who does not answer.
+fn is_silent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+fn is_sidecars(volumes: &Volumes, key: &str) -> bool {
+    volumes.state().mounts().get(key).is_some_and(|mount| mount.sidecar.is_some())
+}
+
+/// Takes up volumes once their server answers; until then nobody touches them.
+async fn attach_later(volumes: Arc<Volumes>) {
+    let running = loop {
+        match volumes.servers.list().await {
+            Ok(running) => break running,
+            Err(error) if is_silent(&error) => tokio::time::sleep(ASK_AGAIN).await,
+            Err(_) => break Vec::new(),
+        }
+    };
+    let unknown = volumes.unknown().clone();
+    for key in unknown {
+        let _alone = volumes.busy.wait(&volumes.volume_of(&key)).await;
+        // One that was unpublished meanwhile is nobody's.
+        if volumes.unknown().contains(&key) {
+            volumes.take_up(&key, &running).await;
+            volumes.unknown().remove(&key);
+        }
+    }
+    stop_what_nobody_knows(&volumes, running).await;
+}
+
+async fn attach(volumes: &Arc<Volumes>, keys: BTreeSet<String>, running: &[Running]) {
     let mut all = JoinSet::new();
     for key in keys {
-        let (volumes, running) = (Arc::clone(volumes), running.clone());
+        let (volumes, running) = (Arc::clone(volumes), running.to_owned());
         all.spawn(async move { volumes.take_up(&key, &running).await });
     }
     all.join_all().await;
-    stop_what_nobody_knows(volumes, running).await;
-    Ok(())
 }
 
 /// A driver that died between starting a server and mounting left a process that nobody owns.
@@ -54,18 +104,31 @@ async fn stop_what_nobody_knows(volumes: &Arc<Volumes>, running: Vec<Running>) {
     all.join_all().await;
 }
 
-/// A target that shows nothing of ours is published anew by kubelet, or was unpublished; a mount
-/// without targets is nobody's.
-fn forget_what_is_not_mounted(volumes: &Volumes, table: &[MountInfo]) -> io::Result<()> {
-    let is_ours = |target: &PathBuf| {
-        mountinfo::topmost(table, target).is_some_and(|mount| mount.kind == FS_TYPE)
-    };
-    volumes.state().change(|mounts| {
-        for mount in mounts.values_mut() {
-            mount.targets.retain(|target, _| is_ours(target));
+/// A target that shows nothing of its volume's is published anew by kubelet, or was unpublished; a
+/// mount without targets is nobody's.
+fn forget_what_is_not_mounted(volumes: &Volumes, table: &[MountInfo]) {
+    volumes.note(|mounts| {
+        for (key, mount) in mounts.iter_mut() {
+            let devices = devices_of(volumes, table, key, &mount.device);
+            mount.targets.retain(|target, _| {
+                mounts::device_at(table, target).is_some_and(|device| devices.contains(&device))
+            });
         }
         mounts.retain(|_, mount| !mount.targets.is_empty());
-    })
+    });
+}
+
+/// The devices of a key's file systems: the one that was written down, and what stands on its own
+/// mounts, since a driver may have died between a mount and its note.
+fn devices_of(
+    volumes: &Volumes,
+    table: &[MountInfo],
+    key: &str,
+    written: &str,
+) -> BTreeSet<String> {
+    let own = volumes.places.all_own(key).unwrap_or_default();
+    let own = own.iter().filter_map(|own| mounts::device_at(table, own));
+    own.chain([written.to_owned()]).collect()
 }
 
 fn clear_what_nobody_knows(volumes: &Volumes) -> io::Result<()> {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::asked;
 use super::mounts::{self, Shown};
 use super::state::Mount;
-use super::told::refused;
+use super::told::{refused, refused_start};
 use super::volumes::{Volumes, internal};
 use crate::csi::servers::{Bytes, FILES, Files, Order, Running, Serving, Sidecar};
 use crate::volume::Published;
@@ -84,7 +84,8 @@ impl Volumes {
             }
             (None, Some(published)) => {
                 let order = order(key, &mount.volume, published);
-                self.servers.start(order, ends).await.map_err(refused)
+                let started = self.servers.start(order, ends).await;
+                started.map_err(|refusal| refused_start(refusal, published))
             }
             (None, None) => Err(Refusal::new(Code::Unavailable, "nobody has said how to serve it")),
         };
@@ -98,12 +99,12 @@ impl Volumes {
         tracing::info!(volume = mount.volume, key, device, init = ?serving.init(), "mounted");
         // First, so that whoever undoes it finds it.
         self.attend(key, serving.clone(), published.cloned());
-        self.change(|mounts| {
+        self.note(|mounts| {
             if let Some(mount) = mounts.get_mut(key) {
                 mount.generation = generation;
                 mount.device = device;
             }
-        })?;
+        });
         Ok(serving)
     }
 
@@ -151,22 +152,24 @@ impl Volumes {
         Ok(())
     }
 
-    /// Tells a living server what is new; what is wrong with the volume, in a sentence.
-    pub(super) async fn refresh(&self, key: &str, published: &Published) -> Option<String> {
+    /// Tells a living server what is new; what is wrong with the volume.
+    pub(super) async fn refresh(&self, key: &str, published: &Published) -> Option<Trouble> {
         let live = self.live().get(key).cloned()?;
+        let final_one = |why| Trouble { why, may_pass: false };
         if self.sidecar(key).is_some() {
-            return live.serving.trouble();
+            return live.serving.trouble().map(final_one);
         }
-        let is_new = key == published.key && live.published.as_ref() != Some(published);
-        if is_new {
+        let before = live.published.as_ref().map(files);
+        // Pods that share a mount differ in their names, and in nothing that a server is told.
+        if key == published.key && before != Some(files(published)) {
             if let Err(refusal) = self.servers.rewrite_files(key, files(published)).await {
-                return Some(refused(refusal).message);
+                return Some(final_one(refused(refusal).message));
             }
             if let Some(live) = self.live().get_mut(key) {
                 live.published = Some(published.clone());
             }
         }
-        let asking = tokio::task::spawn_blocking(move || refused_credentials(&live.serving));
+        let asking = tokio::task::spawn_blocking(move || trouble_with_store(&live.serving));
         asking.await.ok().flatten()
     }
 
@@ -175,6 +178,7 @@ impl Volumes {
         let volume = self.volume_of(key);
         // First, so that its server's end is nobody's loss.
         let live = self.live().remove(key);
+        self.unknown().remove(key);
         if let Some(live) = &live {
             live.serving.let_go();
         }
@@ -189,9 +193,7 @@ impl Volumes {
             tracing::warn!(volume, key, %why, "its server was not told to end");
         }
         drop(live);
-        if let Err(refusal) = self.change(|mounts| mounts.remove(key)) {
-            tracing::warn!(volume, key, %refusal, "the state on disk is behind");
-        }
+        self.note(|mounts| drop(mounts.remove(key)));
         self.no_more_complaints(key);
     }
 
@@ -277,15 +279,39 @@ impl Volumes {
     }
 }
 
-/// What the store says of the credentials of a volume, where it does not take them. A server that
-/// does not answer is no news of them.
-fn refused_credentials(serving: &Serving) -> Option<String> {
+/// What is wrong with a volume that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) why: String,
+    /// True where nobody has to do anything about it.
+    pub(super) may_pass: bool,
+}
+
+/// Why the store of a volume does not do what is asked: it has not been reached yet, or does not
+/// take the credentials. A server that does not answer is no news of it.
+fn trouble_with_store(serving: &Serving) -> Option<Trouble> {
     #[derive(Deserialize)]
     struct Said {
         refused: Option<String>,
+        /// An earlier release does not say it.
+        #[serde(default)]
+        contact: Option<Contact>,
+    }
+    #[derive(Deserialize)]
+    struct Contact {
+        why: String,
+        may_pass: bool,
     }
     let said: Said = serde_json::from_str(&serving.ask("/credentials").ok()?).ok()?;
-    said.refused.map(|why| format!("the store does not take the volume's credentials: {why}"))
+    if let Some(Contact { why, may_pass }) = said.contact {
+        return Some(Trouble {
+            why: format!("the volume is there, without its store: {why}"),
+            may_pass,
+        });
+    }
+    let why = said.refused?;
+    let why = format!("the store does not take the volume's credentials: {why}");
+    Some(Trouble { why, may_pass: false })
 }
 
 /// Mounting over the places of dead file systems.

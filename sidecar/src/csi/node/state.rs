@@ -119,17 +119,34 @@ impl State {
         self.content.mounts.values().filter(move |mount| mount.volume == volume)
     }
 
-    /// Changes what stands there, and writes it down.
+    /// Changes what stands there, and writes it down where anything is another then.
     ///
     /// # Errors
-    /// Where it cannot be written; what is in memory has changed all the same.
+    /// Where it cannot be written; nothing has changed then.
     pub(super) fn change<T>(
         &mut self,
         by: impl FnOnce(&mut BTreeMap<String, Mount>) -> T,
     ) -> io::Result<T> {
+        let before = self.content.mounts.clone();
         let outcome = by(&mut self.content.mounts);
-        self.save()?;
+        if self.content.mounts != before
+            && let Err(error) = self.save()
+        {
+            self.content.mounts = before;
+            return Err(error);
+        }
         Ok(outcome)
+    }
+
+    /// Notes what has happened to mounts already.
+    ///
+    /// # Errors
+    /// Where it cannot be written; what is in memory has changed all the same, and is written with
+    /// the next change.
+    pub(super) fn note(&mut self, by: impl FnOnce(&mut BTreeMap<String, Mount>)) -> io::Result<()> {
+        let before = self.content.mounts.clone();
+        by(&mut self.content.mounts);
+        if self.content.mounts == before { Ok(()) } else { self.save() }
     }
 
     fn save(&self) -> io::Result<()> {
@@ -231,6 +248,24 @@ mod tests {
         });
         State::load(folder.path()).unwrap();
         ending.join().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_has_not_changed_unless_it_has_happened_already() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut state = stored(folder.path());
+        let inode = || {
+            use std::os::unix::fs::MetadataExt as _;
+            fs::metadata(folder.path().join(FILE)).unwrap().ino()
+        };
+        let written = inode();
+        state.change(|mounts| mounts.insert("k".to_owned(), mount("/t"))).unwrap();
+        assert_eq!(inode(), written, "it is the same, and not written again");
+        fs::remove_dir_all(folder.path()).unwrap();
+        state.change(|mounts| mounts.insert("l".to_owned(), mount("/u"))).unwrap_err();
+        assert_eq!(state.mounts().keys().collect::<Vec<_>>(), ["k"]);
+        state.note(|mounts| mounts.clear()).unwrap_err();
+        assert!(state.mounts().is_empty(), "what is unmounted stays so");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! or fails, and kubelet hears of each trouble once. Must not know the wire, nor who serves
 //! ([`super::served`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,8 @@ pub(super) struct Volumes {
     live: Mutex<HashMap<String, Live>>,
     /// What kubelet was last told to be wrong with a key.
     complaints: Mutex<HashMap<String, String>>,
+    /// Keys that may be served: an earlier driver's, whose server has not answered this one yet.
+    unknown: Mutex<BTreeSet<String>>,
 }
 
 impl Volumes {
@@ -44,6 +46,7 @@ impl Volumes {
             state: Mutex::new(state),
             live: Mutex::default(),
             complaints: Mutex::default(),
+            unknown: Mutex::default(),
         })
     }
 
@@ -59,25 +62,52 @@ impl Volumes {
                 "published with other attributes or options; they are for the next pod"
             );
         }
-        match self.provide(&key, &wanted).await {
+        let is_there = before.is_some();
+        let done = match self.provide(&key, &wanted, is_there).await {
+            Ok(()) => self.appear(&key, &wanted),
+            failed => failed,
+        };
+        match done {
             Ok(()) => self.no_more_complaints(&key),
-            // It is there, and stays as it is: a call that fails would take nothing away, but
-            // would be repeated at once, over and over.
-            Err(refusal) if before.is_some() => return self.complain_once(&key, refusal),
-            Err(refusal) => return Err(refusal),
-        }
-        if let Err(error) = self.appear(&key, &wanted) {
-            let why = format!("{} cannot be mounted on: {error}", wanted.target.display());
-            if self.is_unused(&key) {
-                self.end(&key).await;
+            // It stays as it is: a call that fails would take nothing away, but would be repeated
+            // at once, over and over.
+            Err(refusal) if is_there => return self.complain_once(&key, refusal),
+            Err(refusal) => {
+                if self.is_unused(&key) {
+                    self.end(&key).await;
+                }
+                return Err(refusal);
             }
-            return Err(Refusal::new(Code::Internal, why));
         }
+        self.no_more_complaints(&at(&wanted.target));
         Ok(())
     }
 
-    /// Sees to it that the key is mounted and served.
-    async fn provide(self: &Arc<Self>, key: &str, wanted: &Wanted) -> Result<(), Refusal> {
+    /// What a call is answered that cannot be understood. Where its volume is there, somebody has
+    /// changed what belongs to it meanwhile, and it lives on.
+    pub(super) fn refuse(
+        &self,
+        volume: &str,
+        target: &str,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        let is_there = |target: &PathBuf| {
+            let state = self.state();
+            state.key_of(target).is_some_and(|key| state.mounts()[key].volume == volume)
+        };
+        match self.places.target("target_path", target).ok().filter(is_there) {
+            Some(target) => self.complain_once(&at(&target), refusal),
+            None => Err(refusal),
+        }
+    }
+
+    /// Sees to it that the key is mounted and served; `is_there` where it is at the target already.
+    async fn provide(
+        self: &Arc<Self>,
+        key: &str,
+        wanted: &Wanted,
+        is_there: bool,
+    ) -> Result<(), Refusal> {
         let published = &wanted.published;
         if !self.state().mounts().contains_key(key) {
             let mount = Mount {
@@ -89,27 +119,36 @@ impl Volumes {
             };
             return self.begin(key, mount, published).await;
         }
+        if self.unknown().contains(key) {
+            let why = "the node's server does not say whether it serves the volume; if it stays \
+                       so, delete its pod, s3pod-server";
+            return Err(Refusal::new(Code::Unavailable, why));
+        }
         if self.serving(key).is_none() {
             return self.revive(key, Some(published)).await;
         }
         match self.refresh(key, published).await {
-            None => Ok(()),
-            Some(why) => Err(Refusal::new(Code::Unavailable, why)),
+            // A pod that comes new to it is not kept waiting for a store that is away.
+            Some(trouble) if is_there || !trouble.may_pass => {
+                Err(Refusal::new(Code::Unavailable, trouble.why))
+            }
+            _ => Ok(()),
         }
     }
 
-    /// What is wrong with a volume that is there, unless kubelet has heard just that.
-    fn complain_once(&self, key: &str, refusal: Refusal) -> Result<(), Refusal> {
+    /// What is wrong with a volume that is there, unless kubelet has heard just that; `of` is its
+    /// key, or the target whose calls it is about.
+    fn complain_once(&self, of: &str, refusal: Refusal) -> Result<(), Refusal> {
         let cause = without_requests(&refusal.message);
-        let before = self.complaints().insert(key.to_owned(), cause.clone());
+        let before = self.complaints().insert(of.to_owned(), cause.clone());
         if before == Some(cause) {
             return Ok(());
         }
         Err(Refusal::new(Code::Unavailable, refusal.message))
     }
 
-    pub(super) fn no_more_complaints(&self, key: &str) {
-        self.complaints().remove(key);
+    pub(super) fn no_more_complaints(&self, of: &str) {
+        self.complaints().remove(of);
     }
 
     /// The key under which the target is published already; refuses what contradicts that, and a
@@ -149,8 +188,16 @@ impl Volumes {
         Ok(None)
     }
 
+    /// Has the mount appear at the target.
+    fn appear(&self, key: &str, wanted: &Wanted) -> Result<(), Refusal> {
+        self.show(key, wanted).map_err(|error| {
+            let why = format!("{} cannot be mounted on: {error}", wanted.target.display());
+            Refusal::new(Code::Internal, why)
+        })
+    }
+
     /// Binds the mount to the target, and writes that down first.
-    fn appear(&self, key: &str, wanted: &Wanted) -> io::Result<()> {
+    fn show(&self, key: &str, wanted: &Wanted) -> io::Result<()> {
         let own = self.own(key);
         let target = &wanted.target;
         let table = mountinfo::read()?;
@@ -161,15 +208,17 @@ impl Volumes {
         if above.is_some_and(|mount| !mount.is_fuse()) {
             return Err(io::Error::other("something else is mounted there; unmount it"));
         }
-        if above.is_none() {
-            mounts::make(target)?;
-        }
         let place = Target { access_mode: wanted.access_mode, read_only: wanted.read_only };
-        self.state().change(|mounts| {
+        let written = self.state().change(|mounts| {
             let mount = mounts.get_mut(key)?;
             mount.targets.insert(target.clone(), place)
-        })?;
-        let bound = if is_there { Ok(()) } else { mounts::bind(&own, Path::new("/"), target) };
+        });
+        written.map_err(|error| unwritable(self.places.state(), &error))?;
+        let made = if above.is_none() { mounts::make(target) } else { Ok(()) };
+        let bound = match made {
+            Ok(()) if !is_there => mounts::bind(&own, Path::new("/"), target),
+            made => made,
+        };
         if bound.is_err() {
             self.forget(target);
             // The directory that was made for it; one with something in it stays.
@@ -195,6 +244,7 @@ impl Volumes {
             .and_then(|_| mounts::remove(target))
             .map_err(|error| stays(target, &error))?;
         self.forget(target);
+        self.no_more_complaints(&at(target));
         if let Some(key) = key.filter(|key| self.is_unused(key)) {
             self.end(&key).await;
         }
@@ -223,13 +273,18 @@ impl Volumes {
     }
 
     fn forget(&self, target: &Path) {
-        let forgotten = self.change(|mounts| {
+        self.note(|mounts| {
             for mount in mounts.values_mut() {
                 mount.targets.remove(target);
             }
         });
-        if let Err(refusal) = forgotten {
-            tracing::warn!(%refusal, "the state on disk is behind");
+    }
+
+    /// Notes what has happened already; the state on disk may be behind for a while.
+    pub(super) fn note(&self, by: impl FnOnce(&mut BTreeMap<String, Mount>)) {
+        if let Err(error) = self.state().note(by) {
+            let error = unwritable(self.places.state(), &error);
+            tracing::warn!(%error, "the state on disk is behind");
         }
     }
 
@@ -239,8 +294,8 @@ impl Volumes {
         by: impl FnOnce(&mut BTreeMap<String, Mount>) -> T,
     ) -> Result<T, Refusal> {
         self.state().change(by).map_err(|error| {
-            let folder = self.places.state().display();
-            Refusal::new(Code::Internal, format!("{folder} cannot be written to: {error}"))
+            let why = unwritable(self.places.state(), &error).to_string();
+            Refusal::new(Code::Internal, why)
         })
     }
 
@@ -252,6 +307,10 @@ impl Volumes {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn unknown(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn complaints(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,6 +318,16 @@ impl Volumes {
 
 pub(super) fn internal(path: &Path, error: &io::Error) -> Refusal {
     Refusal::new(Code::Internal, format!("{}: {error}", path.display()))
+}
+
+fn unwritable(folder: &Path, error: &io::Error) -> io::Error {
+    let why = format!("{} cannot be written to: {error}", folder.display());
+    io::Error::new(error.kind(), why)
+}
+
+/// What complaints about calls for a target stand under; no key has a slash.
+fn at(target: &Path) -> String {
+    target.display().to_string()
 }
 
 /// A sentence without the store's numbers of requests, which are others each time.

@@ -26,20 +26,25 @@ pub(super) use crate::server::order::{Bytes, FILES, Files, Order, Refusal, Runni
 pub(super) use pods::Sidecar;
 pub(super) use serving::{Ends, Serving};
 
-/// A start waits for the store's answer, an end for what is dirty: the server has its own, shorter
-/// limits for both.
+/// A start waits for the store for a moment, an end for what is dirty: the server has its own,
+/// shorter limits for both.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What runs is known at once by a server that is well.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The node's server, by the folder of its sockets.
 #[derive(Clone, Debug)]
 pub(super) struct Servers {
     sockets: PathBuf,
+    /// Where their caches are, where that is known.
+    cache: Option<PathBuf>,
 }
 
 impl Servers {
-    /// The server whose sockets are in this folder.
-    pub(super) const fn new(sockets: PathBuf) -> Self {
-        Self { sockets }
+    /// The server whose sockets, and whose volumes' caches, are in these folders.
+    pub(super) const fn new(sockets: PathBuf, cache: Option<PathBuf>) -> Self {
+        Self { sockets, cache }
     }
 
     /// Has a volume served on this mount.
@@ -82,12 +87,11 @@ impl Servers {
         .await
     }
 
-    /// What is served.
-    pub(super) async fn list(&self) -> Result<Vec<Running>, Refusal> {
-        match self.ask(What::List {}).await {
-            Ok(Said::Volumes(running)) => Ok(running),
-            Ok(_) => Err(unavailable("the node's server answers another question")),
-            Err(error) => Err(self.unreachable(&error)),
+    /// What is served. A server that is there and says nothing is an error of time.
+    pub(super) async fn list(&self) -> io::Result<Vec<Running>> {
+        match self.ask_within(LIST_PATIENCE, What::List {}).await? {
+            Said::Volumes(running) => Ok(running),
+            _ => Err(io::Error::other("the node's server answers another question")),
         }
     }
 
@@ -118,7 +122,11 @@ impl Servers {
 
     /// One request, one answer.
     async fn ask(&self, what: What) -> io::Result<Said> {
-        match tokio::time::timeout(PATIENCE, self.talk(what)).await {
+        self.ask_within(PATIENCE, what).await
+    }
+
+    async fn ask_within(&self, patience: Duration, what: What) -> io::Result<Said> {
+        match tokio::time::timeout(patience, self.talk(what)).await {
             Ok(said) => said,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -152,7 +160,14 @@ impl Servers {
             let why = format!("the user {uid} listens there, and the folder belongs to {owner}");
             return Err(reach::stranger(why));
         }
-        Ok((line, broker::Server { uid: owner, device: None }))
+        Ok((line, broker::Server { uid: owner, device: self.cache_device() }))
+    }
+
+    /// The file system of the caches. A folder that cannot be looked at is on none, so that
+    /// nothing of it is registered.
+    fn cache_device(&self) -> Option<u64> {
+        let folder = self.cache.as_ref()?;
+        Some(folder.metadata().map_or(0, |found| found.dev()))
     }
 }
 

@@ -111,6 +111,7 @@ impl Sidecar {
             let pod = &self.pod;
             return Err(stranger(format!("who listens there is no process of the pod {pod}")));
         }
+        // Where its cache is, the pod says to nobody.
         Ok((line, broker::Server { uid: peer.uid(), device: None }))
     }
 }

@@ -1,0 +1,151 @@
+//! Nobody answers: the store, the node's server, or the process of one volume. Whoever waits for
+//! them waits for an end, and nobody else waits at all.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use s3pod_testkit::Op;
+use s3pod_testkit::csi::Code;
+
+use crate::kubelet::{Kubelet, refusal};
+use crate::republish::told_once;
+use crate::stand::until;
+
+/// What the first contact is: a HEAD of the bucket, and a listing.
+const CONTACT: [Op; 2] = [Op::Other, Op::List];
+
+#[test]
+fn a_volume_is_published_and_served_again_while_the_store_says_nothing() {
+    let kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let held = CONTACT.map(|op| kubelet.stand.store.faults().hold(op, ""));
+    let target = kubelet.published("v", "pod-1");
+    let call = kubelet.call("v", "pod-1");
+    assert!(held[0].arrived() > 0, "the store was asked");
+    assert!(fs::metadata(&target).unwrap().is_dir(), "the root needs no store");
+    let said = told_once(&kubelet, &call);
+    assert!(said.contains("without its store") && said.contains("does not answer"), "{said}");
+    let shared = kubelet.published("v", "pod-2");
+
+    let (key, before) = (kubelet.stand.keys().remove(0), kubelet.mounts().len());
+    let pid = kubelet.stand.pid_of(&key);
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+    until("each place is mounted over", || kubelet.mounts().len() == before + 3);
+    assert!(fs::metadata(&target).unwrap().is_dir());
+    assert_eq!(kubelet.stats("v", target.to_str().unwrap()).unwrap().len(), 1);
+
+    held.iter().for_each(s3pod_testkit::Hold::release);
+    for target in [&target, &shared] {
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    }
+    until("the store has been reached", || kubelet.publish(&call).is_ok());
+    kubelet.publish(&call).unwrap();
+    for target in [target, shared] {
+        kubelet.unpublish("v", &target).unwrap();
+    }
+    kubelet.assert_gone();
+}
+
+#[test]
+fn what_the_store_refuses_late_is_told_the_pod_that_has_it_and_kept_from_others() {
+    let kubelet = Kubelet::new();
+    let held = CONTACT.map(|op| kubelet.stand.store.faults().hold(op, ""));
+    let mut call = kubelet.call("v", "pod-1");
+    call.volume_context.insert("bucket".into(), "nowhere".into());
+    kubelet.publish(&call).unwrap();
+    held.iter().for_each(s3pod_testkit::Hold::release);
+    let mut said = String::new();
+    until("kubelet hears of it", || {
+        let answer = kubelet.publish(&call);
+        said = answer.err().map(|status| status.message().to_owned()).unwrap_or_default();
+        said.contains("no bucket `nowhere`")
+    });
+    let mut second = kubelet.call("v", "pod-2");
+    second.volume_context.insert("bucket".into(), "nowhere".into());
+    assert_eq!(refusal(kubelet.publish(&second)).0, Code::Unavailable);
+    assert!(!kubelet.target("pod-2").exists());
+    kubelet.unpublish("v", &kubelet.target("pod-1")).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_driver_starts_beside_a_server_that_says_nothing_and_leaves_its_volumes_alone() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    let call = kubelet.call("v", "pod-1");
+    let (key, mounts) = (kubelet.stand.keys().remove(0), kubelet.mounts());
+    let pid = kubelet.stand.pid_of(&key);
+    // Ready within the patience of a livenessprobe, else this fails.
+    kubelet.restart(Signal::SIGKILL, |kubelet| kubelet.stand.signal(Signal::SIGSTOP));
+    assert!(told_once(&kubelet, &call).contains("does not say whether it serves the volume"));
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello", "its process is well");
+    kubelet.stand.signal(Signal::SIGCONT);
+    until("it is known again", || kubelet.stats("v", target.to_str().unwrap()).is_ok());
+    kubelet.publish(&call).unwrap();
+    assert_eq!((kubelet.stand.pid_of(&key), kubelet.mounts()), (pid, mounts));
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_process_that_says_nothing_holds_up_no_call_and_ends_with_its_volume() {
+    let kubelet = Kubelet::new();
+    let target = kubelet.published("v", "pod-1");
+    let key = kubelet.stand.keys().remove(0);
+    let pid = Pid::from_raw(kubelet.stand.pid_of(&key).cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let is_stopped = |task: fs::DirEntry| {
+        fs::read_to_string(task.path().join("status")).unwrap().contains("State:\tT")
+    };
+    until("each of its threads has stopped", || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| is_stopped(task.unwrap()))
+    });
+    let (code, said) = refusal(kubelet.stats("v", target.to_str().unwrap()));
+    assert!(code == Code::Unavailable && said.contains("does not answer"), "{said}");
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    kubelet.publish(&kubelet.call("v", "pod-2")).unwrap();
+    // A call that had looked at a path of it would hang by now.
+    let other = kubelet.published("w", "pod-3");
+    fs::write(other.join("b"), "x").unwrap();
+    for (volume, target) in [("v", target), ("v", kubelet.target("pod-2")), ("w", other)] {
+        kubelet.unpublish(volume, &target).unwrap();
+    }
+    kubelet.assert_gone();
+}
+
+/// A node's server that says that a volume's process listens at `socket`, whatever becomes of it.
+fn pretend(listener: UnixListener, socket: &str) {
+    let started = format!("{{\"version\":1,\"started\":{{\"socket\":\"{socket}\"}}}}\n");
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut asked = String::new();
+            let _ = BufReader::new(&stream).read_line(&mut asked);
+            let answer = match () {
+                () if asked.contains("\"start\"") => started.as_str(),
+                () if asked.contains("\"list\"") => "{\"version\":1,\"volumes\":[]}\n",
+                () => "{\"version\":1,\"done\":{}}\n",
+            };
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_mount_whose_init_is_not_answered_in_time_is_taken_away_again() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.end(Signal::SIGKILL);
+    let sockets = kubelet.stand.sockets();
+    fs::remove_file(sockets.join("server.sock")).unwrap();
+    pretend(UnixListener::bind(sockets.join("server.sock")).unwrap(), "silent.sock");
+    // It can be connected to, and nobody accepts.
+    let _silent = UnixListener::bind(sockets.join("silent.sock")).unwrap();
+    let (code, said) = refusal(kubelet.publish(&kubelet.call("v", "pod-1")));
+    assert!(code == Code::Unavailable && said.contains("did not take it"), "{said}");
+    assert!(!kubelet.target("pod-1").exists());
+    kubelet.assert_gone();
+}
