@@ -22,6 +22,8 @@ use crate::stand::own_mounts;
 
 const BUCKET: &str = "volumes";
 const GIB: i64 = 1 << 30;
+/// One pod alone, and many: no volume is both.
+const CONTRADICTION: [Mode; 2] = [Mode::SingleNodeSingleWriter, Mode::MultiNodeMultiWriter];
 /// What the suite asks for.
 const SIZE: i64 = 10 * GIB;
 
@@ -116,7 +118,7 @@ impl Suite {
         };
         let mut client = self.client();
         let answer = self.driver.wait(client.validate_volume_capabilities(asked))?.into_inner();
-        Ok(answer.confirmed.unwrap().volume_capabilities.len())
+        Ok(answer.confirmed.map_or(0, |confirmed| confirmed.volume_capabilities.len()))
     }
 }
 
@@ -128,12 +130,15 @@ fn in_a_bucket() -> Suite {
 fn every_field_that_is_missing_is_named() {
     type Change = fn(&mut CreateVolumeRequest);
     let suite = in_a_bucket();
-    let wrong: [(&str, Change); 8] = [
+    let wrong: [(&str, Change); 9] = [
         ("name", |call| call.name.clear()),
         ("name", |call| call.name = "x".repeat(129)),
         ("volume_capabilities", |call| call.volume_capabilities.clear()),
         ("volume_capabilities", |call| call.volume_capabilities[0].access_type = None),
         ("volume_capabilities", |call| call.volume_capabilities[0].access_mode = None),
+        ("volume_capabilities", |call| {
+            call.volume_capabilities = CONTRADICTION.map(capability).to_vec();
+        }),
         ("capacity_range", |call| {
             call.capacity_range = Some(CapacityRange { required_bytes: -1, limit_bytes: 0 });
         }),
@@ -152,6 +157,7 @@ fn every_field_that_is_missing_is_named() {
         assert!(said.starts_with(field), "{field}: {said}");
     }
     let volume = suite.create(suite.asked("pvc-1")).unwrap();
+    assert_eq!(suite.validate(&volume.volume_id, &CONTRADICTION).unwrap(), 0, "not confirmed");
     let none: &[Mode] = &[];
     for (code, said) in [
         refusal(suite.delete("")),

@@ -3,6 +3,7 @@
 //! Owns its process, its socket and its folders, and the clients of its services. Promises that
 //! the process ends with the test. Must not know what is called.
 
+use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,6 +54,26 @@ impl Driver {
         socket(self.path())
     }
 
+    /// The processes that it has started and that run.
+    pub(crate) fn children(&self) -> Vec<i32> {
+        let pid = self.child.id();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let children =
+            tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let all: Vec<String> = children.collect();
+        all.iter()
+            .flat_map(|line| line.split_whitespace())
+            .map(|pid| pid.parse().unwrap())
+            .collect()
+    }
+
+    /// Its only one: the server of its volumes.
+    pub(crate) fn child(&self) -> i32 {
+        let children = self.children();
+        assert_eq!(children.len(), 1, "{children:?}");
+        children[0]
+    }
+
     /// The way to it, for clients of any service.
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
@@ -94,9 +115,11 @@ fn launch(folder: &Path, mode: &str) -> Child {
     let program = server.with_file_name("s3pod-sidecar");
     assert!(program.exists(), "{} is missing; build the workspace", program.display());
     let mut command = Command::new(program);
-    command.args(["csi", "--mode", mode, "--node-id", "node-1", "--state-dir"]);
+    command.args(["csi", "--mode", mode, "--state-dir"]);
     command.arg(folder.join("state")).arg("--socket-dir").arg(folder.join("sockets"));
     command.stdin(Stdio::null());
+    // As the chart gives them.
+    command.env("NODE_ID", "node-1");
     command.env("CSI_ENDPOINT", format!("unix://{}", socket(folder).display()));
     command.spawn().expect("the program starts")
 }

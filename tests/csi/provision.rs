@@ -7,6 +7,12 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, TryStreamExt as _};
+use s3pod::naming::Key;
+use s3pod::store::s3::{Credentials, S3Settings, S3Store};
+use s3pod::store::{
+    Condition, GetPin, GetRequest, ListRequest, ObjectStore as _, Payload, Properties, PutRequest,
+};
 use s3pod_testkit::SeaweedFs;
 use s3pod_testkit::csi::controller_client::ControllerClient;
 use s3pod_testkit::csi::controller_service_capability::{self, rpc};
@@ -17,6 +23,7 @@ use s3pod_testkit::csi::{
     CreateVolumeRequest, DeleteVolumeRequest, ValidateVolumeCapabilitiesRequest, Volume,
     VolumeCapability,
 };
+use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -132,6 +139,59 @@ impl Cluster {
     }
 }
 
+/// What is in the bucket, by somebody who writes to it: each object holds its own key.
+struct Objects {
+    runtime: Runtime,
+    store: S3Store,
+}
+
+impl Objects {
+    fn of(cluster: &Cluster) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let settings = S3Settings {
+            endpoint_url: Some(cluster.store.endpoint()),
+            region: Some(cluster.store.region().to_owned()),
+            force_path_style: true,
+            credentials: Some(Credentials {
+                access_key_id: cluster.store.access_key().to_owned(),
+                secret_access_key: cluster.store.secret_key().to_owned(),
+                session_token: None,
+            }),
+            ..S3Settings::new("data")
+        };
+        let store = runtime.block_on(S3Store::connect(settings)).unwrap();
+        Self { runtime, store }
+    }
+
+    fn put(&self, keys: &[String]) {
+        let puts = keys.iter().map(|key| async {
+            let (properties, condition) = (Properties::default(), Condition::None);
+            let request = PutRequest { key: Key::new(key.as_str()), properties, condition };
+            let payload = Payload::Bytes(key.clone().into());
+            self.store.put(&request, &payload).await.unwrap();
+        });
+        let puts: Vec<_> = puts.collect();
+        let all = futures::stream::iter(puts).buffer_unordered(16).collect::<Vec<()>>();
+        self.runtime.block_on(all);
+    }
+
+    fn get(&self, key: &str) -> String {
+        let request = GetRequest { pin: GetPin::Latest(Key::new(key)), range: None };
+        self.runtime.block_on(async {
+            let answer = self.store.get(&request).await.unwrap();
+            let body: Vec<bytes::Bytes> = answer.body.try_collect().await.unwrap();
+            String::from_utf8(body.concat()).unwrap()
+        })
+    }
+
+    /// The first thousand keys that are nobody's but people's.
+    fn keys(&self) -> Vec<String> {
+        let page = self.runtime.block_on(self.store.list(&ListRequest::default())).unwrap();
+        let keys = page.lines.iter().map(|line| line.key().to_owned());
+        keys.filter(|key| !key.starts_with(".s3pod/")).collect()
+    }
+}
+
 #[test]
 fn a_volume_is_made_grown_and_removed() {
     let cluster = Cluster::new();
@@ -161,6 +221,46 @@ fn a_volume_is_made_grown_and_removed() {
     }
     let gone = cluster.expand(&volume.volume_id, 4 * GIB).unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[test]
+fn what_is_in_a_volume_goes_is_moved_aside_or_waits_for_its_claim() {
+    let cluster = Cluster::new();
+    let objects = Objects::of(&cluster);
+    let place = [("bucket", "data"), ("pathPattern", "${pvc.namespace}/${pvc.name}")];
+    let of = |name: &str, on_delete: &str| {
+        let class: Vec<(&str, &str)> = place.into_iter().chain([("onDelete", on_delete)]).collect();
+        cluster.create(cluster.asked(name, &class)).unwrap()
+    };
+    // More than a page of a listing, and of a removal.
+    let volume = of("pvc-1", "delete");
+    let many: Vec<String> = (0..1100).map(|number| format!("team-a/web/{number}")).collect();
+    objects.put(&many);
+    objects.put(&["team-a/web2/kept".to_owned()]);
+    cluster.delete_to_the_end(&volume.volume_id);
+    assert_eq!(objects.keys(), ["team-a/web2/kept"]);
+
+    let volume = of("pvc-2", "archive");
+    objects.put(&["team-a/web/a".to_owned(), "team-a/web/b/c".to_owned()]);
+    cluster.delete_to_the_end(&volume.volume_id);
+    let moved = ["archived-team-a-web-pvc-2/a", "archived-team-a-web-pvc-2/b/c"];
+    assert_eq!(objects.keys(), [moved[0], moved[1], "team-a/web2/kept"]);
+    for (now, before) in moved.into_iter().zip(["team-a/web/a", "team-a/web/b/c"]) {
+        assert_eq!(objects.get(now), before, "the bytes are those of the object");
+    }
+
+    let volume = of("pvc-3", "retain");
+    objects.put(&["team-a/web/a".to_owned()]);
+    cluster.delete_to_the_end(&volume.volume_id);
+    assert_eq!(objects.get("team-a/web/a"), "team-a/web/a");
+    let mut of_another = cluster.asked("pvc-4", &place);
+    of_another.parameters.insert("csi.storage.k8s.io/pvc/name".into(), "other".into());
+    of_another.parameters.insert("pathPattern".into(), "team-a/web".into());
+    assert_eq!(cluster.create(of_another).unwrap_err().code(), Code::FailedPrecondition);
+    let heir = of("pvc-5", "delete");
+    assert_eq!(objects.get("team-a/web/a"), "team-a/web/a", "the claim has what it left");
+    cluster.delete_to_the_end(&heir.volume_id);
+    assert_eq!(objects.keys(), [moved[0], moved[1], "team-a/web2/kept"]);
 }
 
 #[test]

@@ -86,8 +86,11 @@ fn a_volume_goes_its_whole_way_and_every_step_may_be_repeated() {
         fs::write(target.join("a"), "hello").unwrap();
         let id = &volume.volume_id;
         let shown = target.to_str().unwrap();
-        assert!(node.total(id, shown).unwrap() >= 10 * GIB);
+        until("its marker is read", || node.total(id, shown).unwrap() == 10 * GIB);
         assert_eq!(suite.expand(id, Some(11 * GIB)).unwrap(), 11 * GIB);
+        for _ in 0..REPEATS {
+            assert_eq!(node.total(id, shown).unwrap(), 10 * GIB, "the mount looks each minute");
+        }
         for (id, path, code) in [
             ("", "some/path", Code::InvalidArgument),
             (id, "", Code::InvalidArgument),
@@ -104,6 +107,11 @@ fn a_volume_goes_its_whole_way_and_every_step_may_be_repeated() {
             node.unpublish(id, &target).unwrap();
         }
         assert!(fs::symlink_metadata(&target).is_err(), "the path itself is gone");
+        node.publish(&volume, &target, Mode::SingleNodeWriter).unwrap();
+        until("a new mount has what it was made larger to", || {
+            node.total(id, shown).unwrap() == 11 * GIB
+        });
+        node.unpublish(id, &target).unwrap();
         fs::remove_dir(&node.parent).unwrap();
         for _ in 0..REPEATS {
             suite.delete(id).unwrap();
