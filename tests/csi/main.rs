@@ -6,11 +6,13 @@
 #![expect(clippy::disallowed_methods, reason = "kubelet works by the real clock")]
 
 mod alone;
+mod authority;
 mod containers;
 mod controller;
 mod crash;
 mod driver;
 mod identity;
+mod identity_of_pod;
 mod kubelet;
 #[expect(dead_code, reason = "pods use more of it than containers do")]
 #[path = "../kubernetes/node.rs"]
