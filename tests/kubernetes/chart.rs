@@ -243,8 +243,10 @@ fn faults_of_folders(documents: &[Value]) -> Vec<String> {
     if !seen.contains(&(kubelet, kubelet)) {
         faults.push("kubelet's folder has another name in the driver".to_owned());
     }
-    if argument(driver, "--socket-dir") != argument(container(rest, "server"), "--socket-dir") {
-        faults.push("the driver looks for the server's socket elsewhere".to_owned());
+    for flag in ["--socket-dir", "--cache-dir"] {
+        if argument(driver, flag) != argument(container(rest, "server"), flag) {
+            faults.push(format!("the driver looks for the servers' {flag} elsewhere"));
+        }
     }
     let state = argument(driver, "--state-dir");
     if !state.starts_with(&format!("{kubelet}/plugins/")) {
@@ -386,6 +388,75 @@ fn the_driver_is_what_kubelet_needs_it_to_be() {
     let without = rendered(&json!({"tokenRequests": []}));
     let spec = &named(&without, "CSIDriver", "csi.s3pod")["spec"];
     assert!(spec["tokenRequests"].is_null() && spec["serviceAccountTokenInSecrets"].is_null());
+}
+
+#[test]
+fn an_upgrade_of_the_driver_leaves_the_servers_as_they_are() {
+    let changes = json!({"image": {"tag": "9.9.9"}, "node": {"podLabels": {"a": "b"}},
+        "controller": {"podAnnotations": {"a": "b"}}});
+    let (before, after) = (rendered(&json!({})), rendered(&changes));
+    let of = |documents: &[Value], name| named(documents, "DaemonSet", name).clone();
+    assert_eq!(of(&before, "s3pod-server"), of(&after, "s3pod-server"));
+    assert_ne!(of(&before, "s3pod-node"), of(&after, "s3pod-node"));
+    let servers = rendered(&json!({"server": {"image": {"tag": "9.9.9"}}}));
+    assert_eq!(of(&before, "s3pod-node"), of(&servers, "s3pod-node"), "nor the other way round");
+}
+
+#[test]
+fn an_uninstall_is_stopped_by_a_job_that_may_look_and_no_more() {
+    let documents = rendered(&json!({"driverName": "s3.example.com"}));
+    let hooks: Vec<&Value> = documents
+        .iter()
+        .filter(|one| one["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete")
+        .collect();
+    let kinds: Vec<&str> = hooks.iter().filter_map(|one| one["kind"].as_str()).collect();
+    assert_eq!(kinds, ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"]);
+    let weight = |one: &Value| {
+        one["metadata"]["annotations"]["helm.sh/hook-weight"].as_str()?.parse::<i32>().ok()
+    };
+    let (job, before) = hooks.split_last().unwrap();
+    assert!(before.iter().all(|one| weight(one) < weight(job)), "rights first");
+    let rules = json!([{"apiGroups": [""], "resources": ["pods", "persistentvolumes"],
+        "verbs": ["list"]}]);
+    assert_eq!(hooks[1]["rules"], rules);
+    assert_eq!(hooks[2]["subjects"][0]["name"], hooks[0]["metadata"]["name"]);
+    let pod = &job["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], hooks[0]["metadata"]["name"]);
+    assert_eq!((&job["spec"]["backoffLimit"], &pod["restartPolicy"]), (&json!(0), &json!("Never")));
+    let arguments = json!(["in-use", "--driver-name=s3.example.com"]);
+    assert_eq!(pod["containers"][0]["args"], arguments);
+    // One that found pods stays, and names them in its log.
+    let kept = &job["metadata"]["annotations"]["helm.sh/hook-delete-policy"];
+    assert!(!kept.as_str().unwrap().contains("hook-failed"), "{kept}");
+    let without = rendered(&json!({"uninstallCheck": {"enabled": false}}));
+    assert!(!without.iter().any(|one| one.to_string().contains("pre-delete")));
+}
+
+#[test]
+fn openshift_lets_the_servers_do_what_they_need_and_the_driver_alone_be_privileged() {
+    let documents = rendered(&json!({"openshift": {"enabled": true}}));
+    let own = named(&documents, "SecurityContextConstraints", "s3pod-server");
+    for forbidden in [
+        "allowPrivilegedContainer",
+        "allowPrivilegeEscalation",
+        "allowHostPID",
+        "allowHostIPC",
+        "allowHostNetwork",
+        "allowHostPorts",
+    ] {
+        assert_eq!(own[forbidden], false, "{forbidden}");
+    }
+    assert_eq!(own["requiredDropCapabilities"], json!(["ALL"]));
+    assert_eq!(own["allowHostDirVolumePlugin"], true);
+    for (account, constraints) in [("s3pod-server", "s3pod-server"), ("s3pod-node", "privileged")] {
+        let name = format!("{account}-scc");
+        let rules = &named(&documents, "Role", &name)["rules"];
+        assert_eq!(rules[0]["resourceNames"], json!([constraints]));
+        let binding = named(&documents, "RoleBinding", &name);
+        assert_eq!(binding["subjects"][0]["name"], account);
+    }
+    let count = |kind: &str| documents.iter().filter(|one| one["kind"] == kind).count();
+    assert_eq!(count("SecurityContextConstraints"), 1);
 }
 
 #[test]
