@@ -1,8 +1,9 @@
 //! The directory that sidecar and application share: an emptyDir, mounted in both.
 //!
 //! Owns the checks that the mount can reach the application at all and that nothing else is kept
-//! there, and the state of the directory beneath the mount. Promises: a message says which line of the pod's spec is missing; a mount,
-//! dead or alive, is never unmounted here and never looked into. Must not know what is mounted.
+//! there, and the state of the directory beneath the mount. Promises: a message says which line of
+//! the pod's spec is missing; a mount, dead or alive, is never unmounted here and never looked
+//! into. Must not know what is mounted.
 
 use std::fs::{self, Permissions};
 use std::io;

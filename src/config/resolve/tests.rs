@@ -165,7 +165,8 @@ fn what_is_kept_in_memory_fits_beside_the_process() {
         (config.cache_size, config.staging_size)
     };
     assert_eq!(sizes("disk-limit=1GiB"), (room / 2, room - room / 2));
-    assert_eq!(sizes("disk-limit=64MiB"), (32 * MIB, 30 * MIB), "it is smaller than the memory");
+    let less = 64 * MIB / 100 * 95 / 2;
+    assert_eq!(sizes("disk-limit=64MiB"), (less, less), "it is smaller than the memory");
     assert_eq!(sizes("cache-size=100MiB"), (100 * MIB, room - 100 * MIB));
     assert_eq!(sizes("disk-limit=1GiB,staging-size=100MiB"), (room - 100 * MIB, 100 * MIB));
     assert_eq!(sizes("cache-size=0,staging-size=100MiB"), (0, 100 * MIB));
