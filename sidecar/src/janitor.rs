@@ -4,7 +4,8 @@
 //! recursive delete: through a mount that is alive it would delete the bucket's objects, and at a
 //! dead one it fails for ever, with the pod in Terminating. Owns the end of every FUSE mount below
 //! the shared directory. Promises: it needs no answer from any server; none of those mounts is
-//! left when it ends, short of being killed. Must not know what is mounted there.
+//! left when it ends, short of being killed, and none is made after that. Must not know what is
+//! mounted there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use s3pod::clock::Clock;
 use s3pod::mount::Failure;
 use s3pod::mount::admin::{Place, ask};
 use s3pod::mount::mountinfo::{self, MountInfo};
+
+use crate::ending;
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "janitor";
@@ -57,6 +60,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     ends.thread_block().map_err(|errno| Failure::passing(errno.to_string()))?;
     check(&directory)?;
+    say_if_failed(&directory, ending::reopen(&directory));
     ends.wait().map_err(|errno| Failure::passing(errno.to_string()))?;
     clean_up(&directory)
 }
@@ -78,11 +82,14 @@ fn check(directory: &Path) -> Result<(), Failure> {
 fn clean_up(directory: &Path) -> Result<(), Failure> {
     let clock = Clock::system();
     let begin = clock.now();
-    let mut forced = 0;
+    let (mut forced, mut is_closed) = (0, false);
     loop {
+        // First: what a server that lives may still mount would not be in the table yet.
+        is_closed = is_closed || say_if_failed(directory, ending::close(directory)).unwrap_or(true);
         let mounts = mountinfo::read().map_err(|error| crate::no_table(&error))?;
         let left = below(&mounts, directory);
-        if left.is_empty() {
+        let is_clean = left.is_empty();
+        if is_clean && is_closed {
             return Ok(());
         }
         // By the clock: the questions take time too.
@@ -97,10 +104,16 @@ fn clean_up(directory: &Path) -> Result<(), Failure> {
         forced += u32::from(is_late);
         if forced > FORCED_LOOKS_MAX {
             let shown = directory.display();
-            return Err(Failure::passing(format!("mounts are left below {shown}")));
+            let left = || Failure::passing(format!("mounts are left below {shown}"));
+            return if is_clean { Ok(()) } else { Err(left()) };
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Without the lock it is as if no server lived.
+fn say_if_failed<T>(directory: &Path, done: io::Result<T>) -> Option<T> {
+    done.inspect_err(|error| crate::say(format_args!("{}: {error}", directory.display()))).ok()
 }
 
 /// The FUSE mounts at or below the directory, what was mounted last first: of several at one

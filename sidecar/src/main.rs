@@ -7,6 +7,7 @@
 
 mod csi;
 mod drain_hint;
+mod ending;
 mod in_use;
 mod janitor;
 mod prepare;

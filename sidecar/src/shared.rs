@@ -16,6 +16,8 @@ use nix::sys::stat::Mode;
 use s3pod::mount::Failure;
 use s3pod::mount::mountinfo::{self, MountInfo};
 
+use crate::ending;
+
 /// Beneath the mount nobody may do anything: where the mount is missing, the application's writes
 /// would land on the node's disk, unseen.
 const BENEATH: u32 = 0o000;
@@ -30,6 +32,7 @@ pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<(),
     let directory = plain(directory)?;
     let mounts = mountinfo::read().map_err(|error| crate::no_table(&error))?;
     let volume = check(&mounts, &directory)?;
+    ending::begin(&volume)?;
     // On the mount itself, by its name: the server says that.
     for (flag, folder) in folders.iter().filter(|(_, folder)| !folder.starts_with(&directory)) {
         apart(&mounts, &volume, flag, folder)?;
