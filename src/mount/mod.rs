@@ -46,7 +46,7 @@ use kernel::MountOptions;
 use point::Allowed;
 use probe::Contact;
 pub use served::is_served;
-use session::Session;
+use session::{Session, Waiting};
 use shutdown::Signals;
 use stack::Stack;
 pub use transfer::Transfer;
@@ -96,11 +96,11 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
     let mut signals = Signals::listen().map_err(|error| Failure::passing(error.to_string()))?;
     ephemeral::check(config)?;
     // Before the offer: once it is taken, everybody on the mount waits for this process.
-    let base = stack::connect(config).await?;
-    let stack = tokio::select! {
-        stack = stack::build(config, Arc::clone(&base)) => stack?,
+    let base = tokio::select! {
+        base = stack::connect(config) => base?,
         name = signals.next() => return Err(Failure::passing(format!("{name} before the mount"))),
     };
+    let (stack, left) = stack::build(config, Arc::clone(&base))?;
     let listener = Arc::new(Listener::bind(&config.directory, volume)?);
     // Beside whoever connects already: a store that is away must not keep a mount away.
     let contact = tokio::select! {
@@ -112,8 +112,8 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
     admin.serve_path(&admin::path_beside(&config.directory))?;
     let asking = Tasks::new();
     asking.spawn(probe::go_on(contact, base, config.clone()));
-    let (session, taken) = tokio::select! {
-        served = take_over(config, &stack, &listener) => served?,
+    let (waiting, taken) = tokio::select! {
+        taken = take_over(config, &stack, &listener) => taken?,
         name = signals.next() => {
             tracing::info!(name, "ending; no mount was handed over");
             return Ok(());
@@ -126,6 +126,15 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
             taken.broker.connect(line.into_stream());
         });
     });
+    // Whoever is on the mount waits meanwhile, and whoever mounted does not.
+    tokio::select! {
+        () = stack.take_up(left) => {}
+        name = signals.next() => {
+            tracing::info!(name, "ending; what an earlier mount left stays for the next one");
+            return Ok(());
+        }
+    }
+    let session = waiting.serve()?;
     let _watching = watch(config, &stack, &admin, log);
     attend(&stack, &admin, session, &mut signals).await
 }
@@ -160,12 +169,12 @@ struct Taken {
     broker: Arc<Broker>,
 }
 
-/// Waits for a descriptor and begins to serve it; the line to its sender stays open meanwhile.
+/// Waits for a descriptor and answers its INIT; the line to its sender stays open from then on.
 async fn take_over(
     config: &Config,
     stack: &Stack,
     listener: &Arc<Listener>,
-) -> Result<(Session, Taken), Failure> {
+) -> Result<(Waiting<Adapter>, Taken), Failure> {
     let accepting = Arc::clone(listener);
     let Handed { offer, device, line } = tokio::task::spawn_blocking(move || accepting.next())
         .await
@@ -178,12 +187,12 @@ async fn take_over(
     }
     let negotiated = adapter.negotiated();
     let own = device.try_clone().map_err(|error| Failure::passing(error.to_string()));
-    let session = own.and_then(|own| {
-        let session = Session::take_over(adapter, device, &mount_options(config))?;
-        Ok((session, own))
+    let waiting = own.and_then(|own| {
+        let waiting = Session::take_over(adapter, device, &mount_options(config))?;
+        Ok((waiting, own))
     });
-    let (session, device) = match session {
-        Ok(session) => session,
+    let (waiting, device) = match waiting {
+        Ok(waiting) => waiting,
         Err(failure) => {
             line.refuse(&failure.to_string());
             return Err(failure);
@@ -195,7 +204,7 @@ async fn take_over(
     })?;
     broker.connect(line.into_stream());
     tracing::info!(bucket = config.bucket, volume = offer.volume, "serving a mount");
-    Ok((session, Taken { device, init, broker }))
+    Ok((waiting, Taken { device, init, broker }))
 }
 
 async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failure> {
@@ -225,7 +234,9 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
 async fn contacted(config: &Config) -> Result<Stack, Failure> {
     let base = stack::connect(config).await?;
     probe::probe(&base, config).await?;
-    stack::build(config, base).await
+    let (stack, left) = stack::build(config, base)?;
+    stack.take_up(left).await;
+    Ok(stack)
 }
 
 fn serve(config: &Config, stack: &Stack, point: &Path) -> Result<Session, Failure> {

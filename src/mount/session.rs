@@ -22,6 +22,21 @@ use super::kernel::{self, MountOptions, Mounted, Unmounted};
 const MIN_THREADS: usize = 2;
 const MAX_THREADS: usize = 8;
 
+/// A mount whose INIT is answered, and nothing more: everybody on it waits.
+pub(super) struct Waiting<F: Filesystem>(fuser::Session<F>);
+
+impl<F: Filesystem> Waiting<F> {
+    /// Serves it from here on.
+    pub(super) fn serve(self) -> Result<Session, Failure> {
+        let (ended, notifier) = serve(self.0).map_err(|error| not_started(&error))?;
+        Ok(Session { mount: Held::Elsewhere, ended, outcome: None, notifier })
+    }
+}
+
+fn not_started(error: &io::Error) -> Failure {
+    Failure::passing(format!("the FUSE session did not start: {error}"))
+}
+
 /// A mount that is being served.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -92,21 +107,18 @@ impl Session {
         }
     }
 
-    /// Serves a mount that somebody else made, on a descriptor whose INIT waits to be read.
-    pub(super) fn take_over(
-        file_system: impl Filesystem,
+    /// Answers INIT of a mount that somebody else made, on a descriptor where it waits to be read.
+    pub(super) fn take_over<F: Filesystem>(
+        file_system: F,
         device: OwnedFd,
         options: &MountOptions,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Waiting<F>, Failure> {
         let mut config = config(options, true);
         // Opening /dev/fuse again is not for whoever only received a descriptor.
         config.clone_fd = false;
         let acl = config.acl;
         let session = fuser::Session::from_fd(file_system, device, acl, config);
-        let (ended, notifier) = session.and_then(serve).map_err(|error| {
-            Failure::passing(format!("the FUSE session did not start: {error}"))
-        })?;
-        Ok(Self { mount: Held::Elsewhere, ended, outcome: None, notifier })
+        session.map(Waiting).map_err(|error| not_started(&error))
     }
 
     /// As a user, fusermount3 (setuid root, from the package `fuse3`) does the mounting.

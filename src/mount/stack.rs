@@ -46,14 +46,22 @@ pub(super) struct Stack {
     _journal: Journal,
 }
 
+/// What earlier mounts left in the journal.
+#[derive(Debug)]
+pub(super) struct Left {
+    pending: Vec<Pending>,
+    is_read_only: bool,
+}
+
 /// The way to the store, which has not been asked for anything yet.
 pub(super) async fn connect(config: &Config) -> Result<Arc<S3Store>, Failure> {
     let connected = S3Store::connect(s3_settings(config)).await;
     connected.map(Arc::new).map_err(|error| Failure::configuration(error.to_string()))
 }
 
-/// Builds the file system over a store. Nothing is asked of it, but for what an earlier mount left.
-pub(super) async fn build(config: &Config, base: Arc<S3Store>) -> Result<Stack, Failure> {
+/// Builds the file system over a store, of which nothing is asked; what earlier mounts left is to
+/// be taken up before anything is served.
+pub(super) fn build(config: &Config, base: Arc<S3Store>) -> Result<(Stack, Left), Failure> {
     let clock = Clock::system();
     let disk = open_disk(config, base.endpoint(), &clock);
     let has_disk = disk.is_some();
@@ -63,9 +71,6 @@ pub(super) async fn build(config: &Config, base: Arc<S3Store>) -> Result<Stack, 
     let base = Metered::new(base);
     let counters = base.counters();
     let store = decorate(base, &requests, &journal, config, &clock);
-    if !config.read_only {
-        traces::wipe(&pending, &*store).await;
-    }
     let budget = Budget::new(own.budget);
     let cache = Cache::over(Arc::clone(&store), Arc::clone(&budget), own.requests, disk);
     let staging = Staging::new(journal.folder(), config.staging_size);
@@ -83,13 +88,22 @@ pub(super) async fn build(config: &Config, base: Arc<S3Store>) -> Result<Stack, 
         ..vfs_settings(config, &clock)
     };
     let vfs = Vfs::new(settings, Arc::clone(&store), cache.clone(), engine, clock.clone());
-    vfs.take_up(pending).await;
     let (of_cache, of_vfs) = (cache.clone(), vfs.clone());
     let allotment = Allotment { budget, requests, cache: of_cache, staging, vfs: of_vfs, has_disk };
-    Ok(Stack { vfs, store, counters, clock, allotment, cache, _journal: journal })
+    let stack = Stack { vfs, store, counters, clock, allotment, cache, _journal: journal };
+    Ok((stack, Left { pending, is_read_only: config.read_only }))
 }
 
 impl Stack {
+    /// Takes up what earlier mounts left. The store is asked for each of it, and where it is away
+    /// that takes its time.
+    pub(super) async fn take_up(&self, left: Left) {
+        if !left.is_read_only {
+            traces::wipe(&left.pending, &*self.store).await;
+        }
+        self.vfs.take_up(left.pending).await;
+    }
+
     /// Waits for the disk to have what was read, within `patience`.
     pub(super) async fn settle(&self, patience: Duration) {
         if tokio::time::timeout(patience, self.cache.flush()).await.is_err() {

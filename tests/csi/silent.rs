@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -47,6 +48,31 @@ fn a_volume_is_published_and_served_again_while_the_store_says_nothing() {
     for target in [target, shared] {
         kubelet.unpublish("v", &target).unwrap();
     }
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_journal_that_is_not_empty_keeps_no_mount_away_and_is_taken_up_before_it_is_read() {
+    let kubelet = Kubelet::new();
+    let mut call = kubelet.call("v", "pod-1");
+    call.volume_context.insert("writeBack".into(), "true".into());
+    kubelet.publish(&call).unwrap();
+    let target = kubelet.target("pod-1");
+    let faults = kubelet.stand.store.faults();
+    let sending = faults.hold(Op::Put, "");
+    fs::write(target.join("kept"), "acknowledged").unwrap();
+    assert!(sending.wait_for_blocking(1, Duration::from_secs(30)));
+    let held = [Op::Head, Op::Get, Op::Other, Op::List].map(|op| faults.hold(op, ""));
+    let key = kubelet.stand.keys().remove(0);
+    kill(Pid::from_raw(kubelet.stand.pid_of(&key).cast_signed()), Signal::SIGKILL).unwrap();
+    until("each place is mounted over", || kubelet.mounts().len() == 4);
+    assert_eq!(kubelet.stats("v", target.to_str().unwrap()).unwrap().len(), 1);
+    let path = target.join("kept");
+    let reader = thread::spawn(move || fs::read_to_string(path));
+    held.iter().chain([&sending]).for_each(s3pod_testkit::Hold::release);
+    assert_eq!(reader.join().unwrap().unwrap(), "acknowledged");
+    until("it is in the bucket", || kubelet.stand.bucket().contains("kept"));
+    kubelet.unpublish("v", &target).unwrap();
     kubelet.assert_gone();
 }
 
