@@ -205,10 +205,15 @@ pub(crate) fn up(pod: &Pod) {
     wait_until("the application runs", || pod.log("app").contains("up"));
 }
 
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, is_so: impl FnMut() -> bool) {
+    wait_within(patience(), what, is_so);
+}
+
+/// The same for what takes its time.
+pub(crate) fn wait_within(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
-        assert!(begin.elapsed() < patience(), "in vain: until {what}");
+        assert!(begin.elapsed() < patience, "in vain: until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -3,7 +3,8 @@
 use s3pod_testkit::synthetic_bytes;
 use serde_json::json;
 
-use crate::bench::{Bench, wait_until};
+use crate::bench::{Bench, wait_within};
+use crate::clock::patience;
 
 /// What every job has in common: threads of one process, real data.
 const COMMON: &str = "--directory=/s3/data --ioengine=psync --thread --fallocate=none \
@@ -43,7 +44,8 @@ fn a_full_mix_of_fio_fits_into_128_mib(bench: &Bench) {
     let pod = bench.start(&manifest);
     assert_eq!(pod.memory_limit("s3"), 128 << 20);
     let mut kills = 0;
-    wait_until("fio has ended", || {
+    // Half a minute on two idle cores.
+    wait_within(4 * patience(), "fio has ended", || {
         kills = kills.max(pod.oom_kills("s3"));
         pod.has_ended("app")
     });
