@@ -271,6 +271,12 @@ impl Vfs {
                 || confirm(inode, &found, asked, self)
                 || has_local(&table, inode))
         {
+            if let Some(directory) = table.get(parent)
+                && !matches!(found, Found::Listed(_))
+            {
+                // What a listing said answers once: from here on the TTL decides.
+                directory.state().knowledge.listing.remove(name);
+            }
             return known;
         }
         if let Some(inode) = known {

@@ -1,9 +1,10 @@
 //! Long directories: every name once and in order, several requests at once, few too many.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::time::Duration;
 
-use s3pod::vfs::{DirEntry, Ino};
+use s3pod::vfs::{DirEntry, Error, Ino};
 use s3pod_testkit::Op;
 
 use crate::bench::Bench;
@@ -12,8 +13,8 @@ use crate::bench::Bench;
 const LATENCY: Duration = Duration::from_millis(20);
 
 /// Names as they came, without the dots.
-async fn list(bench: &Bench) -> Vec<String> {
-    let listing = bench.vfs.opendir(Ino::ROOT).await.unwrap();
+async fn list(bench: &Bench, directory: Ino) -> Vec<String> {
+    let listing = bench.vfs.opendir(directory).await.unwrap();
     let (mut names, mut cookie) = (Vec::new(), 0);
     loop {
         let before = cookie;
@@ -43,7 +44,7 @@ async fn exercise(names: impl Iterator<Item = String>) -> (usize, usize) {
     }
     let log = bench.server.log();
     log.clear();
-    let mut got = list(&bench).await;
+    let mut got = list(&bench, Ino::ROOT).await;
     got.sort();
     assert_eq!(got.len(), wanted.len());
     assert!(got.iter().eq(wanted.iter()), "each once");
@@ -83,4 +84,19 @@ async fn a_wrong_guess_costs_requests_and_no_name() {
     let (lists, _) =
         exercise(dense.chain(apart).chain(directories).chain(beside).chain(tail)).await;
     assert!(lists <= 35 + 15, "{lists} LISTs");
+}
+
+#[tokio::test]
+async fn what_a_listing_said_of_a_known_directory_answers_once() {
+    let bench = Bench::new(Duration::from_secs(60)).await;
+    for key in ["d/e/a", "d/f"] {
+        bench.bucket().put(key, "x");
+    }
+    let d = bench.vfs.lookup(Ino::ROOT, OsStr::new("d")).await.unwrap().attr.ino;
+    let look = || bench.vfs.lookup(d, OsStr::new("e"));
+    look().await.unwrap();
+    assert_eq!(list(&bench, d).await, ["e", "f"]);
+    look().await.unwrap();
+    bench.bucket().delete("d/e/a");
+    assert!(matches!(look().await, Err(Error::NotFound)));
 }
