@@ -38,7 +38,8 @@ impl Vfs {
             return false;
         }
         let state = inode.state();
-        state.version.is_some() && state.properties.is_none() && !state.unlinked && !state.detached
+        let is_known = state.properties.is_some() || state.staged.is_some();
+        state.version.is_some() && !is_known && !state.unlinked && !state.detached
     }
 
     /// Brings the attributes of a file that only a listing has told of.
@@ -62,13 +63,17 @@ impl Vfs {
         directory.state().knowledge.listing.remove(&name);
         let found = answer.found?;
         let mut state = inode.state();
-        if state.properties.is_some() || state.unlinked {
+        if state.properties.is_some() || state.staged.is_some() || state.unlinked {
             return Ok(());
         }
         match found.filter(|head| kind_of(head, self.settings()) == inode.kind) {
             Some(head) => {
-                // Nobody has opened it yet, so another version since the listing harms nobody.
-                *state = State::of_head(&head, self.settings(), answer.asked);
+                let mut read = State::of_head(&head, self.settings(), answer.asked);
+                // Nobody reads it yet, so another version since the listing harms nobody; who has
+                // it open already is still counted.
+                read.ways = std::mem::take(&mut state.ways);
+                read.executions = state.executions;
+                *state = read;
                 Ok(())
             }
             None => {

@@ -302,6 +302,13 @@ impl Vfs {
         for inode in below {
             let Some(key) = self.object_of(&inode) else { continue };
             let before = Self::version_of(&inode);
+            if before.is_none() && inode.kind != FileKind::Directory {
+                // It is not in the store yet: what moved is an object that it hides, or another
+                // client's.
+                let mut state = inode.state();
+                state.hides = state.hides.take().map(|_| key);
+                continue;
+            }
             let version = match (moved.get(&key), before) {
                 (Some(version), _) => version.clone(),
                 (None, None) => continue,

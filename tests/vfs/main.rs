@@ -17,7 +17,7 @@ use bytes::Bytes;
 use s3pod::vfs::{DirEntry, Error, Fh, Ino, SetAttr};
 use s3pod_testkit::Op;
 
-use bench::{Bench, CALLER};
+use bench::{Bench, CALLER, READ_WRITE};
 
 const PATIENT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(300);
@@ -242,4 +242,22 @@ async fn another_clients_chmod_of_a_directory_is_seen() {
     bench.bucket().set_metadata("d/", [("mode", "040700")]);
     let seen = bench.vfs.lookup(Ino::ROOT, name).await.unwrap().attr;
     assert_eq!((seen.ino, seen.perm), (made.ino, 0o700));
+}
+
+#[tokio::test]
+async fn a_new_file_keeps_its_bytes_where_its_directory_moves_with_anothers_object() {
+    let bench = Bench::new(PATIENT).await;
+    let made = bench.vfs.mkdir(Ino::ROOT, OsStr::new("d"), 0o755, CALLER).await.unwrap();
+    let name = OsStr::new("f");
+    let (entry, opened) =
+        bench.vfs.create(made.attr.ino, name, 0o644, READ_WRITE, CALLER).await.unwrap();
+    bench.vfs.write(opened.fh, 0, Bytes::from_static(b"ours")).await.unwrap();
+    bench.bucket().put("d/f", "theirs, longer");
+    bench.rename("d", "e").await.unwrap();
+    let (attr, _) = bench.vfs.getattr(entry.attr.ino, None).await.unwrap();
+    assert_eq!(attr.size, 4);
+    assert_eq!(bench.vfs.read(opened.fh, 0, 10).await.unwrap(), "ours");
+    bench.close(opened.fh).await.unwrap();
+    assert_eq!(bench.bucket().get("e/f").unwrap(), "ours");
+    assert!(bench.bucket().get("d/f").is_none());
 }
