@@ -81,7 +81,11 @@ impl Disk {
         if self.nodes[id].version.is_some() {
             self.keep_directory(parent(path));
             if self.opens(id) > 0 {
-                self.doomed.insert(path.to_owned(), id);
+                // Another client's in its place is not what goes with the last close.
+                let there = self.objects.get(path).map(|object| object.token);
+                if there == self.nodes[id].version {
+                    self.doomed.insert(path.to_owned(), id);
+                }
             } else {
                 self.objects.remove(path);
             }
