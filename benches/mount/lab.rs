@@ -125,7 +125,7 @@ impl Server {
     /// does for it, as the CSI driver would.
     pub(crate) fn mount_unprivileged(&self, arguments: &[&str]) -> anyhow::Result<Mounted> {
         let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &self.endpoint);
-        let mount = options.args(arguments).unprivileged().start();
+        let mount = options.args(arguments).brokered().start();
         let mount = mount.map_err(|failure| anyhow::anyhow!("{failure}"))?;
         let line = UnixStream::connect(mount.handoff_socket().context("a socket")?)?;
         let (reply, device) = attach(&line, VOLUME)?;

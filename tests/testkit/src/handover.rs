@@ -59,13 +59,18 @@ impl Handover {
 
     /// Hands the descriptor over to who listens, and keeps none; the connection is the server's
     /// sign of life.
-    pub(crate) fn hand_over(self, stream: UnixStream) -> anyhow::Result<UnixStream> {
+    pub(crate) fn hand_over(
+        self,
+        stream: UnixStream,
+        brokered: bool,
+    ) -> anyhow::Result<UnixStream> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        let line = b"{\"version\":1,\"volume\":\"test\",\"lease\":1}\n";
+        let brokers = if brokered { ",\"brokers\":true" } else { "" };
+        let line = format!("{{\"version\":1,\"volume\":\"test\",\"lease\":1{brokers}}}\n");
         let descriptors = [self.device.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
         let none: Option<&UnixAddr> = None;
-        let data = [IoSlice::new(line)];
+        let data = [IoSlice::new(line.as_bytes())];
         sendmsg(stream.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, none)?;
         let mut answer = String::new();
         BufReader::new(&stream).read_line(&mut answer)?;

@@ -39,6 +39,7 @@ pub struct MountOptions {
     environment: Vec<(OsString, OsString)>,
     own_cache: bool,
     unprivileged: bool,
+    brokered: bool,
 }
 
 impl MountOptions {
@@ -83,6 +84,13 @@ impl MountOptions {
     pub fn unprivileged(mut self) -> Self {
         self.unprivileged = true;
         self
+    }
+
+    /// The same, and promises that somebody will attach who registers files with the kernel.
+    #[must_use]
+    pub fn brokered(mut self) -> Self {
+        self.brokered = true;
+        self.unprivileged()
     }
 
     /// Mounts, and returns once the kernel answers from the mount.
@@ -164,6 +172,7 @@ impl Mount {
             environment: Vec::new(),
             own_cache: true,
             unprivileged: false,
+            brokered: false,
         }
     }
 
@@ -200,18 +209,21 @@ impl Mount {
         let child = Tied::spawn(command).context(options.binary.display().to_string())?;
         let mut own = Self { child, path, stderr, folder: Some(folder), handed_to: None };
         if let Some(handover) = handover {
-            own.handed_to = Some(own.hand_over(handover)?);
+            own.handed_to = Some(own.hand_over(handover, options.brokered)?);
         }
         Ok(own)
     }
 
     /// Waits until the server listens, and gives it the mount.
-    fn hand_over(&self, handover: Handover) -> anyhow::Result<UnixStream> {
+    fn hand_over(&self, handover: Handover, brokered: bool) -> anyhow::Result<UnixStream> {
         let mut waited = Duration::ZERO;
         loop {
             // Its file is there a moment before anybody listens.
             let error = match UnixStream::connect(handover.socket()) {
-                Ok(stream) => return handover.hand_over(stream).with_context(|| self.stderr()),
+                Ok(stream) => {
+                    let handed = handover.hand_over(stream, brokered);
+                    return handed.with_context(|| self.stderr());
+                }
                 Err(error) => error,
             };
             if let Some(status) = self.child.status() {
