@@ -313,37 +313,31 @@ fn reread(
     sample(mount, other, None, mounted)
 }
 
-fn reread_sequential() -> anyhow::Result<Measure> {
+/// A sequential re-read; every one is beside the local file system.
+fn rereading(name: &'static str, target: &'static str, way: Reread) -> Measure {
     let rate = |report: fio::Report| report.bytes_per_second / MIB as f64;
-    Ok(Measure {
-        name: "re-read of 512 MiB from the disk cache, sequential by 1 MiB",
+    Measure {
+        name,
         unit: "MiB/s",
         beside: "the same on the local file system",
-        target: "≥ 0.9",
-        run: Box::new(move |_| reread(Reread::Handed, "reread-sequential.fio", rate)),
-    })
+        target,
+        run: Box::new(move |_| reread(way, "reread-sequential.fio", rate)),
+    }
+}
+
+fn reread_sequential() -> anyhow::Result<Measure> {
+    let name = "re-read of 512 MiB from the disk cache, sequential by 1 MiB";
+    Ok(rereading(name, "≥ 0.9", Reread::Handed))
 }
 
 fn reread_unprivileged() -> anyhow::Result<Measure> {
-    let rate = |report: fio::Report| report.bytes_per_second / MIB as f64;
-    Ok(Measure {
-        name: "the same by a server without any privilege",
-        unit: "MiB/s",
-        beside: "the same on the local file system",
-        target: "≥ 0.9",
-        run: Box::new(move |_| reread(Reread::HandedByAnother, "reread-sequential.fio", rate)),
-    })
+    let name = "the same by a server without any privilege";
+    Ok(rereading(name, "≥ 0.9", Reread::HandedByAnother))
 }
 
 fn reread_pages() -> anyhow::Result<Measure> {
-    let rate = |report: fio::Report| report.bytes_per_second / MIB as f64;
-    Ok(Measure {
-        name: "a re-read with `--no-passthrough`, from the kernel's page cache",
-        unit: "MiB/s",
-        beside: "the same on the local file system",
-        target: "reported",
-        run: Box::new(move |_| reread(Reread::Pages, "reread-sequential.fio", rate)),
-    })
+    let name = "a re-read with `--no-passthrough`, from the kernel's page cache";
+    Ok(rereading(name, "reported", Reread::Pages))
 }
 
 fn reread_random() -> anyhow::Result<Measure> {

@@ -2,12 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use s3pod_testkit::tls;
 
 use super::{run, said};
 
@@ -136,19 +135,9 @@ fn what_may_not_be_asked_is_a_failure_that_names_the_right() {
     assert!(said(&output).contains("--api: `cluster:6443`"), "{}", said(&output));
 }
 
-/// The certificate of the tests, for 127.0.0.1.
-fn certificate(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/store/tls").join(name)
-}
-
 #[test]
 fn the_token_goes_to_the_cluster_of_its_authority_and_nowhere_else() {
-    let chain = CertificateDer::pem_file_iter(certificate("server.pem")).expect("a chain");
-    let key = PrivateKeyDer::from_pem_file(certificate("server.key")).expect("a key");
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain.map(|one| one.expect("a certificate")).collect(), key);
-    let config = Arc::new(config.expect("a config"));
+    let config = tls::server_config().expect("a config");
     let start = || {
         let empty = || vec![page(&[], "")];
         Cluster::start(empty(), Some(empty()), Some(Arc::clone(&config)))
@@ -157,7 +146,7 @@ fn the_token_goes_to_the_cluster_of_its_authority_and_nowhere_else() {
     let token = folder.path().join("token");
     std::fs::write(&token, "s3cr3t\n").expect("a file");
     let token = token.to_str().expect("plain words");
-    let authority = certificate("ca.pem");
+    let authority = tls::authority();
     let ask = |cluster: &Cluster, ca: &Path| {
         let ca = ca.to_str().expect("plain words");
         run(&["in-use", "--api", &cluster.url, "--token-file", token, "--ca-file", ca])
@@ -171,7 +160,7 @@ fn the_token_goes_to_the_cluster_of_its_authority_and_nowhere_else() {
     // Somebody else's certificate: the authority of one's own, but not this one.
     let cluster = start();
     let other = folder.path().join("other.pem");
-    std::fs::copy(certificate("server.pem"), &other).expect("a file");
+    std::fs::copy(tls::certificate(), &other).expect("a file");
     let output = ask(&cluster, &other);
     assert_ne!(output.status.code(), Some(0), "{}", said(&output));
     assert!(cluster.asked().is_empty());

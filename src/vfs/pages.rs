@@ -17,7 +17,7 @@ use crate::store::{self, ErrorKind, ListLine, ListPage, ListRequest, ObjectStore
 use crate::tasks::Tasks;
 
 /// Pages after which a directory is long enough for guesses: each may cost a request too many.
-const LONG: u64 = 10;
+const LONG: u64 = 20;
 
 /// Pages that a stretch should have. What each has too many is a part of its last one.
 const STRETCH_PAGES: u64 = 6;
@@ -29,8 +29,8 @@ const STRETCHES_MAX: usize = 6;
 /// Pages of a stretch that wait for their reader: what it was lent, and the one he waits for.
 const WAITING_MAX: usize = 8;
 
-/// Keys that a store puts on a page where it is not asked for fewer.
-const PAGE_KEYS: u16 = 1000;
+/// Keys that a store puts on a page.
+const PAGE_KEYS: u64 = 1000;
 
 /// Sorts behind everything that a key can go on with.
 const BEHIND_ALL: char = '\u{10FFFF}';
@@ -42,7 +42,6 @@ pub(super) struct Source {
     clock: Clock,
     /// Room for stretches ahead of their readers.
     room: Arc<Semaphore>,
-    page_keys: u16,
 }
 
 /// A listing as far as one reader has come.
@@ -109,7 +108,7 @@ struct Bounds {
 impl Source {
     pub(super) fn new(store: Arc<dyn ObjectStore>, clock: Clock) -> Self {
         let room = Arc::new(Semaphore::new(STRETCHES_MAX));
-        Self { store, clock, room, page_keys: PAGE_KEYS }
+        Self { store, clock, room }
     }
 
     /// The pages of a directory; nothing is asked before the first is wanted.
@@ -196,7 +195,7 @@ impl Pages {
             delimited: true,
             start_after: bounds.after.clone().filter(|_| next.is_none()),
             continuation: next.clone(),
-            max_keys: (self.source.page_keys < PAGE_KEYS).then_some(self.source.page_keys),
+            max_keys: None,
         };
         let (sender, coming) = mpsc::channel(WAITING_MAX);
         let (bounds, credit) = (Arc::new(Mutex::new(bounds)), Arc::new(Semaphore::new(0)));
@@ -241,11 +240,10 @@ impl Pages {
         if bounds.is_over {
             return None;
         }
-        let strip = |line: &'_ ListLine| self.prefix.strip(line.key()).map(str::to_owned);
-        let names: Vec<String> = lines.iter().filter_map(strip).collect();
-        let names: Vec<&str> = names.iter().map(|name| name.trim_end_matches('/')).collect();
+        let names = lines.iter().filter_map(|line| self.prefix.strip(line.key()));
+        let names: Vec<&str> = names.map(|name| name.trim_end_matches('/')).collect();
         let spread = Spread::of(&names)?;
-        let keys = STRETCH_PAGES * u64::from(self.source.page_keys);
+        let keys = STRETCH_PAGES * PAGE_KEYS;
         let begins = bounds.after.as_deref().and_then(|after| self.prefix.strip(after));
         let known = known.trim_end_matches('/');
         let from_begin = begins.and_then(|begins| spread.ahead(begins, keys));

@@ -2,73 +2,22 @@
 //! that nobody else knows.
 //!
 //! The containers' root file system has the public authorities and knows no name, as the image.
-//! The keys are those of `tests/store/tls`, valid to 2126; they guard nothing but tests.
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
-
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use s3pod_testkit::tls;
 use serde_json::{Value, json};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 
 use crate::bench::{Bench, wait_until};
 
 /// The only name in the certificate.
 const NAME: &str = "localhost";
 
-fn tls(file: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/tls").join(file)
-}
-
-fn acceptor() -> TlsAcceptor {
-    let chain = CertificateDer::from_pem_file(tls("server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(tls("server.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-    Arc::new(config).into()
-}
-
-/// TLS in front of a plain server, for as long as the test lives; its port.
-fn encrypted(plain: SocketAddr) -> u16 {
-    let (sender, port) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-            sender.send(listener.local_addr().unwrap().port()).unwrap();
-            let acceptor = acceptor();
-            while let Ok((connection, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    // Somebody who does not trust us hangs up.
-                    let Ok(mut outer) = acceptor.accept(connection).await else { return };
-                    let mut inner = TcpStream::connect(plain).await.unwrap();
-                    // Ends with either side.
-                    let _ = copy_bidirectional(&mut outer, &mut inner).await;
-                });
-            }
-        });
-    });
-    port.recv().unwrap()
-}
-
 /// A pod whose server reaches the store by its name, encrypted.
 fn manifest(bench: &Bench, line: &str) -> Value {
-    let port = encrypted(bench.server().address());
+    let port = tls::encrypted(bench.server().address()).unwrap();
     let mut manifest = bench.manifest(line);
     let spec = &mut manifest["spec"];
     spec["hostAliases"] = json!([{"ip": "127.0.0.1", "hostnames": [NAME, "store.example"]}]);
-    let authority = std::fs::read_to_string(tls("ca.pem")).unwrap();
+    let authority = std::fs::read_to_string(tls::authority()).unwrap();
     let volume = json!({"name": "config", "configMap": {"data": {"ca.pem": authority}}});
     spec["volumes"].as_array_mut().unwrap().push(volume);
     let server = &mut spec["initContainers"][1];

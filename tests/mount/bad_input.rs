@@ -12,10 +12,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use nix::mount::{MntFlags, umount2};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use s3pod_testkit::{Fault, Mount, ServerOptions, TestServer, is_fuse_mount};
+use rustls::{ServerConnection, StreamOwned};
+use s3pod_testkit::{Fault, Mount, ServerOptions, TestServer, is_fuse_mount, tls};
 
 const BUCKET: &str = "photos";
 const USAGE: i32 = 2;
@@ -235,17 +233,7 @@ fn answer_always(answer: impl Into<String>) -> std::net::SocketAddr {
 
 /// A server whose certificate no system trusts.
 fn serve_tls() -> std::net::SocketAddr {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/tls");
-    let chain = CertificateDer::from_pem_file(folder.join("server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-    let config = Arc::new(config);
+    let config = tls::server_config().unwrap();
     serve(move |connection| {
         let session = ServerConnection::new(Arc::clone(&config)).unwrap();
         // The client hangs up in the handshake.

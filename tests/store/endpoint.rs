@@ -1,19 +1,17 @@
 //! The way to the store, and what is said where it ends early.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use s3pod::naming::Key;
 use s3pod::store::s3::{Checksums, Credentials, S3Settings, S3Store};
 use s3pod::store::{
     Condition, ErrorKind, ListRequest, ObjectStore, PartTag, PartTarget, Payload, Properties,
     PutRequest, Upload, UploadId,
 };
+use s3pod_testkit::tls;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -193,29 +191,13 @@ async fn a_failed_handshake_is_named() {
     assert!(matches!(&kind, ErrorKind::Tls(said) if said.contains("http://")), "{kind:?}");
 }
 
-/// A server whose certificate is for 127.0.0.1 and signed by `tls/ca.pem`. Both are valid to 2126;
-/// the keys guard nothing but this test.
-fn acceptor() -> (TlsAcceptor, PathBuf) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/tls");
-    let chain = CertificateDer::from_pem_file(folder.join("server.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-    (Arc::new(config).into(), folder.join("ca.pem"))
-}
-
 #[tokio::test]
 async fn an_authority_of_ones_own_is_trusted_by_its_bundle() {
-    let (tls, authority) = acceptor();
-    let server = Canned::serve(Box::new(|_| ok(EMPTY_PAGE).into()), Some(tls)).await;
+    let acceptor = TlsAcceptor::from(tls::server_config().unwrap());
+    let server = Canned::serve(Box::new(|_| ok(EMPTY_PAGE).into()), Some(acceptor)).await;
     let kind = probe(https(&server, None)).await;
     assert!(matches!(&kind, ErrorKind::Tls(said) if said.contains("--ca-bundle")), "{kind:?}");
-    let trusting = connect(https(&server, Some(authority))).await;
+    let trusting = connect(https(&server, Some(tls::authority()))).await;
     trusting.probe("").await.unwrap();
 }
 

@@ -22,6 +22,7 @@ mod mount;
 mod seaweedfs;
 mod server;
 mod sts;
+pub mod tls;
 mod tools;
 mod wire;
 

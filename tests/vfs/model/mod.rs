@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestCaseError};
+use proptest::test_runner::TestCaseError;
 use s3pod_testkit::{ServerOptions, TestServer};
 use tokio::runtime::Runtime;
 
@@ -64,9 +64,7 @@ fn config() -> ProptestConfig {
     // A case is some 100 requests, so 20 000 of them, as a soak asks of every property, would take
     // an hour; a quarter still scales with what is asked.
     let cases = (default.cases / 4).max(256);
-    // What is run before each merge is the same each time; a soak looks for what is new.
-    let rng_seed = if default.cases > 256 { RngSeed::Random } else { RngSeed::Fixed(1) };
-    ProptestConfig { cases, failure_persistence: None, rng_seed, ..default }
+    ProptestConfig { cases, failure_persistence: None, ..default }
 }
 
 proptest! {
