@@ -19,8 +19,12 @@ use crate::tasks::Tasks;
 /// Pages after which a directory is long enough for guesses: each may cost a request too many.
 const LONG: u64 = 20;
 
-/// Pages that a stretch should have. What each has too many is a part of its last one.
+/// Pages that a stretch should have.
 const STRETCH_PAGES: u64 = 6;
+
+/// Names that it should have: less than its pages hold, so that the last of them still goes past its
+/// end where the guess was a little too far. A page more would be asked for to find nothing.
+const STRETCH_NAMES: u64 = STRETCH_PAGES * PAGE_KEYS - PAGE_KEYS / 4;
 
 /// Stretches ahead of their readers, of all walks of a mount together: 36 pages of 1 000 names, at
 /// some 250 bytes each, are 9 MB.
@@ -243,13 +247,13 @@ impl Pages {
         let names = lines.iter().filter_map(|line| self.prefix.strip(line.key()));
         let names: Vec<&str> = names.map(|name| name.trim_end_matches('/')).collect();
         let spread = Spread::of(&names)?;
-        let keys = STRETCH_PAGES * PAGE_KEYS;
         let begins = bounds.after.as_deref().and_then(|after| self.prefix.strip(after));
         let known = known.trim_end_matches('/');
-        let from_begin = begins.and_then(|begins| spread.ahead(begins, keys));
+        let from_begin = begins.and_then(|begins| spread.ahead(begins, STRETCH_NAMES));
         let from = from_begin.filter(|guess| guess.as_str() > known);
-        let guess =
-            from.or_else(|| spread.ahead(known, keys)).filter(|guess| guess.as_str() > known)?;
+        let guess = from
+            .or_else(|| spread.ahead(known, STRETCH_NAMES))
+            .filter(|guess| guess.as_str() > known)?;
         Some(format!("{}{}", self.prefix, beginning(known, &guess)))
     }
 }
