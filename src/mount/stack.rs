@@ -29,6 +29,10 @@ use crate::write::{Engine, Limits, Staging};
 /// Gbit/s over 200 ms of latency.
 const WINDOW_MAX: u64 = 256 * MIB;
 
+/// A file that is created or emptied and not written yet is stored after this; a shell's `> file`
+/// has long written by then.
+const EMPTY_DELAY: Duration = Duration::from_millis(100);
+
 /// One part in so many of the memory may hold blocks that wait to be written to the cache's disk.
 const QUEUE_SHARE: u64 = 8;
 
@@ -200,6 +204,7 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
         },
         metadata_ttl: config.metadata_ttl,
         attr_delay: config.attr_delay,
+        empty_delay: EMPTY_DELAY,
         write_back: config.write_back,
         exclusive_create: match config.exclusive_create {
             config::ExclusiveCreate::Commit => ExclusiveCreate::Commit,

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::attr::{Fh, FileKind, Ino, OpenFlags, Opened};
 use super::inode::Inode;
@@ -16,10 +15,6 @@ use super::{Error, Result, Vfs};
 use crate::read::Reader;
 use crate::store::ErrorKind;
 use crate::write::Staged;
-
-/// A file created or truncated and not written yet becomes an empty object after this, so that
-/// other clients see it; a shell's `> file` has long written by then.
-const EMPTY_COMMIT_DELAY: Duration = Duration::from_millis(100);
 
 /// One open file description, with all its dups.
 #[derive(Debug)]
@@ -190,8 +185,9 @@ impl Vfs {
     /// Commits the inode after a moment if it is still empty and nobody else has.
     pub(super) fn commit_empty_later(&self, inode: &Arc<Inode>) {
         let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
+        let delay = self.settings().empty_delay;
         self.0.tasks.spawn(async move {
-            tokio::time::sleep(EMPTY_COMMIT_DELAY).await;
+            tokio::time::sleep(delay).await;
             let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
             if inode.is_dirty() && inode.staged().is_some_and(|staged| staged.size() == 0) {
                 Self(core).commit_in_background(&inode).await;

@@ -446,6 +446,7 @@ mod tests {
             metadata: Metadata::Posix,
             metadata_ttl: Duration::ZERO,
             attr_delay: Duration::ZERO,
+            empty_delay: Duration::ZERO,
             exclusive_create: ExclusiveCreate::Commit,
             delete: DeleteMode::Sync,
             write_back: false,

@@ -22,8 +22,8 @@ const LONG: u64 = 20;
 /// Pages that a stretch should have.
 const STRETCH_PAGES: u64 = 6;
 
-/// Names that it should have: less than its pages hold, so that the last of them still goes past its
-/// end where the guess was a little too far. A page more would be asked for to find nothing.
+/// Names that it should have: less than its pages hold, so that the last of them still goes past
+/// its end where the guess was a little too far. A page more would be asked for to find nothing.
 const STRETCH_NAMES: u64 = STRETCH_PAGES * PAGE_KEYS - PAGE_KEYS / 4;
 
 /// Stretches ahead of their readers, of all walks of a mount together: 36 pages of 1 000 names, at

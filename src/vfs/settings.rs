@@ -46,6 +46,9 @@ pub struct Settings {
     pub metadata_ttl: Duration,
     /// How long an attribute change waits for company.
     pub attr_delay: Duration,
+    /// How long a file that is created or emptied may wait for its first bytes before it is stored
+    /// as it is, so that other clients see it.
+    pub empty_delay: Duration,
     /// When an exclusive create is decided.
     pub exclusive_create: ExclusiveCreate,
     /// When the object of an unlinked file goes.

@@ -177,6 +177,7 @@ pub(crate) fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         metadata: Metadata::Posix,
         metadata_ttl,
         attr_delay: Duration::ZERO,
+        empty_delay: Duration::from_millis(100),
         write_back: false,
         exclusive_create: ExclusiveCreate::Commit,
         delete: DeleteMode::Queue,

@@ -35,6 +35,10 @@ const LIMITS: Limits = Limits {
     ..Limits::S3
 };
 
+/// Longer than any case: whether an empty file was stored by itself before it was written to would
+/// be up to how busy the machine is.
+const NEVER: Duration = Duration::from_secs(86_400);
+
 /// How the bucket is mounted.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Mounted {
@@ -113,7 +117,8 @@ impl World {
         let recovery = Recovery::new(self.folder.path(), volume, &self.bucket, None);
         let (own, kept) = (Arc::clone(&store), cache.clone());
         let engine = Engine::new(own, kept, budget, staging, journal, LIMITS, Some(recovery));
-        let settings = Settings { attr_delay, delete, ..bench::settings(ttl, &self.clock) };
+        let settings = bench::settings(ttl, &self.clock);
+        let settings = Settings { attr_delay, delete, empty_delay: NEVER, ..settings };
         Vfs::new(settings, store, cache, engine, self.clock.clone())
     }
 
