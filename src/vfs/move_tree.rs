@@ -54,6 +54,12 @@ pub(super) enum MoveStep {
     AllCopied,
 }
 
+/// An object that has moved.
+pub(super) struct Moved {
+    pub(super) source: Version,
+    pub(super) copy: Version,
+}
+
 /// A move under way.
 struct Tree<'a> {
     old: &'a Prefix,
@@ -62,7 +68,7 @@ struct Tree<'a> {
     record: Record,
     /// Destinations whose versions the caller needs.
     wanted: HashSet<Key>,
-    moved: HashMap<Key, Version>,
+    moved: HashMap<Key, Moved>,
     copied: usize,
     told: Instant,
 }
@@ -75,7 +81,7 @@ struct Broken {
 }
 
 /// A destination, and what came of the copy to it.
-type Tried = (Key, Result<Version>);
+type Tried = (Key, Result<Moved>);
 
 struct Page {
     sources: Vec<Version>,
@@ -83,8 +89,8 @@ struct Page {
 }
 
 impl Vfs {
-    /// Moves every object below `old` to the same place below `new`, which is free; returns the
-    /// versions of the `wanted` destinations.
+    /// Moves every object below `old` to the same place below `new`, which is free; returns what
+    /// went to the `wanted` destinations.
     ///
     /// # Errors
     /// The store's, and then nothing has moved.
@@ -93,7 +99,7 @@ impl Vfs {
         old: &Prefix,
         new: &Prefix,
         wanted: HashSet<Key>,
-    ) -> Result<HashMap<Key, Version>> {
+    ) -> Result<HashMap<Key, Moved>> {
         let mut tree = self.begin_tree(old, new, wanted).await?;
         let result = self.copy_tree(&mut tree).await;
         let Tree { list, record, moved, .. } = tree;
@@ -159,8 +165,8 @@ impl Vfs {
             let (copied, following) = tokio::join!(copying, following);
             let copied = copied.map_err(|broken| (tree.copied, broken))?;
             tree.copied += page.sources.len();
-            let wanted = copied.into_iter().filter(|copy| tree.wanted.contains(&copy.key));
-            tree.moved.extend(wanted.map(|copy| (copy.key.clone(), copy)));
+            let wanted = copied.into_iter().filter(|it| tree.wanted.contains(&it.copy.key));
+            tree.moved.extend(wanted.map(|it| (it.copy.key.clone(), it)));
             self.tell(tree);
             coming = following;
         }
@@ -204,7 +210,7 @@ impl Vfs {
         sources: &[Version],
         old: &Prefix,
         new: &Prefix,
-    ) -> Result<Vec<Version>, Broken> {
+    ) -> Result<Vec<Moved>, Broken> {
         let has_failed = AtomicBool::new(false);
         let mut copies: Vec<BoxFuture<'_, Option<Tried>>> = Vec::new();
         for source in sources {
@@ -216,14 +222,15 @@ impl Vfs {
                 }
                 let copied = self.copy_one(list, source, &key).await;
                 has_failed.fetch_or(copied.is_err(), Ordering::Relaxed);
-                Some((key, copied))
+                let source = source.clone();
+                Some((key, copied.map(|copy| Moved { source, copy })))
             };
             copies.push(copy.boxed());
         }
         let copying = futures::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
         let tried: Vec<_> = copying.filter_map(std::future::ready).collect().await;
         let made = tried.iter().map(|(key, _)| key.clone()).collect();
-        let copied: Result<Vec<Version>> = tried.into_iter().map(|(_, copied)| copied).collect();
+        let copied: Result<Vec<Moved>> = tried.into_iter().map(|(_, copied)| copied).collect();
         copied.map_err(|error| Broken { error, made })
     }
 

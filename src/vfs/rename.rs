@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::attr::{FileKind, Ino, RenameMode};
 use super::inode::Inode;
 use super::move_list::moved_key;
-use super::move_tree::{MoveIntent, MoveStep};
+use super::move_tree::{MoveIntent, MoveStep, Moved};
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, Name, Prefix};
@@ -297,7 +297,7 @@ impl Vfs {
     }
 
     /// The inodes below a moved directory are those of the copies now.
-    async fn repoint(&self, ino: Ino, moved: &HashMap<Key, Version>) {
+    async fn repoint(&self, ino: Ino, moved: &HashMap<Key, Moved>) {
         let below = self.table().subtree(ino);
         for inode in below {
             let Some(key) = self.object_of(&inode) else { continue };
@@ -310,28 +310,44 @@ impl Vfs {
                 continue;
             }
             let version = match (moved.get(&key), before) {
-                (Some(version), _) => version.clone(),
+                (Some(it), before) => Self::copy_of(&inode, before.as_deref(), it),
                 (None, None) => continue,
                 (None, Some(before)) if before.key == key => continue,
-                // Looked up while the objects moved.
-                (None, Some(_)) => match self.0.store.head(&key).await {
-                    Ok(head) => head.version,
-                    Err(_) => {
-                        self.table().lose(inode.ino);
-                        continue;
-                    }
-                },
+                (None, Some(before)) => self.found_moved(&before, &key).await,
             };
-            let version = Arc::new(version);
-            let mut state = inode.state();
-            if let Some(staged) = &state.staged {
-                staged.rebase(Arc::clone(&version));
+            match version {
+                Some(version) => self.stand_on(&inode, version),
+                None => self.table().lose(inode.ino),
             }
-            state.version = Some(version);
-            state.hides = None;
-            state.exclusive = false;
-            state.seen = self.0.clock.now();
         }
+    }
+
+    /// The copy that an inode stands for; none where what moved is another client's object, of
+    /// which whoever has the file open must read nothing.
+    fn copy_of(inode: &Inode, before: Option<&Version>, it: &Moved) -> Option<Version> {
+        let is_meant = inode.kind == FileKind::Directory
+            || before.is_some_and(|before| before.is_same(&it.source));
+        is_meant.then(|| it.copy.clone())
+    }
+
+    /// The copy of an object that was looked up while it moved. A tag of its own, as of a copy in
+    /// parts, does not say whose copy it is.
+    async fn found_moved(&self, before: &Version, key: &Key) -> Option<Version> {
+        let found = self.0.store.head(key).await.ok()?.version;
+        let expected = Version { key: key.clone(), ..before.clone() };
+        found.is_same(&expected).then_some(found)
+    }
+
+    fn stand_on(&self, inode: &Inode, version: Version) {
+        let version = Arc::new(version);
+        let mut state = inode.state();
+        if let Some(staged) = &state.staged {
+            staged.rebase(Arc::clone(&version));
+        }
+        state.version = Some(version);
+        state.hides = None;
+        state.exclusive = false;
+        state.seen = self.0.clock.now();
     }
 
     /// The key of an inode's object: a directory's is its marker.

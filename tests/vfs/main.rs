@@ -261,3 +261,27 @@ async fn a_new_file_keeps_its_bytes_where_its_directory_moves_with_anothers_obje
     assert_eq!(bench.bucket().get("e/f").unwrap(), "ours");
     assert!(bench.bucket().get("d/f").is_none());
 }
+
+/// The directory takes along what another client has put there; who has the earlier file open
+/// reads nothing of that.
+#[tokio::test]
+async fn an_open_file_never_turns_into_anothers_object_by_its_directorys_rename() {
+    let bench = Bench::new(PATIENT).await;
+    bench.bucket().put("d/f", "first");
+    let directory = bench.vfs.lookup(Ino::ROOT, OsStr::new("d")).await.unwrap();
+    let file = bench.vfs.lookup(directory.attr.ino, OsStr::new("f")).await.unwrap();
+    let opened = bench.vfs.open(file.attr.ino, READ_WRITE).await.unwrap();
+    bench.bucket().put("d/f", "other");
+    bench.rename("d", "e").await.unwrap();
+    // Its bytes may have been fetched before they went.
+    match bench.vfs.read(opened.fh, 0, 10).await {
+        Ok(bytes) => assert_eq!(bytes, "first"),
+        Err(error) => assert!(matches!(error, Error::Stale), "{error}"),
+    }
+    bench.close(opened.fh).await.unwrap();
+    assert_eq!(bench.bucket().get("e/f").unwrap(), "other");
+    let found = bench.vfs.lookup(directory.attr.ino, OsStr::new("f")).await.unwrap();
+    let opened = bench.vfs.open(found.attr.ino, READ_WRITE).await.unwrap();
+    assert_eq!(bench.vfs.read(opened.fh, 0, 10).await.unwrap(), "other");
+    bench.close(opened.fh).await.unwrap();
+}

@@ -230,16 +230,6 @@ impl Disk {
         node.bytes().resize(size, 0);
         node.kept = node.kept.min(size);
         node.changed();
-        // A file that is empty may be stored at any moment with nobody waiting: whether another
-        // client won over it is seen then, or with the next commit.
-        let is_named = !self.nodes[id].unlinked && !self.nodes[id].lost;
-        self.stopped |= size == 0 && is_named && self.conflict(id, true).is_some();
-    }
-
-    /// A file that is to be empty is stored after a moment, and nobody knows when that is.
-    pub(super) fn is_about_to_be_stored(&self, path: &str) -> bool {
-        let is_empty = |body: &Body| matches!(body, Body::File(bytes) if bytes.is_empty());
-        self.node(path).is_some_and(|node| node.dirty && is_empty(&node.body))
     }
 
     pub(super) fn size(&self, fh: u64) -> u64 {
@@ -444,9 +434,6 @@ impl Disk {
             return want(got, Ok(()));
         }
         let conflict = self.conflict(id, false);
-        // Whether a new empty file was stored before, and so is not new any more, is chance.
-        let is_chance = self.nodes[id].exclusive && conflict == Some("EEXIST") && got.is_ok();
-        let conflict = conflict.filter(|_| !is_chance);
         want(got, conflict.map_or(Ok(()), Err))?;
         self.settle_commit(id, conflict);
         Ok(())
@@ -456,13 +443,17 @@ impl Disk {
         self.beaten.clone()
     }
 
-    /// The end of a mount: what is only here is sent.
-    pub(super) fn drain(&mut self) {
+    /// The end of a mount: what is only here is sent. Returns what another client won over.
+    pub(super) fn drain(&mut self) -> u64 {
+        let mut beaten = 0;
         for id in 0..self.nodes.len() {
             if self.is_due(id) {
-                self.settle_commit(id, self.conflict(id, true));
+                let conflict = self.conflict(id, true);
+                beaten += u64::from(conflict.is_some());
+                self.settle_commit(id, conflict);
             }
         }
+        beaten
     }
 
     fn settle_commit(&mut self, id: Id, conflict: Option<&'static str>) {

@@ -283,7 +283,6 @@ impl Disk {
     pub(in super::super) fn may_be_changed_elsewhere(&self, path: &str) -> bool {
         !self.is_directory(path)
             && !self.is_blocked(path)
-            && !self.is_about_to_be_stored(path)
             && !self.node(path).is_some_and(|node| node.hides)
     }
 

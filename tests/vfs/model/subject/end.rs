@@ -37,9 +37,9 @@ impl Subject {
         }
         self.world.faults().clear();
         let drained = self.vfs.drain().await;
-        self.disk.drain();
-        if drained.failed > 0 {
-            return Err(format!("{} files could not be sent", drained.failed));
+        let beaten = self.disk.drain();
+        if drained.failed != beaten {
+            return Err(format!("{} files could not be sent, not {beaten}", drained.failed));
         }
         self.compare_all().await?;
         self.compare_bucket()?;
