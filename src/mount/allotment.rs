@@ -27,6 +27,13 @@ const VERSION_MIN: u64 = 8 * KIB;
 /// ...and in the table, where one that went may be remembered for each.
 const VERSION_NODES: u64 = 144;
 
+/// What of a mount lies on a disk; the rest is memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OnDisk {
+    pub(super) cache: bool,
+    pub(super) staging: bool,
+}
+
 /// How much each part has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Division {
@@ -43,13 +50,16 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// Of so much; without a disk there is no table of it.
-    pub(super) fn of(sizes: Sizes, has_disk: bool) -> Self {
+    /// Of so much. Without a cache on disk there is no table of it; what is staged in memory is set
+    /// aside, since a writer cannot wait for readers to give theirs back.
+    pub(super) fn of(sizes: Sizes, on_disk: OnDisk) -> Self {
         let fitting = sizes.memory_limit / 4 / REQUEST_BUFFERS;
         let requests = sizes.max_requests.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(1);
         let within_disk = sizes.cache_size / VERSION_MIN * VERSION_NODES;
-        let table = (sizes.memory_limit / TABLE_SHARE).min(within_disk) * u64::from(has_disk);
-        let set_aside = u64::from(requests) * REQUEST_BUFFERS + sizes.memory_limit / 8 + table;
+        let table = (sizes.memory_limit / TABLE_SHARE).min(within_disk) * u64::from(on_disk.cache);
+        let staged = sizes.staging_size * u64::from(!on_disk.staging);
+        let buffers = u64::from(requests) * REQUEST_BUFFERS;
+        let set_aside = buffers + sizes.memory_limit / 8 + table + staged;
         Self {
             requests,
             table,
@@ -67,13 +77,13 @@ pub(super) struct Allotment {
     pub(super) cache: Cache,
     pub(super) staging: Arc<Staging>,
     pub(super) vfs: Vfs,
-    pub(super) has_disk: bool,
+    pub(super) on_disk: OnDisk,
 }
 
 impl Allotment {
     /// Changes every size, and waits until what is taken fits. One change at a time.
     pub(super) async fn resize(&self, sizes: Sizes) {
-        let own = Division::of(sizes, self.has_disk);
+        let own = Division::of(sizes, self.on_disk);
         self.staging.set_quota(sizes.staging_size);
         self.vfs.set_inodes_max(own.inodes);
         let memory = async {
@@ -87,7 +97,7 @@ impl Allotment {
             self.requests.resize(own.requests),
             self.cache.resize_disk(sizes.cache_size, own.table),
         );
-        if !self.has_disk && sizes.cache_size > 0 {
+        if !self.on_disk.cache && sizes.cache_size > 0 {
             tracing::warn!("a cache on disk begins with the next start of the mount");
         }
     }
@@ -98,6 +108,8 @@ mod tests {
     use super::*;
     use crate::units::MIB;
 
+    const DISK: OnDisk = OnDisk { cache: true, staging: true };
+
     fn sizes(memory_limit: u64, max_requests: u32) -> Sizes {
         Sizes { memory_limit, cache_size: 1 << 40, staging_size: 1 << 40, max_requests }
     }
@@ -106,7 +118,7 @@ mod tests {
     fn something_is_left_for_bytes_however_little_there_is_and_however_much_is_asked() {
         for memory in [32 * MIB, 64 * MIB, 192 * MIB, 8192 * MIB] {
             for requests in [1, 64, 1024] {
-                let own = Division::of(sizes(memory, requests), true);
+                let own = Division::of(sizes(memory, requests), DISK);
                 assert!(own.budget >= memory / 2, "{own:?}");
                 assert!((1..=requests).contains(&own.requests));
             }
@@ -115,9 +127,22 @@ mod tests {
 
     #[test]
     fn what_is_not_cached_on_disk_needs_no_table_of_it() {
-        let with = Division::of(sizes(192 * MIB, 64), true);
-        let without = Division::of(sizes(192 * MIB, 64), false);
+        let with = Division::of(sizes(192 * MIB, 64), DISK);
+        let without = Division::of(sizes(192 * MIB, 64), OnDisk { cache: false, ..DISK });
         assert_eq!((with.table, without.table), (12 * MIB, 0));
         assert_eq!(without.budget - with.budget, 12 * MIB);
+    }
+
+    #[test]
+    fn what_is_staged_in_memory_is_not_given_to_blocks() {
+        for memory_limit in [32 * MIB, 64 * MIB, 192 * MIB, 8192 * MIB] {
+            let staging_size = memory_limit / 4;
+            let sizes = Sizes { staging_size, ..sizes(memory_limit, 1024) };
+            let memory = OnDisk { cache: false, staging: false };
+            let apart = Division::of(sizes, OnDisk { staging: true, ..memory });
+            let own = Division::of(sizes, memory);
+            assert_eq!(apart.budget - own.budget, staging_size);
+            assert!(own.budget >= memory_limit / 3, "{own:?}");
+        }
     }
 }

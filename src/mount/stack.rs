@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::allotment::{Allotment, Division};
+use super::allotment::{Allotment, Division, OnDisk};
 use super::failure::Failure;
 use super::traces::{self, Noted};
 use crate::bound::Bound;
@@ -68,9 +68,9 @@ pub(super) async fn connect(config: &Config) -> Result<Arc<S3Store>, Failure> {
 pub(super) fn build(config: &Config, base: Arc<S3Store>) -> Result<(Stack, Left), Failure> {
     let clock = Clock::system();
     let disk = open_disk(config, base.endpoint(), &clock);
-    let has_disk = disk.is_some();
-    let own = Division::of(config.sizes(), has_disk);
     let (journal, pending) = open_journal(config)?;
+    let on_disk = OnDisk { cache: disk.is_some(), staging: journal.folder().is_some() };
+    let own = Division::of(config.sizes(), on_disk);
     let requests = Arc::new(Bound::new(own.requests));
     let base = Metered::new(base);
     let counters = base.counters();
@@ -93,7 +93,7 @@ pub(super) fn build(config: &Config, base: Arc<S3Store>) -> Result<(Stack, Left)
     };
     let vfs = Vfs::new(settings, Arc::clone(&store), cache.clone(), engine, clock.clone());
     let (of_cache, of_vfs) = (cache.clone(), vfs.clone());
-    let allotment = Allotment { budget, requests, cache: of_cache, staging, vfs: of_vfs, has_disk };
+    let allotment = Allotment { budget, requests, cache: of_cache, staging, vfs: of_vfs, on_disk };
     let stack = Stack { vfs, store, counters, clock, allotment, cache, _journal: journal };
     Ok((stack, Left { pending, is_read_only: config.read_only }))
 }
@@ -128,7 +128,7 @@ fn open_disk(config: &Config, endpoint: Option<&str>, clock: &Clock) -> Option<D
         size: config.cache_size,
         free_min: config.cache_min_free,
         queue: config.memory_limit / QUEUE_SHARE,
-        table: Division::of(config.sizes(), true).table,
+        table: Division::of(config.sizes(), OnDisk { cache: true, staging: true }).table,
     };
     match Disk::open(&settings, clock.clone()) {
         Ok(disk) => Some(disk),

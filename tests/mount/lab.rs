@@ -11,7 +11,7 @@ use s3pod_testkit::{
     Bucket, Fault, Mount, MountOptions, Op, RequestLog, ServerOptions, TestServer,
 };
 
-const BUCKET: &str = "photos";
+pub(crate) const BUCKET: &str = "photos";
 /// What must come about does so within this time on the busiest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 
-use s3pod_testkit::{Bucket, Fault, Op, synthetic_bytes};
+use s3pod_testkit::{Bucket, Fault, Mount, Op, ServerOptions, TestServer, synthetic_bytes};
 
 use crate::bench::read;
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{BUCKET, Lab, PATIENCE};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -25,8 +26,8 @@ fn many(bucket: &Bucket) {
     }
 }
 
-fn read_to_end(lab: &Lab, number: u64) {
-    let mut file = File::open(lab.path(&format!("f{number}"))).unwrap();
+fn read_to_end(mount: &Mount, number: u64) {
+    let mut file = File::open(mount.path().join(format!("f{number}"))).unwrap();
     let (mut block, mut at) = (vec![0; 256 * KIB as usize], 0);
     while at < SIZE {
         file.read_exact(&mut block).unwrap();
@@ -42,7 +43,7 @@ fn sixty_four_readers_fit_into_64_mib() {
     std::thread::scope(|scope| {
         for number in 0..READERS {
             let lab = &lab;
-            scope.spawn(move || read_to_end(lab, number));
+            scope.spawn(move || read_to_end(lab.mount(), number));
         }
     });
     let peak = lab.mount().rss_bytes().unwrap().peak;
@@ -69,6 +70,66 @@ fn one_thread_that_reads_many_files_by_turns_goes_on() {
     assert!(peak < RSS_MAX, "{} MiB", peak / MIB);
     drop(files);
     assert!(lab.end().success());
+}
+
+/// Memory that belongs to open files without a name, which no count of resident pages shows.
+fn memory_of_files(pid: u32) -> u64 {
+    let is_memory = |file: &PathBuf| {
+        let target = std::fs::read_link(file);
+        target.is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"))
+    };
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path()).filter(is_memory);
+    files.filter_map(|file| Some(std::fs::metadata(file).ok()?.blocks() * 512)).sum()
+}
+
+/// Writes here and there in each of many files, which cannot be streamed; returns the bytes that
+/// were taken before there was no more space.
+fn scatter(files: &[File]) -> u64 {
+    let block = vec![7; 64 * KIB as usize];
+    let mut taken = 0;
+    for at in (0..SIZE / MIB).rev().map(|turn| turn * MIB) {
+        for file in files {
+            match file.write_all_at(&block, at) {
+                Ok(()) => taken += block.len() as u64,
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(nix::libc::ENOSPC), "{error}");
+                    return taken;
+                }
+            }
+        }
+    }
+    taken
+}
+
+#[test]
+fn what_is_staged_without_a_folder_counts_as_memory_too() {
+    let server = TestServer::spawn(ServerOptions::default());
+    many(&server.bucket(BUCKET));
+    let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint(BUCKET));
+    let options = options.without_own_cache().args(["--cache-dir", "none"]).args(LIMIT);
+    let mount = options.start().unwrap();
+    let create = |number| File::create(mount.path().join(format!("new{number}"))).unwrap();
+    let files: Vec<File> = (0..READERS).map(create).collect();
+    let taken = scatter(&files);
+    assert!((4 * MIB..=16 * MIB).contains(&taken), "{taken} bytes");
+    let staged = memory_of_files(mount.pid());
+    assert!((taken..=16 * MIB).contains(&staged), "{staged} bytes for {taken}");
+    std::thread::scope(|scope| {
+        for number in 0..READERS {
+            let mount = &mount;
+            scope.spawn(move || read_to_end(mount, number));
+        }
+    });
+    let peak = mount.rss_bytes().unwrap().peak + memory_of_files(mount.pid());
+    assert!(peak < RSS_MAX, "{} MiB", peak / MIB);
+    drop(files);
+    assert!(mount.unmount().unwrap().success());
+    let sent: u64 = (0..READERS)
+        .filter_map(|number| server.bucket(BUCKET).get(&format!("new{number}")))
+        .map(|object| object.iter().filter(|byte| **byte == 7).count() as u64)
+        .sum();
+    assert_eq!(sent, taken);
 }
 
 #[test]

@@ -16,7 +16,10 @@ use crate::units::{ByteSize, MIB};
 /// which finds its own files, must not shrink it.
 const CACHE_SHARE: u64 = 4;
 
-/// It leaves one part in so many free, as journals, logs and other programs need.
+/// One part in so many of the memory limit may be staged in memory.
+const MEMORY_STAGING_SHARE: u64 = 4;
+
+/// The cache leaves one part in so many free, as journals, logs and other programs need.
 const FREE_SHARE: u64 = 20;
 
 /// Of a limit, so much is used: whoever set it counts what the file system allocates, folders and
@@ -75,8 +78,8 @@ pub(super) fn cache_min_free(asked: &Options, folder: Option<&Path>) -> Result<u
 fn staging_size(asked: &Options, folder: Option<&Path>, room: Room) -> Result<u64, Error> {
     let size = asked.operator.staging_size;
     let Some(folder) = folder else {
-        // Staged bytes count against the budget, and reading needs the other half.
-        return Ok(size.unwrap_or(u64::MAX).min(room.memory_limit / 2));
+        // It is set aside from what everything else has.
+        return Ok(size.unwrap_or(u64::MAX).min(room.memory_limit / MEMORY_STAGING_SHARE));
     };
     match (within_limit(asked)?, size, room.staged) {
         (Some((_, Some(staging))), _, _) => Ok(staging),

@@ -193,7 +193,7 @@ fn what_is_kept_in_memory_fits_beside_the_process() {
 #[test]
 fn without_a_folder_everything_is_in_memory_and_nothing_is_queued() {
     let config = resolved("memory-limit=100MiB", &host()).unwrap();
-    assert_eq!((config.cache_dir, config.staging_size), (None, 50 * MIB));
+    assert_eq!((config.cache_dir, config.staging_size), (None, 25 * MIB));
     assert_eq!((config.cache_size, config.cache_min_free), (0, 0));
     assert_eq!((config.attr_delay, config.delete), (Duration::ZERO, DeleteMode::Sync));
     assert_eq!(resolved("staging-size=16MiB", &host()).unwrap().staging_size, 16 * MIB);
