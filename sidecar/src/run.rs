@@ -6,12 +6,13 @@
 //! serves, as process 1, gets the signals itself and ends with its mount gone. Must not know how
 //! files are served.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::iter;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use clap::{Arg, ArgMatches, Command};
 use nix::libc;
@@ -74,7 +75,7 @@ pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failur
 
 /// Process 1 has no default actions: a signal that comes before the server listens would be lost,
 /// and the pod would wait for its whole grace. Held back, it is there when the server listens,
-/// since exec keeps it.
+/// since exec keeps the mask (std's too, since 1.66).
 fn hold_signals() -> Result<(), Failure> {
     let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     ends.thread_block().map_err(|errno| Failure::passing(errno.to_string()))
@@ -155,15 +156,9 @@ fn become_server(verb: &str, flags: &[&str], typed: &[OsString]) -> Result<(), F
             "{shown} cannot be run: {reason}; it belongs beside s3pod-sidecar"
         ))
     };
-    let words = [program.as_os_str(), OsStr::new(verb)].into_iter();
-    let words =
-        words.chain(flags.iter().map(OsStr::new)).chain(typed.iter().map(OsString::as_os_str));
-    let words: Result<Vec<CString>, _> = words.map(|word| CString::new(word.as_bytes())).collect();
-    let words = words.map_err(|error| failed(error.to_string()))?;
-    // Not by std, which would let go the signals that are held back. Only comes back where it
-    // failed.
-    let Err(errno) = nix::unistd::execv(&words[0], &words);
-    Err(failed(errno.desc().to_owned()))
+    // Only comes back where it failed.
+    let error = process::Command::new(&program).arg(verb).args(flags).args(typed).exec();
+    Err(failed(error.to_string()))
 }
 
 /// What a sidecar adds to what was typed.

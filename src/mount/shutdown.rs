@@ -37,8 +37,8 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
         };
-        // On this thread alone, which is enough: the kernel gives it to whichever takes it. What
-        // any of them starts holds nothing back: std sees to that.
+        // On this thread alone, which is enough: the kernel gives it to whichever takes it. A
+        // credential process that another one starts inherits that these wait, and ends by itself.
         SigSet::from_iter([SIGTERM, SIGINT]).thread_unblock()?;
         Ok(own)
     }
