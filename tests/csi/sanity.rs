@@ -2,20 +2,26 @@
 //! it: it knows no kubelet, and makes the folder above a target anywhere.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use s3pod_testkit::csi::node_client::NodeClient;
 use s3pod_testkit::csi::volume_capability::access_mode::Mode;
 use s3pod_testkit::csi::{
-    Code, NodeGetVolumeStatsRequest, NodePublishVolumeRequest, NodeUnpublishVolumeRequest, Status,
-    Volume,
+    CapacityRange, Code, NodeGetVolumeStatsRequest, NodePublishVolumeRequest,
+    NodeUnpublishVolumeRequest, Status, Volume,
 };
 
 use crate::controller::Suite;
 use crate::kubelet::{capability, refusal};
 use crate::stand::until;
 
+const MIB: i64 = 1 << 20;
 const GIB: i64 = 1 << 30;
+/// So often a mount reads its capacity again.
+const LOOKED_WITHIN: Duration = Duration::from_secs(60);
 const REPEATS: usize = 10;
 
 /// The suite's node half.
@@ -119,6 +125,36 @@ fn a_volume_goes_its_whole_way_and_every_step_may_be_repeated() {
         // As it does for volumes that no node ever had.
         node.unpublish(id, &target).unwrap();
     }
+}
+
+#[test]
+fn a_living_mount_becomes_larger_with_its_volume() {
+    let suite = Suite::with_endpoint("all");
+    let node = Node::new(&suite);
+    let mut asked = suite.asked("sanity-grown");
+    asked.capacity_range = Some(CapacityRange { required_bytes: MIB, limit_bytes: 0 });
+    let volume = suite.create(asked).unwrap();
+    let (id, target) = (&volume.volume_id, node.target("target"));
+    node.publish(&volume, &target, Mode::SingleNodeWriter).unwrap();
+    let shown = target.to_str().unwrap();
+    until("its marker is read", || node.total(id, shown).unwrap() == MIB);
+    let large = vec![7; 2 * MIB as usize];
+    // Until what is used has been counted, nobody knows that it is too much.
+    until("there is no room for more", || {
+        let refused = fs::write(target.join("large"), &large).err();
+        refused.is_some_and(|error| error.kind() == ErrorKind::StorageFull)
+    });
+    assert_eq!(suite.expand(id, Some(4 * MIB)).unwrap(), 4 * MIB);
+    let begin = Instant::now();
+    while node.total(id, shown).unwrap() == MIB {
+        assert!(begin.elapsed() < 3 * LOOKED_WITHIN, "the mount does not look");
+        thread::sleep(Duration::from_secs(1));
+    }
+    assert_eq!(node.total(id, shown).unwrap(), 4 * MIB);
+    fs::write(target.join("large"), &large).unwrap();
+    assert!(fs::read(target.join("large")).unwrap() == large);
+    node.unpublish(id, &target).unwrap();
+    suite.delete(id).unwrap();
 }
 
 #[test]
