@@ -223,6 +223,7 @@ impl Disk {
         for id in edits {
             self.settle_commit(id, None);
         }
+        self.lose_what_is_gone(&prefix);
         if self.names.contains_key(to) {
             self.remove_directory(to);
         }
@@ -247,6 +248,20 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// Who moves a directory finds out which of its files other clients have replaced or deleted.
+    fn lose_what_is_gone(&mut self, prefix: &str) {
+        let below = self.names.iter().filter(|(path, _)| path.starts_with(prefix));
+        let gone = below.filter(|(path, id)| {
+            let node = &self.nodes[**id];
+            let there = self.object(path).map(|object| object.token);
+            !node.is_directory() && node.version.is_some() && there != node.version
+        });
+        let gone: Vec<String> = gone.map(|(path, _)| path.clone()).collect();
+        for path in gone {
+            self.lose(&path);
+        }
     }
 
     pub(in super::super) fn change(&mut self, path: &str, change: Change, got: Answer) -> Checked {
