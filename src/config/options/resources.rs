@@ -146,8 +146,8 @@ pub(super) const TABLE: &[Definition] = &[
         default: "half of the folder's free space at start",
         help: "Disk for bytes that are written and not in S3 yet",
         details: "At least 16MiB. When it is full, a streaming writer goes on and any other gets \
-                  ENOSPC. With --cache-dir none it is memory: a quarter of the limit, or less where \
-                  you say so.",
+                  ENOSPC. With --cache-dir none it is memory: a quarter of the limit, or less \
+                  where you say so.",
         category: Category::Resources,
         authority: Authority::Operator,
         example: "20GiB",
