@@ -88,6 +88,55 @@ fn a_target_that_shows_another_file_system_is_not_taken_for_the_volumes() {
 }
 
 #[test]
+fn a_state_that_is_nonsense_ends_no_volume_and_is_written_anew() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let (one, two) = (kubelet.published("v", "pod-1"), kubelet.published("w", "pod-2"));
+    let (keys, mounts) = (kubelet.stand.keys(), kubelet.mounts());
+    let pids = |kubelet: &Kubelet| -> Vec<u32> {
+        keys.iter().map(|key| kubelet.stand.pid_of(key)).collect()
+    };
+    let before = pids(&kubelet);
+    kubelet.restart(Signal::SIGKILL, |kubelet| fs::write(kubelet.state(), "{nonsense").unwrap());
+    kubelet.restart(Signal::SIGKILL, |kubelet| fs::remove_file(kubelet.state()).unwrap());
+    assert_eq!((pids(&kubelet), kubelet.mounts()), (before, mounts));
+    assert_eq!(fs::read_to_string(one.join("a")).unwrap(), "hello");
+    assert_eq!(kubelet.stats("v", one.to_str().unwrap()).unwrap().len(), 1);
+    // Each target is its volume's, whether kubelet publishes it again or not.
+    let (code, said) = refusal(kubelet.unpublish("v", &two));
+    assert!(code == Code::NotFound && said.contains("the volume w"), "{said}");
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    kubelet.publish(&kubelet.call("v", "pod-3")).unwrap();
+    assert_eq!(kubelet.stand.keys(), keys, "and shares the server that was there");
+    kubelet.unpublish("w", &two).unwrap();
+    kubelet.unpublish("v", &one).unwrap();
+    kubelet.unpublish("v", &kubelet.target("pod-3")).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_later_releases_state_stops_an_earlier_driver_and_ends_no_volume() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    kubelet.restart(Signal::SIGKILL, |kubelet| {
+        let text = fs::read_to_string(kubelet.state()).unwrap();
+        let later = text.replace("\"schema\": 1", "\"schema\": 2");
+        assert_ne!(later, text);
+        fs::write(kubelet.state(), later).unwrap();
+        let (code, said) = kubelet.second_driver();
+        assert_eq!(code, Some(78), "{said}");
+        let file = kubelet.state().to_str().unwrap().to_owned();
+        assert!(said.contains(&file) && said.contains("later release"), "{said}");
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+        fs::write(kubelet.state(), text).unwrap();
+    });
+    kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
 fn a_second_driver_at_the_same_folder_is_refused_and_disturbs_nobody() {
     let kubelet = Kubelet::new();
     kubelet.stand.bucket().put("a", "hello");

@@ -155,6 +155,11 @@ fn the_driver_may_be_replaced_before_and_after_the_sidecar_begins() {
         assert_eq!(bench.kubelet.stats("v", bench.target().to_str().unwrap()).unwrap().len(), 1);
     }
     let before = bench.kubelet.mounts();
+    // What was written down is lost: the sidecar's name comes with kubelet's next call.
+    bench.kubelet.restart(Signal::SIGKILL, |kubelet| fs::write(kubelet.state(), "{").unwrap());
+    assert_eq!(app.read("/data/a"), "hello");
+    bench.kubelet.republish(&bench.call()).unwrap();
+    assert_eq!(bench.kubelet.stats("v", bench.target().to_str().unwrap()).unwrap().len(), 1);
     assert_eq!(app.read("/data/a"), "hello");
     assert_eq!(bench.kubelet.mounts(), before, "nothing was mounted anew");
     // The line is there again: the new driver notices the sidecar's end at once.

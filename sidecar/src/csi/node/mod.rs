@@ -13,6 +13,7 @@
 //!     served     a mount's servers, the first to the last
 //!     told       what servers say, as codes
 //!   reconcile  what an earlier driver left
+//!   traces     what the table alone says of it
 //! ```
 
 mod asked;
@@ -24,6 +25,7 @@ mod served;
 mod state;
 mod stats;
 mod told;
+mod traces;
 mod volumes;
 
 use std::sync::Arc;

@@ -61,6 +61,13 @@ impl Places {
         self.mounts().join(format!("{key}.{generation}"))
     }
 
+    /// The key, and which of its mounts stands at `point`.
+    pub(super) fn read_own<'a>(&self, point: &'a Path) -> Option<(&'a str, u64)> {
+        let name = point.strip_prefix(self.mounts()).ok()?.to_str()?;
+        let (key, generation) = name.rsplit_once('.')?;
+        Some((key, generation.parse().ok()?))
+    }
+
     /// Where all mounts of a key are, the dead ones too.
     pub(super) fn all_own(&self, key: &str) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();

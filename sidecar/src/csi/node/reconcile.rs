@@ -15,6 +15,7 @@ use s3pod::mount::mountinfo::{self, MountInfo};
 use tokio::task::JoinSet;
 
 use super::mounts;
+use super::traces;
 use super::volumes::Volumes;
 use crate::csi::servers::Running;
 
@@ -24,11 +25,17 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Compares, and takes up what is left.
 pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
     let table = mountinfo::read()?;
+    if volumes.state().is_lost() {
+        let found = traces::read(&table, &volumes.places);
+        tracing::info!(volumes = found.len(), "nothing is written down; this is what is mounted");
+        volumes.note(|mounts| *mounts = found);
+    }
     forget_what_is_not_mounted(volumes, &table);
     clear_what_nobody_knows(volumes)?;
     let keys: BTreeSet<String> = volumes.state().mounts().keys().cloned().collect();
     match volumes.servers.list().await {
         Ok(running) => {
+            name(volumes, &running);
             attach(volumes, keys, &running).await;
             stop_what_nobody_knows(volumes, running).await;
         }
@@ -66,6 +73,7 @@ async fn attach_later(volumes: Arc<Volumes>) {
             Err(_) => break Vec::new(),
         }
     };
+    name(&volumes, &running);
     let unknown = volumes.unknown().clone();
     for key in unknown {
         let _alone = volumes.busy.wait(&volumes.volume_of(&key)).await;
@@ -76,6 +84,17 @@ async fn attach_later(volumes: Arc<Volumes>) {
         }
     }
     stop_what_nobody_knows(&volumes, running).await;
+}
+
+/// The server knows what the table of mounts does not say. Whom nobody names is named by kubelet.
+fn name(volumes: &Volumes, running: &[Running]) {
+    volumes.note(|mounts| {
+        for one in running {
+            if let Some(mount) = mounts.get_mut(&one.key).filter(|mount| mount.volume.is_empty()) {
+                mount.volume.clone_from(&one.volume);
+            }
+        }
+    });
 }
 
 async fn attach(volumes: &Arc<Volumes>, keys: BTreeSet<String>, running: &[Running]) {

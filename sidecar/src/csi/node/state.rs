@@ -1,9 +1,9 @@
 //! What the driver has mounted, as it stands on disk.
 //!
 //! Owns the file: which volumes are mounted under which keys, and where they are published.
-//! Promises: it is replaced as a whole; there is no secret in it; a file of another boot or of a
-//! later release is never taken for one's own; two drivers never share it. Must not know the table
-//! of mounts, which has the last word on all of it.
+//! Promises: it is replaced as a whole; there is no secret in it; a file of another boot is never
+//! taken for one's own, and one of a later release stops whoever cannot read it; two drivers never
+//! share it. Must not know the table of mounts, which has the last word on all of it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -38,7 +38,15 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(super) struct State {
     folder: PathBuf,
     content: Content,
+    is_lost: bool,
     _alone: Flock<File>,
+}
+
+/// What every release's file says.
+#[derive(Deserialize)]
+struct Head {
+    schema: u32,
+    boot: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -51,7 +59,7 @@ struct Content {
 /// A volume that is mounted under a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mount {
-    /// Its id.
+    /// Its id; empty where only the table of mounts is left of it.
     pub(super) volume: String,
     /// What `df` shows as its source.
     pub(super) bucket: String,
@@ -73,34 +81,52 @@ pub(super) struct Mount {
 /// How it is published at one place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Target {
-    /// The number of the access mode in the specification.
+    /// The number of the access mode in the specification, which is 0 where nobody knows.
     pub(super) access_mode: i32,
     /// As the call said it.
     pub(super) read_only: bool,
+}
+
+impl Mount {
+    /// True where it is this volume's, as far as anybody knows.
+    pub(super) fn is_of(&self, volume: &str) -> bool {
+        self.volume.is_empty() || self.volume == volume
+    }
+}
+
+impl Target {
+    /// One that only the table of mounts shows.
+    pub(super) const UNKNOWN: Self = Self { access_mode: 0, read_only: false };
 }
 
 impl State {
     /// What an earlier driver left in `folder`; nothing where the machine was started anew since.
     ///
     /// # Errors
-    /// Where the file is there and cannot be read, or another driver is at work with it.
+    /// Where the file is there and cannot be read, or a later release wrote it, or another driver
+    /// is at work with it.
     pub(super) fn load(folder: &Path) -> Result<Self, Failure> {
         let alone = lock(folder)?;
-        Self::read(folder, alone).map_err(|error| {
-            let folder = folder.display();
-            Failure::configuration(format!("--state-dir: {folder} cannot be read: {error}"))
-        })
-    }
-
-    fn read(folder: &Path, alone: Flock<File>) -> io::Result<Self> {
+        let path = folder.join(FILE);
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
         let empty = Content { schema: SCHEMA, boot, ..Content::default() };
-        let content = match fs::read(folder.join(FILE)) {
-            Ok(bytes) => known(&bytes, &empty).unwrap_or(empty),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => empty,
-            Err(error) => return Err(error),
+        let content = match fs::read(&path) {
+            Ok(bytes) => known(&bytes, &empty, &path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let path = path.display();
+                let why = format!("--state-dir: {path} cannot be read: {error}");
+                return Err(Failure::configuration(why));
+            }
         };
-        Ok(Self { folder: folder.to_owned(), content, _alone: alone })
+        let is_lost = content.is_none();
+        let content = content.unwrap_or(empty);
+        Ok(Self { folder: folder.to_owned(), content, is_lost, _alone: alone })
+    }
+
+    /// True where nothing was written down of what may be mounted.
+    pub(super) const fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Every mount, by its key.
@@ -181,23 +207,33 @@ fn lock(folder: &Path) -> Result<Flock<File>, Failure> {
     )))
 }
 
-/// The content of a file, if it is of this boot and of a form that is known here.
-fn known(bytes: &[u8], now: &Content) -> Option<Content> {
-    match serde_json::from_slice::<Content>(bytes) {
-        Ok(found) if found.schema > SCHEMA => {
-            tracing::warn!(schema = found.schema, "the state is a later release's; mounts say all");
-            None
-        }
-        Ok(found) if found.boot != now.boot => {
+/// The content of a file; none where it cannot be understood.
+fn known(bytes: &[u8], now: &Content, path: &Path) -> Result<Option<Content>, Failure> {
+    // Of a later release nothing else may be as it is here.
+    match serde_json::from_slice::<Head>(bytes) {
+        Ok(head) if head.boot != now.boot => {
             tracing::info!("the machine was started anew: nothing is mounted");
-            None
+            let boot = now.boot.clone();
+            return Ok(Some(Content { schema: SCHEMA, boot, ..Content::default() }));
         }
-        Ok(found) => Some(found),
-        Err(error) => {
-            tracing::warn!(%error, "the state cannot be understood; mounts say all");
-            None
-        }
+        Ok(head) if head.schema > SCHEMA => return Err(later(head.schema, path)),
+        _ => {}
     }
+    let found = serde_json::from_slice(bytes).inspect_err(|error| {
+        tracing::error!(path = %path.display(), %error, "the state cannot be understood; the table \
+            of mounts and the node's server say what lives");
+    });
+    Ok(found.ok())
+}
+
+/// What it has mounted would be nobody's, and would be ended.
+fn later(schema: u32, path: &Path) -> Failure {
+    Failure::configuration(format!(
+        "--state-dir: {} was written by a driver of a later release (its form is {schema}, and \
+         this one knows {SCHEMA}); start that release again, which leaves its volumes alone; to go \
+         back for good, drain the node under that release and remove this file then",
+        path.display()
+    ))
 }
 
 #[cfg(test)]
@@ -269,21 +305,37 @@ mod tests {
     }
 
     #[test]
-    fn another_boot_a_later_release_and_nonsense_are_nothing() {
+    fn another_boot_is_nothing_nonsense_is_lost_and_a_later_release_stops_this_one() {
         let folder = tempfile::tempdir().unwrap();
+        assert!(State::load(folder.path()).unwrap().is_lost(), "there is no file");
         stored(folder.path());
         let path = folder.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();
         let boot = fs::read_to_string(BOOT_ID).unwrap();
-        for other in [
-            text.replace(boot.trim(), "another"),
-            text.replace("\"schema\": 1", "\"schema\": 2"),
-            text.replace('{', "["),
-            String::new(),
+        let before = text.replace(boot.trim(), "another");
+        let later = |text: &str| text.replace("\"schema\": 1", "\"schema\": 2");
+        // A list, where this release has a map.
+        let other_form = later(&text).replace("\"mounts\": {", "\"mounts\": [], \"others\": {");
+        for (other, is_lost) in [
+            (before.clone(), false),
+            (later(&before), false),
+            (text.replace('{', "["), true),
+            (String::new(), true),
         ] {
             assert_ne!(other, text);
             fs::write(&path, other).unwrap();
-            assert!(State::load(folder.path()).unwrap().mounts().is_empty());
+            let state = State::load(folder.path()).unwrap();
+            assert!(state.mounts().is_empty());
+            assert_eq!(state.is_lost(), is_lost);
+        }
+        for other in [later(&text), other_form] {
+            assert_ne!(other, text);
+            fs::write(&path, &other).unwrap();
+            let failure = State::load(folder.path()).unwrap_err();
+            let said = failure.to_string();
+            assert_eq!(failure.exit_code(), 78, "{said}");
+            assert!(said.contains(path.to_str().unwrap()) && said.contains("drain"), "{said}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), other, "it is as it was");
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn usage(
     let key = {
         let state = volumes.state();
         let key = state.key_of(&target).ok_or_else(unknown)?;
-        if state.mounts()[key].volume != volume {
+        if !state.mounts()[key].is_of(volume) {
             return Err(unknown());
         }
         key.to_owned()

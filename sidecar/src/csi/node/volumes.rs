@@ -63,6 +63,9 @@ impl Volumes {
             );
         }
         let is_there = before.is_some();
+        if is_there {
+            self.learn(&key, &wanted).await;
+        }
         let done = match self.provide(&key, &wanted, is_there).await {
             Ok(()) => self.appear(&key, &wanted),
             failed => failed,
@@ -93,7 +96,7 @@ impl Volumes {
     ) -> Result<(), Refusal> {
         let is_there = |target: &PathBuf| {
             let state = self.state();
-            state.key_of(target).is_some_and(|key| state.mounts()[key].volume == volume)
+            state.key_of(target).is_some_and(|key| state.mounts()[key].is_of(volume))
         };
         match self.places.target("target_path", target).ok().filter(is_there) {
             Some(target) => self.complain_once(&at(&target), refusal),
@@ -136,6 +139,24 @@ impl Volumes {
         }
     }
 
+    /// Takes from a call what the table of mounts did not say of a volume that is there.
+    async fn learn(self: &Arc<Self>, key: &str, wanted: &Wanted) {
+        let before = self.state().mounts().get(key).cloned().unwrap_or_default();
+        if before.targets.get(&wanted.target) != Some(&Target::UNKNOWN) {
+            return;
+        }
+        self.note(|mounts| {
+            if let Some(mount) = mounts.get_mut(key) {
+                mount.volume.clone_from(&wanted.volume);
+                mount.read_only = wanted.published.read_only;
+                mount.sidecar.clone_from(&wanted.sidecar);
+            }
+        });
+        if wanted.sidecar.is_some() && before.sidecar.is_none() {
+            self.take_up(key, &[]).await;
+        }
+    }
+
     /// What is wrong with a volume that is there, unless kubelet has heard just that; `of` is its
     /// key, or the target whose calls it is about.
     fn complain_once(&self, of: &str, refusal: Refusal) -> Result<(), Refusal> {
@@ -159,11 +180,11 @@ impl Volumes {
         if let Some(key) = state.key_of(&wanted.target) {
             let mount = &state.mounts()[key];
             let asked = Target { access_mode: wanted.access_mode, read_only: wanted.read_only };
-            if mount.volume != wanted.volume {
+            if !mount.is_of(&wanted.volume) {
                 let why = format!("target_path: {shown} shows the volume {}", mount.volume);
                 return Err(Refusal::new(Code::AlreadyExists, why));
             }
-            if mount.targets[&wanted.target] != asked {
+            if ![asked, Target::UNKNOWN].contains(&mount.targets[&wanted.target]) {
                 let why = format!(
                     "the volume {} is published at {shown} with another access mode or readonly",
                     wanted.volume
@@ -235,7 +256,12 @@ impl Volumes {
     ) -> Result<(), Refusal> {
         let _alone = self.busy.enter(volume)?;
         let key = self.state().key_of(target).map(str::to_owned);
-        if let Some(other) = key.as_ref().map(|key| self.volume_of(key)).filter(|id| id != volume) {
+        let foreign = {
+            let state = self.state();
+            let mount = key.as_ref().and_then(|key| state.mounts().get(key));
+            mount.filter(|mount| !mount.is_of(volume)).map(|mount| mount.volume.clone())
+        };
+        if let Some(other) = foreign {
             let shown = target.display();
             let why = format!("target_path: {shown} shows the volume {other}, and not {volume}");
             return Err(Refusal::new(Code::NotFound, why));
