@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::containers::{Running, bind, nobody};
 use crate::kubelet::{Kubelet, refusal};
 use crate::node::Node;
+use crate::silent::{freeze, thaw};
 use crate::stand::{BUCKET, until};
 
 const IDLE: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
@@ -165,6 +166,24 @@ fn the_driver_may_be_replaced_before_and_after_the_sidecar_begins() {
     // The line is there again: the new driver notices the sidecar's end at once.
     sidecar.restart();
     until("it is mounted anew", || app.read("/data/a") == "hello");
+    bench.end(vec![app, sidecar]);
+}
+
+#[test]
+fn a_sidecar_that_says_nothing_to_a_new_driver_keeps_its_mount() {
+    let mut bench = Bench::new().published();
+    let sidecar = bench.sidecar(&[]).up();
+    let app = bench.app();
+    until("it is served", || app.read("/data/a") == "hello");
+    let (before, processes) = (bench.kubelet.mounts(), sidecar.processes());
+    bench.kubelet.restart(Signal::SIGKILL, |_| processes.iter().for_each(|pid| freeze(*pid)));
+    bench.trouble("the pod's sidecar does not say whether it serves the volume");
+    processes.iter().for_each(|pid| thaw(*pid));
+    let path = bench.target().to_str().unwrap().to_owned();
+    until("it is known again", || bench.kubelet.stats("v", &path).is_ok());
+    bench.kubelet.republish(&bench.call()).unwrap();
+    assert_eq!(app.read("/data/a"), "hello");
+    assert_eq!((bench.kubelet.mounts(), sidecar.processes()), (before, processes));
     bench.end(vec![app, sidecar]);
 }
 

@@ -19,6 +19,21 @@ use crate::stand::until;
 /// What the first contact is: a HEAD of the bucket, and a listing.
 const CONTACT: [Op; 2] = [Op::Other, Op::List];
 
+/// Has a process do nothing more until SIGCONT.
+pub(crate) fn freeze(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSTOP).unwrap();
+    let is_stopped = |task: fs::DirEntry| {
+        fs::read_to_string(task.path().join("status")).unwrap().contains("State:\tT")
+    };
+    until("each of its threads has stopped", || {
+        fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| is_stopped(task.unwrap()))
+    });
+}
+
+pub(crate) fn thaw(pid: u32) {
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGCONT).unwrap();
+}
+
 #[test]
 fn a_volume_is_published_and_served_again_while_the_store_says_nothing() {
     let kubelet = Kubelet::new();
@@ -119,18 +134,38 @@ fn a_driver_starts_beside_a_server_that_says_nothing_and_leaves_its_volumes_alon
 }
 
 #[test]
+fn a_process_that_says_nothing_to_a_new_driver_is_not_taken_for_dead() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let (target, other) = (kubelet.published("v", "pod-1"), kubelet.published("w", "pod-2"));
+    let (call, mounts) = (kubelet.call("v", "pod-1"), kubelet.mounts());
+    let pids = |kubelet: &Kubelet| -> Vec<u32> {
+        kubelet.stand.keys().iter().map(|key| kubelet.stand.pid_of(key)).collect()
+    };
+    let before = pids(&kubelet);
+    kubelet.restart(Signal::SIGKILL, |_| before.iter().for_each(|pid| freeze(*pid)));
+    let said = told_once(&kubelet, &call);
+    assert!(said.contains("does not say whether it serves the volume"), "{said}");
+    assert_eq!((pids(&kubelet), kubelet.mounts()), (before, mounts));
+    // One that nobody has any more is not waited for.
+    kubelet.unpublish("w", &other).unwrap();
+    let (left, mounts) = (pids(&kubelet), kubelet.mounts());
+    assert_eq!((left.len(), mounts.len()), (1, 2));
+    thaw(left[0]);
+    until("it is known again", || kubelet.stats("v", target.to_str().unwrap()).is_ok());
+    kubelet.republish(&call).unwrap();
+    assert_eq!((pids(&kubelet), kubelet.mounts()), (left, mounts));
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
 fn a_process_that_says_nothing_holds_up_no_call_and_ends_with_its_volume() {
     let kubelet = Kubelet::new();
     let target = kubelet.published("v", "pod-1");
     let key = kubelet.stand.keys().remove(0);
-    let pid = Pid::from_raw(kubelet.stand.pid_of(&key).cast_signed());
-    kill(pid, Signal::SIGSTOP).unwrap();
-    let is_stopped = |task: fs::DirEntry| {
-        fs::read_to_string(task.path().join("status")).unwrap().contains("State:\tT")
-    };
-    until("each of its threads has stopped", || {
-        fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| is_stopped(task.unwrap()))
-    });
+    freeze(kubelet.stand.pid_of(&key));
     let (code, said) = refusal(kubelet.stats("v", target.to_str().unwrap()));
     assert!(code == Code::Unavailable && said.contains("does not answer"), "{said}");
     kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();

@@ -9,18 +9,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use s3pod::mount::mountinfo::{self, MountInfo};
 use tokio::task::JoinSet;
 
 use super::mounts;
+use super::served::ASK_AGAIN;
 use super::traces;
 use super::volumes::Volumes;
-use crate::csi::servers::Running;
-
-/// A server that does not answer is asked again after so long.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+use crate::csi::servers::{Running, is_silent};
 
 /// Compares, and takes up what is left.
 pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
@@ -41,9 +38,10 @@ pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
         }
         Err(error) if is_silent(&error) => {
             tracing::warn!("the node's server is there and does not answer; it is asked again");
-            let (sidecars, others) = keys.into_iter().partition(|key| is_sidecars(volumes, key));
-            volumes.unknown().extend(others);
-            tokio::spawn(attach_later(Arc::clone(volumes)));
+            let (sidecars, others): (_, BTreeSet<String>) =
+                keys.into_iter().partition(|key| is_sidecars(volumes, key));
+            volumes.unknown().extend(others.clone());
+            tokio::spawn(attach_later(Arc::clone(volumes), others));
             attach(volumes, sidecars, &[]).await;
         }
         // Nothing is served where there is no server.
@@ -55,17 +53,12 @@ pub(super) async fn take_up(volumes: &Arc<Volumes>) -> io::Result<()> {
     Ok(())
 }
 
-/// True where somebody listens who does not answer.
-fn is_silent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
-}
-
 fn is_sidecars(volumes: &Volumes, key: &str) -> bool {
     volumes.state().mounts().get(key).is_some_and(|mount| mount.sidecar.is_some())
 }
 
 /// Takes up volumes once their server answers; until then nobody touches them.
-async fn attach_later(volumes: Arc<Volumes>) {
+async fn attach_later(volumes: Arc<Volumes>, keys: BTreeSet<String>) {
     let running = loop {
         match volumes.servers.list().await {
             Ok(running) => break running,
@@ -74,14 +67,8 @@ async fn attach_later(volumes: Arc<Volumes>) {
         }
     };
     name(&volumes, &running);
-    let unknown = volumes.unknown().clone();
-    for key in unknown {
-        let _alone = volumes.busy.wait(&volumes.volume_of(&key)).await;
-        // One that was unpublished meanwhile is nobody's.
-        if volumes.unknown().contains(&key) {
-            volumes.take_up(&key, &running).await;
-            volumes.unknown().remove(&key);
-        }
+    for key in keys {
+        tokio::spawn(Arc::clone(&volumes).ask_until_it_answers(key, running.clone()));
     }
     stop_what_nobody_knows(&volumes, running).await;
 }

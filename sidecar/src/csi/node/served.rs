@@ -17,13 +17,16 @@ use super::mounts::{self, Shown};
 use super::state::Mount;
 use super::told::{refused, refused_start};
 use super::volumes::{Volumes, internal};
-use crate::csi::servers::{Bytes, FILES, Files, Order, Running, Serving, Sidecar};
+use crate::csi::servers::{Bytes, FILES, Files, Order, Running, Serving, Sidecar, is_silent};
 use crate::volume::Published;
 use crate::volume::refusal::{Code, Refusal};
 
 /// Between tries to serve a dead mount again: at once, then twice as long each time.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A server that does not answer is asked again after so long.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The folders inside of mounts that are bound again must be found by their new server.
 const RENEW_PATIENCE: Duration = Duration::from_secs(30);
@@ -240,13 +243,56 @@ impl Volumes {
         live.remove(key).filter(|live| is_sidecar || live.published.is_some())
     }
 
-    /// Takes up what an earlier driver had mounted: the line to its server where that lives.
+    /// Takes up what an earlier driver had mounted: the line to its server where that lives. One
+    /// that listens and says nothing may serve it, and is asked again.
     pub(super) async fn take_up(self: &Arc<Self>, key: &str, running: &[Running]) {
-        let volume = self.volume_of(key);
-        let attached = match self.sidecar(key) {
+        match self.attach(key, running).await {
+            Err(error) if is_silent(&error) => {
+                let volume = self.volume_of(key);
+                tracing::warn!(volume, key, "its server does not answer; it is asked again");
+                self.unknown().insert(key.to_owned());
+                let (volumes, key) = (Arc::clone(self), key.to_owned());
+                tokio::spawn(volumes.ask_until_it_answers(key, running.to_owned()));
+            }
+            attached => self.settle(key, attached).await,
+        }
+    }
+
+    /// Asks for a mount that may be served, until it is known; nobody touches it before that.
+    pub(super) async fn ask_until_it_answers(self: Arc<Self>, key: String, known: Vec<Running>) {
+        let mut running = known;
+        loop {
+            let attached = self.attach(&key, &running).await;
+            if !attached.as_ref().is_err_and(is_silent) {
+                let _alone = self.busy.wait(&self.volume_of(&key)).await;
+                let is_asked_for = self.unknown().remove(&key);
+                match attached {
+                    attached if is_asked_for => self.settle(&key, attached).await,
+                    // It was unpublished meanwhile.
+                    Ok(serving) => serving.let_go(),
+                    Err(_) => {}
+                }
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+            match self.servers.list().await {
+                Ok(listed) => running = listed,
+                Err(error) if is_silent(&error) => {}
+                Err(_) => running.clear(),
+            }
+        }
+    }
+
+    async fn attach(&self, key: &str, running: &[Running]) -> io::Result<Serving> {
+        match self.sidecar(key) {
             Some(sidecar) => self.attach_to_sidecar(key, sidecar).await,
             None => self.attach_to_server(key, running).await,
-        };
+        }
+    }
+
+    /// Goes on with the line to a mount's server, or without one that is gone.
+    async fn settle(self: &Arc<Self>, key: &str, attached: io::Result<Serving>) {
+        let volume = self.volume_of(key);
         match attached {
             Ok(serving) => self.attend(key, serving, None),
             Err(error) if self.sidecar(key).is_some() => {

@@ -123,8 +123,16 @@ impl Volumes {
             return self.begin(key, mount, published).await;
         }
         if self.unknown().contains(key) {
-            let why = "the node's server does not say whether it serves the volume; if it stays \
-                       so, delete its pod, s3pod-server";
+            let why = match wanted.sidecar {
+                None => {
+                    "the node's server does not say whether it serves the volume; if it stays so, \
+                     delete its pod, s3pod-server"
+                }
+                Some(_) => {
+                    "the pod's sidecar does not say whether it serves the volume; if it stays so, \
+                     restart it"
+                }
+            };
             return Err(Refusal::new(Code::Unavailable, why));
         }
         if self.serving(key).is_none() {

@@ -175,6 +175,12 @@ fn unavailable(why: impl Into<String>) -> Refusal {
     Refusal::Unavailable(why.into())
 }
 
+/// True for the error of a listener that says nothing: it may be at work all the same, and its
+/// mounts are nobody's to touch.
+pub(super) fn is_silent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
 /// What blocks, apart from the threads that answer calls.
 async fn blocking<T: Send + 'static>(
     what: impl FnOnce() -> io::Result<T> + Send + 'static,
