@@ -201,6 +201,23 @@ pub struct Proxies {
     pub bypass: String,
 }
 
+impl Proxies {
+    /// The one that leads to an endpoint; none named is AWS's own.
+    pub fn towards(&self, endpoint: Option<&str>) -> Option<&ProxyUrl> {
+        let is_plain = endpoint.is_some_and(|url| url.starts_with("http:"));
+        if is_plain { self.http.as_ref() } else { self.https.as_ref() }
+    }
+}
+
+/// The way to any store, as far as the host alone says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// As [`S3Config::ca_bundle`].
+    pub ca_bundle: Option<PathBuf>,
+    /// As [`S3Config::proxies`].
+    pub proxies: Proxies,
+}
+
 impl EndpointUrl {
     /// True where the host is an address, so that no bucket's name can stand before it.
     pub fn is_address(&self) -> bool {

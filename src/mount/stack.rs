@@ -161,8 +161,7 @@ fn decorate(
 
 fn s3_settings(config: &Config) -> S3Settings {
     let (s3, upload) = (&config.s3, &config.upload);
-    let is_plain = s3.endpoint_url.as_ref().is_some_and(|url| url.as_str().starts_with("http:"));
-    let proxy = if is_plain { &s3.proxies.http } else { &s3.proxies.https };
+    let proxy = s3.proxies.towards(s3.endpoint_url.as_ref().map(config::EndpointUrl::as_str));
     let defaults = S3Settings::new(config.bucket.as_str());
     S3Settings {
         endpoint_url: s3.endpoint_url.as_ref().map(|url| url.as_str().to_owned()),
@@ -176,7 +175,7 @@ fn s3_settings(config: &Config) -> S3Settings {
         sse_kms_key_id: upload.sse_kms_key_id.clone(),
         storage_class: upload.storage_class.clone(),
         ca_bundle: s3.ca_bundle.clone(),
-        proxy: proxy.as_ref().map(|url| url.expose().to_owned()),
+        proxy: proxy.map(|url| url.expose().to_owned()),
         no_proxy: Some(s3.proxies.bypass.clone()).filter(|hosts| !hosts.is_empty()),
         connect_timeout: defaults.connect_timeout.min(config.op_timeout),
         read_timeout: defaults.read_timeout.min(config.op_timeout),

@@ -1,10 +1,12 @@
-//! A store whose certificate nobody knows but the volume's Secret.
+//! A store whose certificate nobody knows but the volume's Secret, or whoever set the driver up.
 
 use std::fs;
 
 use s3pod_testkit::csi::Code;
 use s3pod_testkit::tls;
 
+use crate::controller::Suite;
+use crate::driver::Driver;
 use crate::kubelet::{Kubelet, refusal};
 
 #[test]
@@ -32,4 +34,19 @@ fn an_authority_of_the_secret_is_trusted_and_one_that_is_missing_is_named() {
     call.volume_context.insert("caCertificates".into(), authority);
     kubelet.publish(&call).unwrap();
     assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+}
+
+/// As the chart's `extraCA` gives it.
+#[test]
+fn a_controller_makes_volumes_where_its_own_environment_knows_the_authority() {
+    let mut suite = Suite::new("controller", &[("bucket", "volumes")]);
+    let bundle = tls::authority();
+    let environment = [("AWS_CA_BUNDLE", bundle.to_str().unwrap())];
+    suite.driver = Driver::start_in("controller", &environment);
+    let port = tls::encrypted(suite.store.address()).unwrap();
+    let mut asked = suite.asked("pvc-1");
+    asked.secrets.insert("endpointUrl".into(), format!("https://localhost:{port}"));
+    let volume = suite.create(asked).unwrap();
+    assert!(suite.store.bucket("volumes").keys().iter().any(|key| key.contains("/volumes/")));
+    suite.delete(&volume.volume_id).unwrap();
 }

@@ -23,6 +23,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Driver {
     folder: TempDir,
     mode: String,
+    environment: Vec<(String, String)>,
     child: Child,
     runtime: Runtime,
     channel: Channel,
@@ -31,18 +32,25 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts one in this mode, and returns once it is ready.
     pub(crate) fn start(mode: &str) -> Self {
+        Self::start_in(mode, &[])
+    }
+
+    /// The same, with these variables beside those of the test.
+    pub(crate) fn start_in(mode: &str, environment: &[(&str, &str)]) -> Self {
         let folder = TempDir::with_prefix("s3pod-csi-").unwrap();
-        let child = launch(folder.path(), mode);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let environment: Vec<(String, String)> = environment.iter().map(owned).collect();
+        let child = launch(folder.path(), mode, &environment);
         let runtime = Runtime::new().unwrap();
         let channel = runtime.block_on(ready(&socket(folder.path())));
-        Self { folder, mode: mode.to_owned(), child, runtime, channel }
+        Self { folder, mode: mode.to_owned(), environment, child, runtime, channel }
     }
 
     /// Kills it, and starts the next one at the same folders.
     pub(crate) fn replace(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = launch(self.folder.path(), &self.mode);
+        self.child = launch(self.folder.path(), &self.mode, &self.environment);
         self.channel = self.runtime.block_on(ready(&socket(self.folder.path())));
     }
 
@@ -110,7 +118,7 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("csi/csi.sock")
 }
 
-fn launch(folder: &Path, mode: &str) -> Child {
+fn launch(folder: &Path, mode: &str, environment: &[(String, String)]) -> Child {
     let server = PathBuf::from(env!("CARGO_BIN_EXE_s3pod"));
     let program = server.with_file_name("s3pod-sidecar");
     assert!(program.exists(), "{} is missing; build the workspace", program.display());
@@ -121,6 +129,7 @@ fn launch(folder: &Path, mode: &str) -> Child {
     // As the chart gives them.
     command.env("NODE_ID", "node-1");
     command.env("CSI_ENDPOINT", format!("unix://{}", socket(folder).display()));
+    command.envs(environment.iter().cloned());
     command.spawn().expect("the program starts")
 }
 

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command};
+use s3pod::config::{Host, Way};
 use s3pod::mount::Failure;
 use s3pod::telemetry::{LogFormat, LogLevel, LogSettings};
 
@@ -187,6 +188,8 @@ impl Options {
             return Ok(None);
         }
         let table = self.stores.as_ref().map(read).transpose()?.unwrap_or_default();
+        let way = Way::of(&Host::read());
+        let table = table.by(way.map_err(|error| Failure::configuration(error.to_string()))?);
         if self.mode != Mode::All {
             return Ok(Some(table));
         }

@@ -1,9 +1,9 @@
 //! The stores that volumes are made in.
 //!
 //! Owns the table of the controller's configuration, the endpoints that a driver with a folder of
-//! its own adds to it, and open connections. Promises: a volume's id and the provisioner's Secret
-//! are enough to find its store again, since DeleteVolume brings nothing else; a refusal says what
-//! the store said. Must not know markers.
+//! its own adds to it, the way to them, and open connections. Promises: a volume's id and the
+//! provisioner's Secret are enough to find its store again, since DeleteVolume brings nothing else;
+//! a refusal says what the store said. Must not know markers.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use s3pod::clock::Clock;
-use s3pod::config::EndpointUrl;
+use s3pod::config::{EndpointUrl, Way};
 use s3pod::naming::Prefix;
 use s3pod::store::s3::{Credentials, S3Settings, S3Store};
 use s3pod::store::{
@@ -78,6 +78,8 @@ pub(crate) struct Stores {
     table: Mutex<Table>,
     /// The file of endpoints that classes alone have named; none where nothing is kept.
     kept: Option<PathBuf>,
+    /// How they are reached, whoever's they are.
+    way: Way,
     open: Mutex<Vec<(Opened, Arc<Bucket>)>>,
 }
 
@@ -108,6 +110,11 @@ impl Stores {
         }
         self.kept = Some(file);
         Ok(self)
+    }
+
+    /// The same, reached as the process's environment says.
+    pub(crate) fn by(self, way: Way) -> Self {
+        Self { way, ..self }
     }
 
     fn into_table(self) -> Table {
@@ -262,6 +269,7 @@ impl Stores {
             .endpoint_url
             .as_deref()
             .is_some_and(|url| url.parse::<EndpointUrl>().is_ok_and(|url| !url.is_aws()));
+        let proxy = self.way.proxies.towards(place.endpoint_url.as_deref());
         let settings = S3Settings {
             endpoint_url: place.endpoint_url.clone(),
             region: place.region.clone(),
@@ -271,13 +279,15 @@ impl Stores {
                 secret_access_key: keys.secret_access_key.expose().to_owned(),
                 session_token: keys.session_token.as_ref().map(|token| token.expose().to_owned()),
             }),
+            proxy: proxy.map(|url| url.expose().to_owned()),
+            no_proxy: Some(self.way.proxies.bypass.clone()).filter(|hosts| !hosts.is_empty()),
             ..S3Settings::new(bucket)
         };
         let opened = Opened { settings, ca: secret.ca.clone().or_else(|| place.ca.clone()) };
         if let Some(known) = self.known_bucket(&opened) {
             return Ok(known);
         }
-        let bucket = Arc::new(connect(&opened).await?);
+        let bucket = Arc::new(self.connect(&opened).await?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= OPEN_MAX {
             open.remove(0);
@@ -286,31 +296,31 @@ impl Stores {
         Ok(bucket)
     }
 
+    async fn connect(&self, opened: &Opened) -> Result<Bucket, Refusal> {
+        let unusable = |reason: String| Refusal::new(Code::FailedPrecondition, reason);
+        let (ca_bundle, kept) = match (&opened.ca, &self.way.ca_bundle) {
+            (None, ca_bundle) => (ca_bundle.clone(), None),
+            (Some(pem), others) => {
+                let file = written(pem, others.as_deref()).map_err(unusable)?;
+                (Some(file.path().to_owned()), Some(file))
+            }
+        };
+        let settings = S3Settings { ca_bundle, ..opened.settings.clone() };
+        let bare = S3Store::connect(settings).await.map_err(|error| unusable(error.to_string()))?;
+        let bare = Arc::new(bare);
+        let clock = Clock::system();
+        let policy = RetryPolicy { op_timeout: PATIENCE, ..RetryPolicy::default() };
+        let limited = Limit::new(Metered::new(Arc::clone(&bare)), REQUESTS_MAX);
+        let patient = Retry::new(limited, policy, clock);
+        // What is asked with lies where mounts do not look.
+        let store = Conditional::new(patient, Prefix::from_user(".s3pod"));
+        Ok(Bucket { bare, store: Arc::new(store), _ca: kept })
+    }
+
     fn known_bucket(&self, opened: &Opened) -> Option<Arc<Bucket>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().find(|(known, _)| known == opened).map(|(_, bucket)| Arc::clone(bucket))
     }
-}
-
-async fn connect(opened: &Opened) -> Result<Bucket, Refusal> {
-    let unusable = |reason: String| Refusal::new(Code::FailedPrecondition, reason);
-    let (ca_bundle, kept) = match &opened.ca {
-        None => (None, None),
-        Some(pem) => {
-            let file = written(pem).map_err(|error| unusable(error.to_string()))?;
-            (Some(file.path().to_owned()), Some(file))
-        }
-    };
-    let settings = S3Settings { ca_bundle, ..opened.settings.clone() };
-    let bare = S3Store::connect(settings).await.map_err(|error| unusable(error.to_string()))?;
-    let bare = Arc::new(bare);
-    let clock = Clock::system();
-    let policy = RetryPolicy { op_timeout: PATIENCE, ..RetryPolicy::default() };
-    let limited = Limit::new(Metered::new(Arc::clone(&bare)), REQUESTS_MAX);
-    let patient = Retry::new(limited, policy, clock);
-    // What is asked with lies where mounts do not look.
-    let store = Conditional::new(patient, Prefix::from_user(".s3pod"));
-    Ok(Bucket { bare, store: Arc::new(store), _ca: kept })
 }
 
 /// Certificates as they stand in the table, or in the file that it names.
@@ -323,10 +333,19 @@ fn certificates(bundle: &str) -> Result<String, String> {
     })
 }
 
-fn written(pem: &str) -> std::io::Result<NamedTempFile> {
-    let mut file = NamedTempFile::new()?;
-    file.write_all(pem.as_bytes())?;
-    Ok(file)
+/// A volume's own authorities, and those of the process behind them.
+fn written(pem: &str, others: Option<&Path>) -> Result<NamedTempFile, String> {
+    let unreadable = |path: &Path, error| format!("{} cannot be read: {error}", path.display());
+    let others = others.map(|path| std::fs::read(path).map_err(|error| unreadable(path, error)));
+    let others = others.transpose()?.unwrap_or_default();
+    let write = || {
+        let mut file = NamedTempFile::new()?;
+        file.write_all(&[pem.as_bytes(), others.as_slice()].join(&b'\n'))?;
+        Ok(file)
+    };
+    write().map_err(|error: std::io::Error| {
+        format!("the authorities cannot be written to a temporary file: {error}")
+    })
 }
 
 /// What a failure of the store is to who called.

@@ -5,6 +5,8 @@ use s3pod_testkit::{Fault, Op, ServerOptions, TestServer};
 
 use super::*;
 
+mod elsewhere;
+
 const BUCKET: &str = "data";
 
 /// As the provisioner calls volumes.
@@ -165,21 +167,6 @@ async fn a_claim_gets_a_prefix_and_the_mount_is_told_where_it_is() {
         assert_eq!(lab.create(&claim("web", "pvc-1")).await.as_ref(), Ok(&volume));
     }
     assert_eq!(lab.markers(), 1);
-}
-
-#[tokio::test]
-async fn a_named_stores_authorities_reach_whoever_mounts() {
-    let mut lab = Lab::new().await;
-    let pem = std::fs::read_to_string(s3pod_testkit::tls::authority()).unwrap();
-    let store = serde_json::json!({ "endpointUrl": lab.server.endpoint(), "caBundle": pem });
-    let table = serde_json::json!({ "home": store }).to_string();
-    lab.provisioner = Provisioner::new(Stores::parse(&table).unwrap());
-    lab.secrets.remove("endpointUrl");
-    let volume = lab.create(&claim("web", "pvc-1").with("store", "home")).await.unwrap();
-    assert_eq!(volume.context["caCertificates"], pem);
-    assert_eq!(volume.context["endpointUrl"], lab.server.endpoint());
-    let told = claim("web", "pvc-2").with("store", "home").with("caCertificates", &pem);
-    refused(lab.create(&told).await, Code::InvalidArgument, &["caCertificates", "caBundle"]);
 }
 
 #[tokio::test]

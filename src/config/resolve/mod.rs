@@ -16,10 +16,11 @@ use crate::telemetry::LogSettings;
 use crate::units::{ByteSize, MIB};
 
 use super::asked::Options;
+use super::definition::Definition;
 use super::options::{MEMORY_LIMIT_MIN, OPTIONS};
 use super::reload::{Reload, Tunables};
 use super::values::{CacheDir, Checksums, DeleteMode, ExclusiveCreate, MetadataMode, ProxyUrl};
-use super::{Config, Error, MountArguments, Proxies, S3Config, Sizes, UploadConfig};
+use super::{Config, Error, MountArguments, Proxies, S3Config, Sizes, UploadConfig, Way, find};
 
 use disk::{Folders, Room};
 pub use host::Host;
@@ -154,14 +155,36 @@ const fn default_metadata_ttl(read_only: bool) -> Duration {
 
 /// Fills what nobody typed from `S3POD_<FLAG>`.
 fn add_environment(asked: &mut Options, host: &Host) -> Result<(), Error> {
-    for option in OPTIONS {
-        let name = option.env();
-        let Some(value) = host.variable(&name) else { continue };
-        if asked.text_of(option).is_none() {
-            asked.set(option, value).map_err(|reason| Error::Environment { name, reason })?;
+    OPTIONS.iter().try_for_each(|option| add_variable(asked, option, host))
+}
+
+fn add_variable(
+    asked: &mut Options,
+    option: &'static Definition,
+    host: &Host,
+) -> Result<(), Error> {
+    let name = option.env();
+    match host.variable(&name) {
+        Some(value) if asked.text_of(option).is_none() => {
+            asked.set(option, value).map_err(|reason| Error::Environment { name, reason })
         }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+impl Way {
+    /// What this `host` says, for whoever asks stores without mounting any.
+    ///
+    /// # Errors
+    /// Where a variable cannot be read, or the bundle that it names.
+    pub fn of(host: &Host) -> Result<Self, Error> {
+        let mut asked = Options::default();
+        for option in ["ca-bundle", "proxy", "no-proxy"].into_iter().filter_map(find) {
+            add_variable(&mut asked, option, host)?;
+        }
+        let ca_bundle = ca_bundle(&asked, &Options::default(), host)?;
+        Ok(Self { ca_bundle, proxies: proxies(&asked, host)? })
+    }
 }
 
 /// A password that was typed stands in every process list.
