@@ -331,13 +331,22 @@ impl Wanted {
         let former = match self.check_place(bucket, &markers).await {
             Ok(former) => former,
             Err(refusal) => {
-                markers.remove(&found).await?;
+                // What was retained is there still, and nobody's but its claim's.
+                if found.marker.state == State::Creating {
+                    markers.remove(&found).await?;
+                }
                 return Err(refusal);
             }
         };
+        let is_creating = |found: &Found| found.marker.state == State::Creating;
+        let (half_made, retained): (Vec<_>, Vec<_>) = former.into_iter().partition(is_creating);
+        // First: another controller may be about to make that one ready, and of the two one fails.
+        for found in half_made {
+            markers.remove(&found).await?;
+        }
         let ready = Marker { state: State::Ready, ..found.marker.clone() };
         let ready = markers.replace(&found, &ready).await?;
-        for found in former {
+        for found in retained {
             markers.remove(&found).await?;
         }
         Ok(ready)

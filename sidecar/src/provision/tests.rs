@@ -6,6 +6,7 @@ use s3pod_testkit::{Fault, Op, ServerOptions, TestServer};
 use super::*;
 
 mod elsewhere;
+mod rivals;
 
 const BUCKET: &str = "data";
 
@@ -86,6 +87,10 @@ impl Lab {
     }
 
     async fn create(&self, call: &Call) -> Result<Volume, Refusal> {
+        self.create_by(&self.provisioner, call).await
+    }
+
+    async fn create_by(&self, who: &Provisioner, call: &Call) -> Result<Volume, Refusal> {
         let asked = Create {
             name: &call.name,
             range: call.range,
@@ -94,7 +99,7 @@ impl Lab {
             secrets: &self.secrets,
             has_source: call.has_source,
         };
-        self.provisioner.create(&asked).await
+        who.create(&asked).await
     }
 
     async fn delete(&self, id: &str) -> Result<(), Refusal> {
