@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use s3pod_testkit::Fault;
 use s3pod_testkit::csi::volume_capability::access_mode::Mode;
 use s3pod_testkit::csi::volume_capability::{AccessType, BlockVolume, MountVolume};
@@ -167,6 +168,32 @@ fn a_living_volume_keeps_its_options_and_a_call_with_others_is_no_failure() {
     kubelet.publish(&call).unwrap();
     fs::write(target.join("a"), "x").unwrap();
     assert!(kubelet.stand.bucket().contains("a"));
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
+fn a_living_volume_whose_options_were_edited_gets_its_rotated_keys_all_the_same() {
+    let mut kubelet = Kubelet::new();
+    let target = kubelet.published("v", "pod-1");
+    let mut call = kubelet.call("v", "pod-1");
+    let flags = vec!["metadata-ttl=7m".to_owned()];
+    let mount = MountVolume { mount_flags: flags, ..Default::default() };
+    call.volume_capability.as_mut().unwrap().access_type = Some(AccessType::Mount(mount));
+    let file = kubelet.stand.credentials_of_volumes().remove(0);
+    for (rotated, is_restarted) in [("0ne", false), ("tw0", true), ("thr33", false)] {
+        if is_restarted {
+            kubelet.restart(Signal::SIGKILL, |_| ());
+        }
+        call.secrets.insert("secretAccessKey".into(), rotated.into());
+        kubelet.publish(&call).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(
+            text.contains(&format!("aws_secret_access_key = {rotated}\n")),
+            "{rotated}: {text}"
+        );
+    }
+    assert_eq!(kubelet.stand.credentials_of_volumes(), [file], "it is the same server");
     kubelet.unpublish("v", &target).unwrap();
     kubelet.assert_gone();
 }

@@ -163,6 +163,11 @@ impl Published {
         self.credentials == Credentials::Driver
     }
 
+    /// True where the store is asked in the same way as for another call, be it with other keys.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        self.credentials.identity() == other.credentials.identity()
+    }
+
     /// What says as whom the store is asked, and what to do where it does not know him.
     pub(crate) const fn as_whom(&self) -> (&'static str, &'static str) {
         self.credentials.place_and_fix()

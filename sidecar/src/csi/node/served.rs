@@ -162,9 +162,7 @@ impl Volumes {
         if self.sidecar(key).is_some() {
             return live.serving.trouble().map(final_one);
         }
-        let before = live.published.as_ref().map(files);
-        // Pods that share a mount differ in their names, and in nothing that a server is told.
-        if key == published.key && before != Some(files(published)) {
+        if is_news(key, live.published.as_ref(), published) {
             if let Err(refusal) = self.servers.rewrite_files(key, files(published)).await {
                 return Some(final_one(refused(refusal).message));
             }
@@ -322,6 +320,17 @@ impl Volumes {
 
     fn sidecar(&self, key: &str) -> Option<Sidecar> {
         self.state().mounts().get(key).and_then(|mount| mount.sidecar.clone())
+    }
+}
+
+/// True where a server of `key` has other files than it should. Its options are for its next mount;
+/// who changes those has not said that its keys shall never be renewed again.
+fn is_news(key: &str, before: Option<&Published>, now: &Published) -> bool {
+    match before {
+        // Pods that share a mount differ in their names, and in nothing that a server is told.
+        Some(before) => before.is_as(now) && files(before) != files(now),
+        // An earlier driver's: no call takes its files away that may be of another kind.
+        None => key == now.key || !files(now).0.is_empty(),
     }
 }
 
