@@ -143,11 +143,8 @@ fn no_secret_is_in_a_log_however_much_it_says_and_whatever_fails() {
 fn one_target_shows_one_volume_in_one_way() {
     let kubelet = Kubelet::new();
     let target = kubelet.published("v", "pod-1");
-    let changes: [Change; 3] = [
-        |call| "w".clone_into(&mut call.volume_id),
-        |call| call.readonly = true,
-        |call| call.volume_capability = Some(capability(Mode::SingleNodeMultiWriter)),
-    ];
+    let changes: [Change; 2] =
+        [|call| "w".clone_into(&mut call.volume_id), |call| call.readonly = true];
     for change in changes {
         let mut call = kubelet.call("v", "pod-1");
         change(&mut call);

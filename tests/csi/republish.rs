@@ -8,9 +8,10 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use s3pod_testkit::Fault;
+use s3pod_testkit::csi::volume_capability::access_mode::Mode;
 use s3pod_testkit::csi::{Code, NodePublishVolumeRequest};
 
-use crate::kubelet::{Kubelet, MEMORY, refusal};
+use crate::kubelet::{Kubelet, MEMORY, capability, refusal};
 use crate::stand::until;
 
 /// The words of a republish that fails; it fails once, whatever it is repeated.
@@ -85,6 +86,38 @@ fn a_secret_that_lost_a_key_harms_no_pod_that_has_the_volume() {
         assert_ne!(code, Code::Unavailable, "{said}");
     }
     assert!(!kubelet.target("pod-2").exists());
+}
+
+#[test]
+fn access_modes_that_were_edited_under_a_pod_are_no_final_error() {
+    let mut kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let target = kubelet.published("v", "pod-1");
+    let mounts = kubelet.mounts();
+    let with = |kubelet: &Kubelet, pod: &str, mode: Mode| {
+        let volume_capability = Some(capability(mode));
+        NodePublishVolumeRequest { volume_capability, ..kubelet.call("v", pod) }
+    };
+    for mode in [Mode::SingleNodeWriter, Mode::SingleNodeMultiWriter, Mode::MultiNodeMultiWriter] {
+        kubelet.publish(&with(&kubelet, "pod-1", mode)).unwrap();
+        let state = fs::read_to_string(kubelet.state()).unwrap();
+        assert!(state.contains(&format!("\"access_mode\": {}", i32::from(mode))), "{state}");
+    }
+    for mode in [Mode::SingleNodeSingleWriter, Mode::MultiNodeReaderOnly] {
+        let said = told_once(&kubelet, &with(&kubelet, "pod-1", mode));
+        assert!(said.contains("another access mode"), "{said}");
+        fs::write(target.join("b"), "x").unwrap();
+        // One pod more would not be alone.
+        let alone = with(&kubelet, "pod-2", Mode::SingleNodeSingleWriter);
+        assert_eq!(refusal(kubelet.publish(&alone)).0, Code::FailedPrecondition);
+        kubelet.publish(&kubelet.call("v", "pod-1")).unwrap();
+    }
+    kubelet.restart(Signal::SIGKILL, |_| ());
+    kubelet.publish(&with(&kubelet, "pod-1", Mode::SingleNodeWriter)).unwrap();
+    assert!(reads(&target));
+    assert_eq!(kubelet.mounts(), mounts, "nothing was mounted anew");
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
 }
 
 #[test]

@@ -35,6 +35,13 @@ impl AccessMode {
         })
     }
 
+    /// True where whoever has it in one mode has it in the other, too: how many nodes there may be
+    /// is nobody's business here.
+    pub(crate) fn is_like(self, other: Self) -> bool {
+        let is_alone = |mode| mode == Self::SingleNodeSingleWriter;
+        self.is_read_only() == other.is_read_only() && is_alone(self) == is_alone(other)
+    }
+
     /// True where nobody writes.
     pub(crate) const fn is_read_only(self) -> bool {
         matches!(self, Self::SingleNodeReaderOnly | Self::MultiNodeReaderOnly)
@@ -65,6 +72,18 @@ mod tests {
             let said = AccessMode::read("volume_capability", number).unwrap_err().message;
             assert!(said.starts_with("volume_capability.access_mode.mode: "), "{said}");
         }
+    }
+
+    #[test]
+    fn modes_differ_in_who_writes_and_who_is_alone() {
+        use AccessMode::{
+            MultiNodeMultiWriter, MultiNodeReaderOnly, SingleNodeReaderOnly,
+            SingleNodeSingleWriter, SingleNodeWriter,
+        };
+        assert!(SingleNodeWriter.is_like(MultiNodeMultiWriter));
+        assert!(SingleNodeReaderOnly.is_like(MultiNodeReaderOnly));
+        assert!(!SingleNodeWriter.is_like(SingleNodeSingleWriter));
+        assert!(!SingleNodeWriter.is_like(SingleNodeReaderOnly));
     }
 
     #[test]

@@ -51,10 +51,13 @@ impl Volumes {
     }
 
     /// Has a volume appear at its target.
-    pub(super) async fn publish(self: &Arc<Self>, wanted: Wanted) -> Result<(), Refusal> {
+    pub(super) async fn publish(self: &Arc<Self>, mut wanted: Wanted) -> Result<(), Refusal> {
         let _alone = self.busy.enter(&wanted.volume)?;
         let before = self.compare(&wanted)?;
-        let key = before.clone().unwrap_or_else(|| wanted.published.key.clone());
+        let is_there = before.is_some();
+        let Before { key, access_mode, contradiction } =
+            before.unwrap_or_else(|| Before::nothing(&wanted));
+        wanted.access_mode = access_mode;
         if key != wanted.published.key {
             tracing::warn!(
                 volume = wanted.volume,
@@ -62,7 +65,6 @@ impl Volumes {
                 "published with other attributes or options; they are for the next pod"
             );
         }
-        let is_there = before.is_some();
         if is_there {
             self.learn(&key, &wanted).await;
         }
@@ -81,6 +83,9 @@ impl Volumes {
                 }
                 return Err(refusal);
             }
+        }
+        if let Some(refusal) = contradiction {
+            return self.complain_once(&at(&wanted.target), refusal);
         }
         self.no_more_complaints(&at(&wanted.target));
         Ok(())
@@ -180,26 +185,26 @@ impl Volumes {
         self.complaints().remove(of);
     }
 
-    /// The key under which the target is published already; refuses what contradicts that, and a
-    /// second place for who wants to be alone.
-    fn compare(&self, wanted: &Wanted) -> Result<Option<String>, Refusal> {
+    /// What the target shows already; refuses what never was its, and a second place for who wants
+    /// to be alone.
+    fn compare(&self, wanted: &Wanted) -> Result<Option<Before>, Refusal> {
         let state = self.state();
         let shown = wanted.target.display();
         if let Some(key) = state.key_of(&wanted.target) {
             let mount = &state.mounts()[key];
-            let asked = Target { access_mode: wanted.access_mode, read_only: wanted.read_only };
+            let known = &mount.targets[&wanted.target];
             if !mount.is_of(&wanted.volume) {
                 let why = format!("target_path: {shown} shows the volume {}", mount.volume);
                 return Err(Refusal::new(Code::AlreadyExists, why));
             }
-            if ![asked, Target::UNKNOWN].contains(&mount.targets[&wanted.target]) {
+            if *known != Target::UNKNOWN && known.read_only != wanted.read_only {
                 let why = format!(
-                    "the volume {} is published at {shown} with another access mode or readonly",
+                    "the volume {} is published at {shown} with another readonly",
                     wanted.volume
                 );
                 return Err(Refusal::new(Code::AlreadyExists, why));
             }
-            return Ok(Some(key.to_owned()));
+            return Ok(Some(Before::read(key, known, wanted)));
         }
         let alone = AccessMode::SingleNodeSingleWriter as i32;
         let others = || state.of_volume(&wanted.volume).flat_map(|mount| &mount.targets);
@@ -347,6 +352,42 @@ impl Volumes {
 
     fn complaints(&self) -> MutexGuard<'_, HashMap<String, String>> {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a target shows before a call.
+struct Before {
+    key: String,
+    access_mode: i32,
+    /// Why it does not become what the call asks for, though it lives on.
+    contradiction: Option<Refusal>,
+}
+
+impl Before {
+    fn nothing(wanted: &Wanted) -> Self {
+        let (key, access_mode) = (wanted.published.key.clone(), wanted.access_mode);
+        Self { key, access_mode, contradiction: None }
+    }
+
+    /// A volume's access modes may be edited while pods have it. Most mean the same here, and are
+    /// taken; what is for one pod alone, or for readers, becomes that with the next pod.
+    fn read(key: &str, known: &Target, wanted: &Wanted) -> Self {
+        let key = key.to_owned();
+        let means_the_same = known.access_mode == wanted.access_mode
+            || *known == Target::UNKNOWN
+            || AccessMode::read("", known.access_mode)
+                .is_ok_and(|before| before.is_like(wanted.published.access_mode));
+        if means_the_same {
+            return Self { key, access_mode: wanted.access_mode, contradiction: None };
+        }
+        let why = format!(
+            "the volume {} has another access mode since it was published at {}; the pod keeps \
+             what it has until it is made anew",
+            wanted.volume,
+            wanted.target.display()
+        );
+        let contradiction = Some(Refusal::new(Code::Unavailable, why));
+        Self { key, access_mode: known.access_mode, contradiction }
     }
 }
 
