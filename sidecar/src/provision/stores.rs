@@ -37,6 +37,9 @@ const KEPT_DIGITS: usize = 12;
 /// A provisioner waits for 60 s; by then it should have an answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// Whether a bucket is where it was asked for is not worth more.
+const LOOK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A line of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -153,20 +156,21 @@ impl Stores {
             })?,
             None => self.unnamed(class.endpoint_url.as_deref(), secret),
         };
-        if let (Some(file), Some(url), None) =
-            (&self.kept, &class.endpoint_url, &place.endpoint_url)
-        {
+        let is_news =
+            place.endpoint_url.is_none() || (place.region.is_none() && class.region.is_some());
+        if let (Some(file), Some(url), true) = (&self.kept, &class.endpoint_url, is_news) {
             place = self.keep(file, url, class.region.as_deref()).map_err(|error| {
                 let reason = format!("{} cannot be written to: {error}", file.display());
                 Refusal::new(Code::Internal, reason)
             })?;
         }
+        let is_aws = is_aws(place.endpoint_url.as_deref().or(class.endpoint_url.as_deref()));
         for (name, said, known) in [
             ("endpointUrl", &class.endpoint_url, &mut place.endpoint_url),
             ("region", &class.region, &mut place.region),
         ] {
-            // AWS itself says where a bucket is.
-            let is_found = said.is_none() || said == known || name == "region";
+            // AWS itself says where a bucket is, and no other store has to.
+            let is_found = said.is_none() || said == known || (name == "region" && is_aws);
             if !is_found {
                 return Err(Refusal::field(
                     format!("parameters.{name}"),
@@ -265,15 +269,11 @@ impl Stores {
         bucket: &str,
         secret: &StoreSecret,
     ) -> Result<Arc<Bucket>, Refusal> {
-        let is_elsewhere = place
-            .endpoint_url
-            .as_deref()
-            .is_some_and(|url| url.parse::<EndpointUrl>().is_ok_and(|url| !url.is_aws()));
         let proxy = self.way.proxies.towards(place.endpoint_url.as_deref());
         let settings = S3Settings {
             endpoint_url: place.endpoint_url.clone(),
             region: place.region.clone(),
-            force_path_style: is_elsewhere,
+            force_path_style: !is_aws(place.endpoint_url.as_deref()),
             credentials: secret.keys.as_ref().map(|keys| Credentials {
                 access_key_id: keys.access_key_id.expose().to_owned(),
                 secret_access_key: keys.secret_access_key.expose().to_owned(),
@@ -287,13 +287,27 @@ impl Stores {
         if let Some(known) = self.known_bucket(&opened) {
             return Ok(known);
         }
-        let bucket = Arc::new(self.connect(&opened).await?);
+        let bucket = Arc::new(self.connect_where_it_is(&opened).await?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= OPEN_MAX {
             open.remove(0);
         }
         open.push((opened, Arc::clone(&bucket)));
         Ok(bucket)
+    }
+
+    /// Where nobody says the region, the store may: a class said it when the bucket's volume was
+    /// made, and says nothing when it is deleted.
+    async fn connect_where_it_is(&self, opened: &Opened) -> Result<Bucket, Refusal> {
+        let bucket = self.connect(opened).await?;
+        if opened.settings.region.is_some() {
+            return Ok(bucket);
+        }
+        let asked = tokio::time::timeout(LOOK_PATIENCE, bucket.bare.probe("")).await;
+        let Ok(Err(error)) = asked else { return Ok(bucket) };
+        let ErrorKind::WrongRegion(Some(region)) = error.kind() else { return Ok(bucket) };
+        let settings = S3Settings { region: Some(region.clone()), ..opened.settings.clone() };
+        self.connect(&Opened { settings, ca: opened.ca.clone() }).await
     }
 
     async fn connect(&self, opened: &Opened) -> Result<Bucket, Refusal> {
@@ -321,6 +335,11 @@ impl Stores {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().find(|(known, _)| known == opened).map(|(_, bucket)| Arc::clone(bucket))
     }
+}
+
+/// No endpoint is Amazon's.
+fn is_aws(endpoint_url: Option<&str>) -> bool {
+    endpoint_url.is_none_or(|url| url.parse::<EndpointUrl>().is_ok_and(|url| url.is_aws()))
 }
 
 /// Certificates as they stand in the table, or in the file that it names.

@@ -82,3 +82,29 @@ async fn a_proxy_of_the_process_leads_to_the_store_but_not_to_whom_it_excepts() 
     lab.create(&claim("web", "pvc-1")).await.unwrap();
     assert_eq!(lab.markers(), 1);
 }
+
+#[tokio::test]
+async fn a_volume_whose_region_nobody_says_any_more_is_removed_where_its_store_says_it() {
+    let mut lab = Lab::new().await;
+    let options = ServerOptions {
+        region: "eu-test-1".to_owned(),
+        enforce_region: true,
+        ..ServerOptions::with_bucket(BUCKET)
+    };
+    lab.server = TestServer::start(options).await.unwrap();
+    lab.says("endpointUrl", &lab.server.endpoint());
+    lab.says("region", "eu-test-1");
+    let volume = lab.create(&claim("web", "pvc-1")).await.unwrap();
+    lab.put(&["team-a/web/a"]);
+    lab.secrets.remove("region");
+    let range = Some(Range { required: 2 << 30, limit: 0 });
+    assert_eq!(lab.provisioner.expand(&volume.id, range, &lab.secrets).await, Ok(2 << 30));
+    lab.delete_to_the_end(&volume.id).await;
+    assert_eq!((lab.keys(), lab.markers()), (Vec::new(), 0));
+
+    // A class alone would have said it, and not every store does.
+    let call = claim("web", "pvc-2").with("region", "eu-test-1");
+    refused(lab.create(&call).await, Code::InvalidArgument, &["parameters.region", "Secret"]);
+    lab.says("region", "eu-test-1");
+    lab.create(&call).await.unwrap();
+}
