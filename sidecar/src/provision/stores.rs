@@ -134,8 +134,10 @@ impl Stores {
             if !is_store_name(name) {
                 return Err(format!("`{name}` is no name: lower-case letters, digits and dashes"));
             }
-            if let Some(url) = &entry.endpoint_url {
-                url.parse::<EndpointUrl>().map_err(|why| format!("{name}.endpointUrl: {why}"))?;
+            if let Some(url) = &mut entry.endpoint_url {
+                let plain = url.parse::<EndpointUrl>();
+                let plain = plain.map_err(|why| format!("{name}.endpointUrl: {why}"))?;
+                plain.as_str().clone_into(url);
             }
             if let Some(bundle) = &entry.ca_bundle {
                 let pem = certificates(bundle).map_err(|why| format!("{name}.caBundle: {why}"))?;
@@ -236,10 +238,8 @@ impl Stores {
 
     /// Where the Secret says, or a line of the table that means the same endpoint.
     fn unnamed(&self, endpoint_url: Option<&str>, secret: &StoreSecret) -> Place {
-        let same = |entry: &Entry| {
-            let is_same = |url: &str| Some(url.trim_end_matches('/')) == endpoint_url;
-            entry.endpoint_url.as_deref().is_some_and(is_same)
-        };
+        let same =
+            |entry: &Entry| endpoint_url.is_some() && entry.endpoint_url.as_deref() == endpoint_url;
         let line = self.table().iter().find(|(_, entry)| same(entry)).map(|(name, _)| name.clone());
         if let (None, Some(place)) = (&secret.endpoint_url, line.and_then(|name| self.named(&name)))
         {
@@ -451,8 +451,12 @@ mod tests {
         let named = stores.of_class(&class(Some("minio"), None), &none).unwrap();
         assert_eq!(named.endpoint_url.as_deref(), Some("http://minio:9000"));
         assert_eq!(stores.of_id(Some("minio"), &none), Ok(named.clone()));
-        let known = stores.of_class(&class(None, Some("http://minio:9000/")), &none);
-        assert_eq!(known, Ok(named), "the table has that endpoint");
+        for (line, said) in [("", "/"), ("/", ""), ("/", "/"), ("", "")] {
+            let table = TABLE.replace(":9000", &format!(":9000{line}"));
+            let class = class(None, Some(&format!("http://minio:9000{said}")));
+            let known = Stores::parse(&table).unwrap().of_class(&class, &none);
+            assert_eq!(known, Ok(named.clone()), "the table has that endpoint: {line:?} {said:?}");
+        }
         let secret = with("http://other:9000");
         let by_secret = stores.of_class(&class(None, None), &secret).unwrap();
         assert_eq!(by_secret.store, None);

@@ -256,7 +256,9 @@ fn unknown(name: &str, words: &[&'static str]) -> String {
         Some((distance, word)) if distance <= 1 + name.len() / 4 => {
             format!("there is no such attribute; did you mean `{word}`?")
         }
-        _ => "there is no such attribute; docs/kubernetes.md lists every one".to_owned(),
+        _ => "there is no such attribute; docs/configuration.md lists the options, and \
+              docs/kubernetes/csi.md what else a volume says"
+            .to_owned(),
     }
 }
 
@@ -361,7 +363,7 @@ mod tests {
             ("endpointURL", "`endpointUrl`"),
             ("buket", "`bucket`"),
             ("metadata-ttl", "`metadataTtl`"),
-            ("somethingElse", "docs/kubernetes.md"),
+            ("somethingElse", "docs/kubernetes/csi.md"),
             ("pathPattern", "StorageClass"),
         ] {
             let refusal = refused(&[(name, "x")], Speaker::Owner);
