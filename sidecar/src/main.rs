@@ -10,6 +10,7 @@ mod drain_hint;
 mod ending;
 mod in_use;
 mod janitor;
+mod kept;
 mod prepare;
 mod provision;
 mod run;

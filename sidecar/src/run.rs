@@ -21,7 +21,7 @@ use s3pod::config::{CacheDir, Host, MountArguments, Options, mount_command, serv
 use s3pod::mount::Failure;
 use s3pod::mount::mountinfo::{self, MountInfo};
 
-use crate::shared;
+use crate::{kept, shared};
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "run";
@@ -70,6 +70,7 @@ pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failur
     let asked = asked(&arguments);
     shared::prepare(&arguments.directory, &folders(&asked))?;
     say_what_stays(&asked);
+    kept::say(&asked);
     become_server("mount", &flags(&arguments), typed)
 }
 
@@ -138,6 +139,7 @@ pub(super) fn serve(typed: &[OsString]) -> Result<(), Failure> {
     hold_signals()?;
     let asked = told(typed).map_or_else(Options::default, |arguments| asked(&arguments));
     say_what_stays(&asked);
+    kept::say(&asked);
     become_server("serve", &[], typed)
 }
 

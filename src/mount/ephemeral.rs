@@ -1,7 +1,8 @@
 //! Whether the journal's folder outlives the pod.
 //!
-//! Owns the refusal of `--write-back` where the journal would go with the pod: on an emptyDir, or
-//! in memory. Must not know what the journal holds.
+//! Owns the refusal of `--write-back` where the journal would go with the pod, or sooner: on an
+//! emptyDir, in memory, or on what a container writes over its image. Must not know what the
+//! journal holds.
 
 use std::path::Path;
 
@@ -12,6 +13,9 @@ use crate::config::Config;
 /// The folder under which kubelet keeps emptyDir volumes; it shows in the root of their mounts.
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
+/// What a container writes over its image: a restart of the container begins with another one.
+const OVER_AN_IMAGE: &str = "overlay";
+
 /// Refuses a journal that could not keep what it promises, unless that was accepted by name.
 pub(super) fn check(config: &Config) -> Result<(), Failure> {
     let Some(folder) = config.journal_dir.as_ref().filter(|_| config.write_back) else {
@@ -20,9 +24,9 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     let mounts = mountinfo::read().map_err(|error| Failure::passing(error.to_string()))?;
     match why_ephemeral(&mounts, folder) {
         Some(why) if !config.write_back_ephemeral => Err(Failure::configuration(format!(
-            "--write-back: {} is {why}, so what close() promised would go with the pod; put \
-             --journal-dir on a volume that outlives it (a PVC, a hostPath), or accept the loss \
-             with --write-back-ephemeral",
+            "--write-back: {} is {why}, so what close() promised would go with the pod, or with the container; \
+             put --journal-dir on a volume that outlives both (a PVC, a hostPath), or accept the \
+             loss with --write-back-ephemeral",
             folder.display()
         ))),
         _ => Ok(()),
@@ -34,7 +38,11 @@ fn why_ephemeral(mounts: &[MountInfo], folder: &Path) -> Option<&'static str> {
     if mount.root.components().any(|part| part.as_os_str() == EMPTY_DIR) {
         return Some("an emptyDir");
     }
-    matches!(mount.kind.as_str(), "tmpfs" | "ramfs").then_some("in memory (tmpfs)")
+    match mount.kind.as_str() {
+        "tmpfs" | "ramfs" => Some("in memory (tmpfs)"),
+        OVER_AN_IMAGE => Some("on the container's own file system"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -55,5 +63,16 @@ mod tests {
         assert_eq!(why("/memory/s3pod"), Some("in memory (tmpfs)"));
         assert_eq!(why("/memory/disk/s3pod"), None);
         assert_eq!(why("/cachelike"), None);
+    }
+
+    #[test]
+    fn what_a_container_writes_over_its_image_goes_before_the_pod_does() {
+        let mounts = mountinfo::read_table(
+            b"22 1 0:60 / / rw - overlay overlay rw\n\
+              30 22 254:0 /volumes/pvc /cache rw - ext4 /dev/vdb rw\n",
+        );
+        let why = |folder: &str| why_ephemeral(&mounts, Path::new(folder));
+        assert_eq!(why("/var/cache/s3pod"), Some("on the container's own file system"));
+        assert_eq!(why("/cache/s3pod"), None);
     }
 }

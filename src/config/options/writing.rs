@@ -111,7 +111,8 @@ pub(super) const TABLE: &[Definition] = &[
         default: "",
         help: "Accept --write-back on a folder that goes with the pod",
         details: "On an emptyDir or in memory, what was closed and not uploaded is lost when the \
-                  pod goes, so --write-back is refused there without this.",
+                  pod goes, and on a container's own file system (overlay) when the container \
+                  does, so --write-back is refused there without this.",
         category: Category::Writing,
         authority: Authority::Operator,
         example: "true",
