@@ -175,6 +175,8 @@ fn flags(arguments: &MountArguments) -> Vec<&'static str> {
         ("--replace-stale", local.replace_stale),
         // Files beneath were written while nothing was mounted, and a crash loop helps nobody.
         ("--nonempty", local.nonempty),
+        // One that ends for a store that is away a moment is restarted only after minutes.
+        ("--wait-for-store", local.wait_for_store),
     ]
     .into_iter()
     .filter_map(|(flag, typed)| typed.is_none().then_some(flag))
@@ -230,9 +232,16 @@ mod tests {
 
     #[test]
     fn what_was_typed_is_not_said_twice() {
-        let all = ["--foreground", "--allow-other", "--replace-stale", "--nonempty"];
+        let all = [
+            "--foreground",
+            "--allow-other",
+            "--replace-stale",
+            "--nonempty",
+            "--wait-for-store",
+        ];
         assert_eq!(flags(&arguments(&[])), all);
-        assert_eq!(flags(&arguments(&["--foreground", "-o", "nonempty=false"])), all[1..3]);
+        let typed = ["--foreground", "-o", "nonempty=false", "--wait-for-store"];
+        assert_eq!(flags(&arguments(&typed)), all[1..3]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub struct LocalOptions {
     pub nonempty: Option<bool>,
     pub profile: Option<String>,
     pub replace_stale: Option<bool>,
+    pub wait_for_store: Option<bool>,
 }
 
 /// Options of [`Authority::Operator`]; each field is the flag of the same name.

@@ -113,6 +113,8 @@ pub struct Config {
     pub nonempty: bool,
     /// Mount over a dead FUSE mount.
     pub replace_stale: bool,
+    /// Wait for a store that cannot be reached yet.
+    pub wait_for_store: bool,
     /// How the log looks and where it goes.
     pub log: LogSettings,
 

@@ -233,7 +233,11 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
 /// A stack over a store that has answered.
 async fn contacted(config: &Config) -> Result<Stack, Failure> {
     let base = stack::connect(config).await?;
-    probe::probe(&base, config).await?;
+    if config.wait_for_store {
+        probe::wait(&base, config).await?;
+    } else {
+        probe::probe(&base, config).await?;
+    }
     let (stack, left) = stack::build(config, base)?;
     stack.take_up(left).await;
     Ok(stack)

@@ -2,8 +2,8 @@
 //!
 //! Owns the sentence that says what is wrong with a bucket, a region, a credential or an
 //! endpoint, and what to write instead; and how long somebody waits for it: a mount of one's own
-//! has it first, a mount that was handed over goes on without it where the store is away. Must
-//! not know how the store is asked.
+//! has it first, and for as long as it is told to; a mount that was handed over goes on without it
+//! where the store is away. Must not know how the store is asked.
 #![deny(clippy::wildcard_enum_match_arm)]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a store is asked again that has not been reached yet.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// The same where nothing is mounted before it answers.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What is wrong with the first contact, until it has come about; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,26 @@ pub(super) async fn go_on(contact: Contact, store: Arc<S3Store>, config: Config)
         tracing::warn!(%trouble, "the store has not been reached yet; the mount waits for it");
         tokio::time::sleep(AGAIN).await;
         contact.set(probe(&store, &config).await.err());
+    }
+}
+
+/// Asks until there is an answer, and says each new reason why there is none. Ends without one only
+/// on what no waiting mends.
+pub(super) async fn wait(store: &S3Store, config: &Config) -> Result<(), Failure> {
+    let mut last = None;
+    loop {
+        let Err(error) = store.probe(config.prefix.as_str()).await else { return Ok(()) };
+        let failure = explain(&error, config);
+        if !failure.may_pass() {
+            return Err(failure);
+        }
+        // Not the whole of its words: each request has a number of its own.
+        let kind = error.kind().to_string();
+        if last.as_ref() != Some(&kind) {
+            tracing::warn!(trouble = %failure, "nothing is mounted before the store answers");
+            last = Some(kind);
+        }
+        tokio::time::sleep(SOON).await;
     }
 }
 

@@ -97,6 +97,16 @@ fn reads_to_be_ready(container: &Value) -> bool {
     !probe["httpGet"].is_null() || command.iter().any(names)
 }
 
+/// Seconds that a server gets, which waits for its store: after that kubelet restarts it, later
+/// each time.
+const PATIENCE_WITH_STORES: u64 = 300;
+
+/// Seconds that a probe may fail for.
+fn waited(probe: &Value) -> u64 {
+    let period = probe["periodSeconds"].as_u64().unwrap_or(10);
+    period * probe["failureThreshold"].as_u64().unwrap_or(3)
+}
+
 fn faults_of_server(container: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     let directory = container["args"][2].as_str().unwrap_or_default();
@@ -109,6 +119,9 @@ fn faults_of_server(container: &Value) -> Vec<String> {
     let probe = json!(["/s3pod", "health", "--mounted", directory]);
     if container["startupProbe"]["exec"]["command"] != probe {
         faults.push("the application would start before the mount is there".to_owned());
+    }
+    if waited(&container["startupProbe"]) < PATIENCE_WITH_STORES {
+        faults.push("kubelet kills it before a store that is away comes back".to_owned());
     }
     let hook = json!(["/s3pod-sidecar", "drain-hint", directory]);
     if container["lifecycle"]["preStop"]["exec"]["command"] != hook {
@@ -220,13 +233,14 @@ fn a_pod_that_breaks_a_rule_is_noticed() {
     let read = json!({"httpGet": {"path": "/", "port": 80}});
     let stat = json!({"exec": {"command": ["ls", "/s3/data"]}});
     let anew = "is made anew";
-    let broken: [(&str, Value, &str); 17] = [
+    let broken: [(&str, Value, &str); 18] = [
         ("/spec/volumes/0/emptyDir/sizeLimit", json!("1Gi"), "no sizeLimit: 1Mi"),
         ("/spec/volumes/1/emptyDir/sizeLimit", json!("9Gi"), "outgrows"),
         ("/spec/initContainers/1/env/1", Value::Null, "outgrows"),
         ("/spec/initContainers/1/securityContext", json!({}), "for privileged"),
         ("/spec/initContainers/1/args/2", json!("/s3"), "not below"),
         ("/spec/initContainers/1/startupProbe", Value::Null, "before the mount"),
+        ("/spec/initContainers/1/startupProbe/failureThreshold", json!(120), "comes back"),
         ("/spec/initContainers/1/lifecycle", Value::Null, "open files"),
         ("/spec/initContainers/0/args/0", json!("drain-hint"), "not the first"),
         ("/spec/initContainers/0/restartPolicy", Value::Null, "janitor is no native"),

@@ -6,7 +6,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use nix::unistd::Pid;
 use s3pod_testkit::{Fault, Op, S3Endpoint, ServerOptions, TestServer, TokenService};
 
@@ -468,4 +470,57 @@ fn a_pods_token_is_exchanged_and_a_rotated_one_is_exchanged_again() {
     assert!(written.is_ok(), "{written:?}");
     running.signal(Signal::SIGTERM);
     assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
+fn who_waits_for_a_store_mounts_once_it_answers_and_ends_by_what_waiting_does_not_mend() {
+    let bench = Bench::new();
+    let (refusing, address) = refusing_port();
+    let (endpoint, log) = (format!("http://{address}"), bench.folder.path().join("log"));
+    let (endpoint, log) = (endpoint.as_str(), log.to_str().unwrap());
+    let arguments = ["--wait-for-store", "--endpoint-url", endpoint, "--log-file", log];
+    let start = |bucket: &str| {
+        let _ = fs::remove_file(log);
+        let mut command = bench.command(bucket, &bench.dir(), &arguments);
+        Running(command.arg("--foreground").spawn().unwrap())
+    };
+    let said = || {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        log.matches("nothing is mounted before the store answers").count()
+    };
+    let running = start(BUCKET);
+    wait_until("it has asked", || said() == 1);
+    running.signal(Signal::SIGTERM);
+    let (code, words) = running.end();
+    assert!(code == Some(1) && words.contains("SIGTERM before the mount"), "{words}");
+
+    let mut running = start(BUCKET);
+    wait_until("it has asked", || said() == 1);
+    // It asks again meanwhile, for the same reason.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(said(), 1);
+    let (code, words) = health(&bench, &[]);
+    assert!(code == Some(1) && words.contains("no bucket"), "{words}");
+    assert_eq!(running.0.try_wait().unwrap(), None);
+    drop(refusing);
+    let options = ServerOptions { listen: address, ..ServerOptions::with_bucket(BUCKET) };
+    let store = TestServer::spawn(options);
+    store.bucket(BUCKET).put("a", "hello");
+    wait_until("it is mounted", || is_mounted(&bench.dir()) && bench.dir().read_dir().is_ok());
+    assert_eq!(fs::read(bench.dir().join("a")).unwrap(), b"hello");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.end().0, Some(0));
+
+    let (code, words) = start("no-such-bucket").end();
+    assert!(code == Some(66) && words.contains("no-such-bucket"), "{words}");
+}
+
+/// A port of this machine that nobody else gets and where nobody listens, as long as the first is
+/// kept.
+fn refusing_port() -> (OwnedFd, SocketAddr) {
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let socket = socket.unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let name: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+    (socket, SocketAddr::from((name.ip(), name.port())))
 }

@@ -53,6 +53,19 @@ pub(super) const TABLE: &[Definition] = &[
         set: |o, text| values::switch(text).map(|on| o.local.replace_stale = Some(on)),
     },
     Definition {
+        flag: "wait-for-store",
+        kind: Kind::Switch,
+        default: "",
+        help: "Wait for a store that cannot be reached yet, and mount once it answers",
+        details: "It is asked every second, and each new reason is logged once. What waiting does \
+                  not mend, as a wrong bucket or key, ends the mount as ever. Without it, one that \
+                  cannot be reached does too.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "true",
+        set: |o, text| values::switch(text).map(|on| o.local.wait_for_store = Some(on)),
+    },
+    Definition {
         flag: "config",
         kind: Kind::Value("FILE"),
         default: "",

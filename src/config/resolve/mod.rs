@@ -97,6 +97,7 @@ impl Config {
             allow_other: asked.local.allow_other.unwrap_or(false),
             nonempty: asked.local.nonempty.unwrap_or(false),
             replace_stale: asked.local.replace_stale.unwrap_or(false),
+            wait_for_store: asked.local.wait_for_store.unwrap_or(false),
             log: log(&asked),
             reload,
             notices: notices(&asked),
