@@ -71,7 +71,8 @@ pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failur
     shared::prepare(&arguments.directory, &folders(&asked))?;
     say_what_stays(&asked);
     kept::say(&asked);
-    become_server("mount", &flags(&arguments), typed)
+    let flags = [flags(&arguments), for_everybody(&asked)].concat();
+    become_server("mount", &flags, typed)
 }
 
 /// Process 1 has no default actions: a signal that comes before the server listens would be lost,
@@ -140,7 +141,7 @@ pub(super) fn serve(typed: &[OsString]) -> Result<(), Failure> {
     let asked = told(typed).map_or_else(Options::default, |arguments| asked(&arguments));
     say_what_stays(&asked);
     kept::say(&asked);
-    become_server("serve", &[], typed)
+    become_server("serve", &for_everybody(&asked), typed)
 }
 
 /// What stands behind `serve`; none where the server will refuse it.
@@ -181,6 +182,17 @@ fn flags(arguments: &MountArguments) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(flag, typed)| typed.is_none().then_some(flag))
     .collect()
+}
+
+/// Who may write: where nobody said anything of owners or modes, everybody who has the volume at
+/// all, as with the driver. The server's own user means nothing to the application.
+fn for_everybody(asked: &Options) -> Vec<&'static str> {
+    let own = &asked.tuning;
+    let is_said = own.uid.is_some()
+        || own.gid.is_some()
+        || own.dir_mode.is_some()
+        || own.file_mode.is_some();
+    if is_said { Vec::new() } else { vec!["--dir-mode", "0777", "--file-mode", "0666"] }
 }
 
 /// The program that serves: in the image its name stands beside this one's.
@@ -242,6 +254,18 @@ mod tests {
         assert_eq!(flags(&arguments(&[])), all);
         let typed = ["--foreground", "-o", "nonempty=false", "--wait-for-store"];
         assert_eq!(flags(&arguments(&typed)), all[1..3]);
+    }
+
+    #[test]
+    fn everybody_may_write_unless_somebody_said_who_may() {
+        let said = |typed: &[&str]| for_everybody(&arguments(typed).options);
+        assert_eq!(said(&["--read-only"]), ["--dir-mode", "0777", "--file-mode", "0666"]);
+        for flag in ["--uid", "--gid", "--dir-mode", "--file-mode"] {
+            assert!(said(&[flag, "0700"]).is_empty(), "{flag}");
+        }
+        let surroundings = Host::with_environment([("S3POD_UID", "1000")]);
+        let asked = arguments(&[]).with_surroundings(&surroundings).unwrap();
+        assert!(for_everybody(&asked).is_empty());
     }
 
     #[test]

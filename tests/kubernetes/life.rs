@@ -192,6 +192,37 @@ fn kubelets_look_at_the_volumes_ends_at_the_mounts_root() {
 }
 
 #[test]
+fn any_user_writes_where_nobody_said_who_may() {
+    let bench = Bench::new();
+    bench.bucket().put("there/a", "hello");
+    let mut manifest = bench.manifest(
+        "id -u && mkdir /s3/data/own && echo x > /s3/data/own/new && \
+         echo x >> /s3/data/there/a && mv /s3/data/there/a /s3/data/b",
+    );
+    manifest["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1000});
+    let pod = bench.start(&manifest);
+    assert_eq!(pod.complete(), [0], "{}", pod.log("app"));
+    assert_eq!(pod.log("app"), "1000\n");
+    bench.assert_gone();
+    assert_eq!(bench.bucket().get("own/new").unwrap(), "x\n");
+    assert_eq!(bench.bucket().get("b").unwrap(), "hellox\n");
+}
+
+#[test]
+fn an_owner_that_was_named_is_the_only_one_who_writes() {
+    let bench = Bench::new();
+    let mut manifest = bench.manifest("echo x > /s3/data/new");
+    let args = manifest["spec"]["initContainers"][1]["args"].as_array_mut().unwrap();
+    args.extend(["--uid", "1001"].map(|word| json!(word)));
+    manifest["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 1000});
+    let pod = bench.start(&manifest);
+    assert_eq!(pod.complete(), [1], "{}", pod.log("app"));
+    assert!(pod.log("app").contains("Permission denied"), "{}", pod.log("app"));
+    bench.assert_gone();
+    assert!(!bench.bucket().contains("new"));
+}
+
+#[test]
 fn a_second_sidecar_on_the_same_directory_is_refused() {
     let bench = Bench::new();
     let pod = bench.start_idle();
