@@ -1,20 +1,53 @@
 //! What the pod's own containers know of each other's end, by the volume that they share.
 //!
 //! Where a pod has no grace left, kubelet tells all of them at once, and one that is just being
-//! started may not hear it. Owns a lock, which a server holds as long as it lives, and a mark,
-//! which the janitor leaves behind. Promises: once the janitor has gone, no server mounts; a
-//! server that is killed holds nothing. Must not know mounts.
+//! started may not hear it. Owns a lock, which a server holds as long as it lives, another one,
+//! which the janitor holds until it is told to end, and a mark, which it leaves behind. Promises:
+//! once the janitor has gone, no server mounts; who is killed holds nothing. Must not know mounts.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::IntoRawFd as _;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use s3pod::mount::Failure;
 
 /// Nobody but root writes to the shared volume.
 const MARK: &str = ".s3pod-ended";
+
+/// Has a lock on it as long as a janitor will take away what a server leaves.
+const JANITOR: &str = ".s3pod-janitor";
+
+/// Root's alone: whoever may open a file may lock it.
+const OWN: u32 = 0o600;
+
+/// A server that ends asks for the janitor's lock, which takes it for a moment.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// The file that the janitor of a volume has locked.
+pub(super) fn janitor_of(volume: &Path) -> PathBuf {
+    volume.join(JANITOR)
+}
+
+/// Says that a janitor is there, as long as the file is kept.
+pub(super) fn attend(volume: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(OWN).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(janitor_of(volume))?;
+    for _ in 0..LOOKS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_LOOKS),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "another janitor is there already"))
+}
 
 /// Says that a server begins, until this process ends, whatever program it is by then.
 pub(super) fn begin(volume: &Path) -> Result<(), Failure> {
@@ -58,6 +91,24 @@ pub(super) fn close(volume: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_janitor_is_seen_as_long_as_it_is_there_and_nobody_else_can_look_like_one() {
+        let volume = tempfile::tempdir().unwrap();
+        let volume = volume.path();
+        let janitor = attend(volume).unwrap();
+        let file = janitor_of(volume);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let seen = File::open(&file).unwrap();
+        assert!(matches!(seen.try_lock_shared(), Err(fs::TryLockError::WouldBlock)));
+        let second = attend(volume).unwrap_err().to_string();
+        assert!(second.contains("another janitor"), "{second}");
+        drop(janitor);
+        seen.try_lock_shared().unwrap();
+        drop(seen);
+        drop(attend(volume).unwrap());
+    }
 
     #[test]
     fn the_end_waits_for_who_has_begun_and_lets_nobody_begin_after_it() {

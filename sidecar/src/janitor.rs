@@ -61,7 +61,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Failure> {
     ends.thread_block().map_err(|errno| Failure::passing(errno.to_string()))?;
     check(&directory)?;
     say_if_failed(&directory, ending::reopen(&directory));
+    let attending = say_if_failed(&directory, ending::attend(&directory));
     ends.wait().map_err(|errno| Failure::passing(errno.to_string()))?;
+    // From here on nobody is started anew: a server that is told to end now unmounts by itself.
+    drop(attending);
     clean_up(&directory)
 }
 

@@ -3,8 +3,8 @@
 //! Owns what has to be right before the mount, and then becomes `s3pod mount` by exec. It does not
 //! stay as a parent: the kernel kills a container's whole cgroup for memory (memory.oom.group), so
 //! a supervisor in it could outlive nothing; kubelet restarts the container; and the process that
-//! serves, as process 1, gets the signals itself and ends with its mount gone. Must not know how
-//! files are served.
+//! serves, as process 1, gets the signals itself. Where it ends alone its mount stays, dead, for the
+//! next one, as after a crash: the janitor takes it away at last. Must not know how files are served.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -21,7 +21,7 @@ use s3pod::config::{CacheDir, Host, MountArguments, Options, mount_command, serv
 use s3pod::mount::Failure;
 use s3pod::mount::mountinfo::{self, MountInfo};
 
-use crate::{kept, shared};
+use crate::{ending, kept, shared};
 
 /// The subcommand's name.
 pub(super) const NAME: &str = "run";
@@ -68,10 +68,13 @@ pub(super) fn run(matches: &ArgMatches, typed: &[OsString]) -> Result<(), Failur
         .map_err(|error| Failure::configuration(error.to_string()))?;
     may_mount()?;
     let asked = asked(&arguments);
-    shared::prepare(&arguments.directory, &folders(&asked))?;
+    let volume = shared::prepare(&arguments.directory, &folders(&asked))?;
     say_what_stays(&asked);
     kept::say(&asked);
-    let flags = [flags(&arguments), for_everybody(&asked)].concat();
+    let mut flags: Vec<OsString> = words([flags(&arguments), for_everybody(&asked)].concat());
+    if asked.local.leave_mount.is_none() {
+        flags.extend(["--leave-mount".into(), ending::janitor_of(&volume).into()]);
+    }
     become_server("mount", &flags, typed)
 }
 
@@ -141,7 +144,7 @@ pub(super) fn serve(typed: &[OsString]) -> Result<(), Failure> {
     let asked = told(typed).map_or_else(Options::default, |arguments| asked(&arguments));
     say_what_stays(&asked);
     kept::say(&asked);
-    become_server("serve", &for_everybody(&asked), typed)
+    become_server("serve", &words(for_everybody(&asked)), typed)
 }
 
 /// What stands behind `serve`; none where the server will refuse it.
@@ -151,7 +154,11 @@ fn told(typed: &[OsString]) -> Option<MountArguments> {
     MountArguments::from_matches(&command.try_get_matches_from(words).ok()?).ok()
 }
 
-fn become_server(verb: &str, flags: &[&str], typed: &[OsString]) -> Result<(), Failure> {
+fn words(flags: Vec<&'static str>) -> Vec<OsString> {
+    flags.into_iter().map(OsString::from).collect()
+}
+
+fn become_server(verb: &str, flags: &[OsString], typed: &[OsString]) -> Result<(), Failure> {
     let program = server();
     let failed = |reason: String| {
         let shown = program.display();
@@ -188,10 +195,8 @@ fn flags(arguments: &MountArguments) -> Vec<&'static str> {
 /// all, as with the driver. The server's own user means nothing to the application.
 fn for_everybody(asked: &Options) -> Vec<&'static str> {
     let own = &asked.tuning;
-    let is_said = own.uid.is_some()
-        || own.gid.is_some()
-        || own.dir_mode.is_some()
-        || own.file_mode.is_some();
+    let is_said =
+        own.uid.is_some() || own.gid.is_some() || own.dir_mode.is_some() || own.file_mode.is_some();
     if is_said { Vec::new() } else { vec!["--dir-mode", "0777", "--file-mode", "0666"] }
 }
 
@@ -244,13 +249,8 @@ mod tests {
 
     #[test]
     fn what_was_typed_is_not_said_twice() {
-        let all = [
-            "--foreground",
-            "--allow-other",
-            "--replace-stale",
-            "--nonempty",
-            "--wait-for-store",
-        ];
+        let all =
+            ["--foreground", "--allow-other", "--replace-stale", "--nonempty", "--wait-for-store"];
         assert_eq!(flags(&arguments(&[])), all);
         let typed = ["--foreground", "-o", "nonempty=false", "--wait-for-store"];
         assert_eq!(flags(&arguments(&typed)), all[1..3]);

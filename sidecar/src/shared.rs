@@ -27,8 +27,9 @@ const BENEATH: u32 = 0o000;
 const SHARED: u32 = 0o755;
 
 /// Checks that what is mounted on `directory` will be seen by the pod's other containers and that
-/// `folders`, by their flags, are elsewhere; makes the directory where it is missing.
-pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<(), Failure> {
+/// `folders`, by their flags, are elsewhere; makes the directory where it is missing. Gives the
+/// mount point of the volume.
+pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<PathBuf, Failure> {
     let directory = plain(directory)?;
     let mounts = mountinfo::read().map_err(|error| crate::no_table(&error))?;
     let volume = check(&mounts, &directory)?;
@@ -43,11 +44,12 @@ pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<(),
     }
     if mountinfo::topmost(&mounts, &directory).is_some() {
         // Dead or alive: whoever mounts finds out.
-        return Ok(());
+        return Ok(volume);
     }
     make(&directory).map_err(|error| {
         Failure::passing(format!("{} cannot be made: {error}", directory.display()))
-    })
+    })?;
+    Ok(volume)
 }
 
 /// The path as it stands in the table of mounts.

@@ -46,6 +46,7 @@ pub struct LocalOptions {
     pub config: Option<PathBuf>,
     pub credentials_file: Option<PathBuf>,
     pub foreground: Option<bool>,
+    pub leave_mount: Option<PathBuf>,
     pub log_file: Option<PathBuf>,
     pub log_format: Option<LogFormat>,
     pub nonempty: Option<bool>,

@@ -113,6 +113,8 @@ pub struct Config {
     pub nonempty: bool,
     /// Mount over a dead FUSE mount.
     pub replace_stale: bool,
+    /// The mount is left at the end while somebody holds a lock on this file.
+    pub leave_mount: Option<PathBuf>,
     /// Wait for a store that cannot be reached yet.
     pub wait_for_store: bool,
     /// How the log looks and where it goes.

@@ -136,15 +136,17 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
     }
     let session = waiting.serve()?;
     let _watching = watch(config, &stack, &admin, log);
-    attend(&stack, &admin, session, &mut signals).await
+    attend(&stack, &admin, session, &mut signals, None).await
 }
 
-/// From the moment a mount answers to its end.
+/// From the moment a mount answers to its end, which may leave it to whoever holds a lock on the
+/// file `attended`.
 async fn attend(
     stack: &Stack,
     admin: &Admin,
     mut session: Session,
     signals: &mut Signals,
+    attended: Option<&Path>,
 ) -> Result<(), Failure> {
     admin.set_ready(true);
     let dropper = Dropper::start(&stack.vfs, session.notifier());
@@ -155,7 +157,7 @@ async fn attend(
     admin.set_ready(false);
     // The kernel may hold what it would wait for while it unmounts.
     drop(dropper);
-    let ended = shutdown::end(&stack.vfs, session, signals).await;
+    let ended = shutdown::end(&stack.vfs, session, signals, attended).await;
     stack.settle(LAST_BLOCKS).await;
     ended
 }
@@ -227,7 +229,7 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
     }
     let _watching = watch(config, &stack, &admin, log);
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
-    attend(&stack, &admin, session, &mut signals).await
+    attend(&stack, &admin, session, &mut signals, config.leave_mount.as_deref()).await
 }
 
 /// A stack over a store that has answered.

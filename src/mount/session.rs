@@ -173,6 +173,12 @@ impl Session {
         self.outcome.is_some()
     }
 
+    /// True where it would be dead, and still be there, if this process just ended: a mount made
+    /// here, with nothing above it.
+    pub(super) fn can_be_left(&self) -> bool {
+        matches!(&self.mount, Held::Root(mounted) if mounted.stands())
+    }
+
     /// Unmounts, lazily where it is busy, and only what is still ours. An aborted connection
     /// leaves a dead mount behind, so this is also for a session that has ended.
     pub(super) fn unmount(&mut self) -> Unmounted {

@@ -1,12 +1,16 @@
 //! The end of a mount: signal, drain, unmount, last drain.
 //!
-//! Owns the order of it. Promises: what is dirty is in S3, and what was deleted is gone, before
-//! the directory is empty again; who is in a hurry can say so with a second signal, and is told
-//! what stays behind. Must not know how anything is committed.
+//! Owns the order of it, and whether the mount is unmounted at all. Promises: what is dirty is in
+//! S3, and what was deleted is gone, before the directory is empty again; who is in a hurry can say
+//! so with a second signal, and is told what stays behind. Must not know how anything is committed.
 
+use std::fs::{OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,13 +66,36 @@ enum Drain {
     GivenUp,
 }
 
-/// Ends a mount in order; `session` may have ended already, where somebody else unmounted.
+/// How a mount's life is over.
+#[derive(Clone, Copy, Debug)]
+enum Over {
+    Unmounted,
+    /// With this process its server is gone, and nobody can write beneath it.
+    Left,
+}
+
+impl Over {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Unmounted => "unmounted",
+            Self::Left => "ended, and the mount is left to whoever mounts over it",
+        }
+    }
+}
+
+/// Ends a mount in order; `session` may have ended already, where somebody else unmounted. While
+/// somebody holds a lock on the file `attended`, the mount is left to them.
 pub(super) async fn end(
     vfs: &Vfs,
     mut session: Session,
     signals: &mut Signals,
+    attended: Option<&Path>,
 ) -> Result<(), Failure> {
     let before = drain(vfs, signals).await;
+    // What is closed from here on is acknowledged only where it is safe, as ever.
+    if session.can_be_left() && attended.is_some_and(is_locked) {
+        return report(before, Over::Left);
+    }
     let was_served = !session.has_ended();
     let unmounted = session.unmount();
     match unmounted {
@@ -83,7 +110,7 @@ pub(super) async fn end(
         ),
     }
     if before == Drain::GivenUp {
-        return report(before);
+        return report(before, Over::Unmounted);
     }
     let patience = match unmounted {
         Unmounted::NotOurs | Unmounted::Elsewhere => Duration::ZERO,
@@ -96,7 +123,15 @@ pub(super) async fn end(
     }
     // What was written between the drain and the unmount.
     let after = drain(vfs, signals).await;
-    report(both(before, after))
+    report(both(before, after), Over::Unmounted)
+}
+
+/// Whether somebody holds a lock on the file; one that is not there nobody holds.
+fn is_locked(file: &Path) -> bool {
+    // Neither astray by a link nor held up by a pipe.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(file);
+    opened.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 async fn drain(vfs: &Vfs, signals: &mut Signals) -> Drain {
@@ -121,20 +156,21 @@ const fn both(first: Drain, second: Drain) -> Drain {
     }
 }
 
-fn report(drain: Drain) -> Result<(), Failure> {
+fn report(drain: Drain, over: Over) -> Result<(), Failure> {
+    let over = over.words();
     match drain {
         Drain::Done(Drained { committed, failed: 0 }) => {
-            tracing::info!(committed, "unmounted; everything is in S3");
+            tracing::info!(committed, "{over}; everything is in S3");
             Ok(())
         }
         Drain::Done(Drained { failed, .. }) => Err(Failure::passing(format!(
-            "unmounted, but {failed} files could not be sent to S3; the log names each, and no \
+            "{over}, but {failed} files could not be sent to S3; the log names each, and no \
              close() or fsync() of theirs has returned 0"
         ))),
-        Drain::GivenUp => Err(Failure::passing(
-            "unmounted in a hurry: what was not in S3 by then is not there, and no close() or \
-             fsync() of it has returned 0",
-        )),
+        Drain::GivenUp => Err(Failure::passing(format!(
+            "{over}, in a hurry: what was not in S3 by then is not there, and no close() or \
+             fsync() of it has returned 0"
+        ))),
     }
 }
 
@@ -166,9 +202,24 @@ mod tests {
 
     #[test]
     fn only_an_end_without_loss_is_a_success() {
-        assert_eq!(report(done(5, 0)), Ok(()));
+        assert_eq!(report(done(5, 0), Over::Unmounted), Ok(()));
         for bad in [done(5, 1), Drain::GivenUp] {
-            assert_eq!(report(bad).unwrap_err().exit_code(), 1, "{bad:?}");
+            for over in [Over::Unmounted, Over::Left] {
+                assert_eq!(report(bad, over).unwrap_err().exit_code(), 1, "{bad:?} {over:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_lock_is_seen_as_long_as_somebody_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        assert!(!is_locked(&path), "it is not there");
+        let file = std::fs::File::create(&path).unwrap();
+        assert!(!is_locked(&path));
+        file.lock().unwrap();
+        assert!(is_locked(&path));
+        drop(file);
+        assert!(!is_locked(&path));
     }
 }

@@ -97,6 +97,26 @@ fn every_successful_close_is_on_seaweedfs_too() {
     writes_across(&Bench::on_seaweedfs(), 4);
 }
 
+/// As a liveness probe does, or a new image: the application goes on meanwhile.
+#[test]
+fn a_sidecar_that_is_ended_alone_lets_nobody_write_beneath_its_mount() {
+    let bench = Bench::on(Node::new().restarting_within(RESTARTS_WITHIN));
+    bench.objects().put("a", b"hello");
+    let pod = bench.start(&bench.manifest(WRITER));
+    up(&pod);
+    for end in 1..=5 {
+        await_writes(&pod);
+        pod.signal("s3", "TERM");
+        await_restart(&pod, end);
+    }
+    let left = pod.log("s3").matches("the mount is left to whoever").count();
+    assert_eq!(left, 5, "{}", pod.log("s3"));
+    pod.delete(None);
+    bench.assert_gone();
+    assert!(closed(&bench, &pod) > 5, "{}", pod.log("app"));
+    assert!(bench.objects().get("a").is_some());
+}
+
 fn a_sidecar_killed_for_memory_comes_back(bench: &Bench) {
     bench.objects().put("a", b"hello");
     let pod = bench.start(&bench.manifest(WRITER));

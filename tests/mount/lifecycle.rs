@@ -289,6 +289,35 @@ fn what_cannot_be_sent_at_the_end_is_said() {
 }
 
 #[test]
+fn a_mount_that_somebody_attends_to_is_left_dead_and_any_other_is_unmounted() {
+    let bench = Bench::new();
+    let file = bench.folder.path().join("attended");
+    let lock = File::create(&file).unwrap();
+    lock.lock().unwrap();
+    let leave = ["--leave-mount", file.to_str().unwrap()];
+    let running = bench.foreground(&leave);
+    let mut open = File::create(bench.dir().join("dirty")).unwrap();
+    open.write_all(b"not closed").unwrap();
+    running.signal(Signal::SIGTERM);
+    let (code, said) = running.end();
+    assert!(code == Some(0) && said.contains("the mount is left"), "{said}");
+    assert_eq!(bench.server.bucket(BUCKET).get("dirty").unwrap(), "not closed");
+    assert!(is_mounted(&bench.dir()));
+    let written = fs::write(bench.dir().join("beneath"), "x").unwrap_err();
+    assert_eq!(written.raw_os_error(), Some(nix::errno::Errno::ENOTCONN as i32), "{written}");
+    assert!(open.write_all(b"x").is_err() && nix::unistd::close(open).is_err());
+
+    drop(lock);
+    let running = bench.foreground(&["--replace-stale", leave[0], leave[1]]);
+    running.signal(Signal::SIGTERM);
+    let (code, said) = running.end();
+    assert!(code == Some(0) && said.contains("unmounted; everything"), "{said}");
+    // The dead one was beneath it.
+    umount2(&bench.dir(), MntFlags::MNT_DETACH).unwrap();
+    assert!(!is_mounted(&bench.dir()));
+}
+
+#[test]
 fn somebody_elses_umount_sends_what_is_dirty_and_ends_with_0() {
     let bench = Bench::new();
     let running = bench.foreground(&[]);

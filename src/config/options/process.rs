@@ -66,6 +66,21 @@ pub(super) const TABLE: &[Definition] = &[
         set: |o, text| values::switch(text).map(|on| o.local.wait_for_store = Some(on)),
     },
     Definition {
+        flag: "leave-mount",
+        kind: Kind::Value("FILE"),
+        default: "",
+        help: "At the end leave the mount, dead, while somebody holds a lock on FILE",
+        details: "For who is started anew under a running application: what that would write while \
+                  nothing is mounted would land in the directory beneath. Everything is sent as \
+                  ever; then the mount answers \"Transport endpoint is not connected\" until \
+                  somebody mounts over it (--replace-stale), and whoever holds the lock (flock) \
+                  takes it away at last. A mount that fusermount3 made is unmounted all the same.",
+        category: Category::Process,
+        authority: Authority::Local,
+        example: "/s3/.lock",
+        set: |o, text| values::path(text).map(|path| o.local.leave_mount = Some(path)),
+    },
+    Definition {
         flag: "config",
         kind: Kind::Value("FILE"),
         default: "",

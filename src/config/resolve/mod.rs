@@ -97,6 +97,7 @@ impl Config {
             allow_other: asked.local.allow_other.unwrap_or(false),
             nonempty: asked.local.nonempty.unwrap_or(false),
             replace_stale: asked.local.replace_stale.unwrap_or(false),
+            leave_mount: leave_mount(&asked),
             wait_for_store: asked.local.wait_for_store.unwrap_or(false),
             log: log(&asked),
             reload,
@@ -454,6 +455,11 @@ fn default_cache_dir(host: &Host) -> Result<PathBuf, Error> {
         .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
         .map(|cache| cache.join("s3pod"))
         .ok_or(Error::NoCacheDir)
+}
+
+/// As it stands now: a mount in the background leaves this directory.
+fn leave_mount(asked: &Options) -> Option<PathBuf> {
+    std::path::absolute(asked.local.leave_mount.as_ref()?).ok()
 }
 
 fn log(asked: &Options) -> LogSettings {
