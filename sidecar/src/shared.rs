@@ -39,8 +39,14 @@ pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<Pat
         apart(&mounts, &volume, flag, folder)?;
     }
     // A failure is not fatal: another user may own it, and then the kubelet's mode stays.
-    if let Err(error) = fs::set_permissions(&volume, Permissions::from_mode(SHARED)) {
-        crate::say(format_args!("{}: its mode stays as it is: {error}", volume.display()));
+    match fs::set_permissions(&volume, Permissions::from_mode(SHARED)) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            return Err(read_only(&volume));
+        }
+        Err(error) => {
+            crate::say(format_args!("{}: its mode stays as it is: {error}", volume.display()));
+        }
+        Ok(()) => {}
     }
     if mountinfo::topmost(&mounts, &directory).is_some() {
         // Dead or alive: whoever mounts finds out.
@@ -50,6 +56,15 @@ pub(super) fn prepare(directory: &Path, folders: &[(&str, &Path)]) -> Result<Pat
         Failure::passing(format!("{} cannot be made: {error}", directory.display()))
     })?;
     Ok(volume)
+}
+
+fn read_only(volume: &Path) -> Failure {
+    Failure::configuration(format!(
+        "{0} is mounted read-only in this container, so nothing can be mounted below it; remove \
+         readOnly: true from the volumeMount with mountPath: {0} (it would not keep anybody from \
+         writing to the bucket: --read-only does)",
+        volume.display()
+    ))
 }
 
 /// The path as it stands in the table of mounts.

@@ -39,6 +39,16 @@ fn a_directory_that_is_no_volume_or_not_shared() {
 }
 
 #[test]
+fn a_shared_volume_that_is_read_only_for_the_server_itself() {
+    let mount = json!([{"name": "s3", "mountPath": "/s3", "mountPropagation": "Bidirectional",
+        "readOnly": true}]);
+    let text = said_with("/volumeMounts", &mount, CONFIGURATION);
+    assert!(text.contains("remove readOnly: true from the volumeMount"), "{text}");
+    assert!(text.contains("mountPath: /s3") && text.contains("--read-only"), "{text}");
+    assert!(!text.contains("stays as it is"), "one line says it: {text}");
+}
+
+#[test]
 fn a_container_that_may_not_mount_or_has_no_device() {
     let text = said_with("/securityContext", &json!({}), CONFIGURATION);
     assert!(text.contains("privileged: true") && text.contains("CSI driver"), "{text}");
