@@ -51,3 +51,4 @@ mod sub_path;
 mod trust;
 mod unprivileged;
 mod volumes;
+mod words;

@@ -171,6 +171,15 @@ fn faults_of_caches(spec: &Value) -> Vec<String> {
     faults
 }
 
+/// Whether what it unmounts in the directory that it is told goes everywhere.
+fn reaches(janitor: &Value) -> bool {
+    list(janitor, "volumeMounts").iter().any(|mount| {
+        mount["name"] == "s3"
+            && mount["mountPath"] == janitor["args"][1]
+            && mount["mountPropagation"] == "Bidirectional"
+    })
+}
+
 fn faults_of_pod(metadata: &Value, spec: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     let init = list(spec, "initContainers");
@@ -179,6 +188,9 @@ fn faults_of_pod(metadata: &Value, spec: &Value) -> Vec<String> {
     }
     if init.first().is_some_and(|janitor| janitor["restartPolicy"] != "Always") {
         faults.push("the janitor is no native sidecar, and nothing starts behind it".to_owned());
+    }
+    if init.first().is_some_and(|janitor| !reaches(janitor)) {
+        faults.push("the janitor cannot take a mount away from the other containers".to_owned());
     }
     let server = init.iter().rposition(|container| verb(container) == "run");
     let is_user = |container: &Value| {
@@ -233,7 +245,7 @@ fn a_pod_that_breaks_a_rule_is_noticed() {
     let read = json!({"httpGet": {"path": "/", "port": 80}});
     let stat = json!({"exec": {"command": ["ls", "/s3/data"]}});
     let anew = "is made anew";
-    let broken: [(&str, Value, &str); 18] = [
+    let broken: [(&str, Value, &str); 20] = [
         ("/spec/volumes/0/emptyDir/sizeLimit", json!("1Gi"), "no sizeLimit: 1Mi"),
         ("/spec/volumes/1/emptyDir/sizeLimit", json!("9Gi"), "outgrows"),
         ("/spec/initContainers/1/env/1", Value::Null, "outgrows"),
@@ -243,6 +255,12 @@ fn a_pod_that_breaks_a_rule_is_noticed() {
         ("/spec/initContainers/1/startupProbe/failureThreshold", json!(120), "comes back"),
         ("/spec/initContainers/1/lifecycle", Value::Null, "open files"),
         ("/spec/initContainers/0/args/0", json!("drain-hint"), "not the first"),
+        ("/spec/initContainers/0/args/1", json!("/s3/data"), "cannot take a mount away"),
+        (
+            "/spec/initContainers/0/volumeMounts/0/mountPropagation",
+            json!("HostToContainer"),
+            "cannot take a mount away",
+        ),
         ("/spec/initContainers/0/restartPolicy", Value::Null, "janitor is no native"),
         ("/spec/initContainers", json!([janitor, user, server]), "before its server"),
         ("/spec/containers/0/volumeMounts/0/mountPropagation", Value::Null, anew),
