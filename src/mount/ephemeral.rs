@@ -1,8 +1,8 @@
 //! Whether the journal's folder outlives the pod.
 //!
 //! Owns the refusal of `--write-back` where the journal would go with the pod, or sooner: on an
-//! emptyDir, in memory, or on what a container writes over its image. Must not know what the
-//! journal holds.
+//! emptyDir, in memory, or on what a container writes over its image; and how an emptyDir is known.
+//! Must not know what the journal holds.
 
 use std::path::Path;
 
@@ -33,9 +33,14 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     }
 }
 
+/// Whether a mount is, or lies in, an emptyDir on the node's disk; one in memory is a tmpfs.
+pub fn is_empty_dir(mount: &MountInfo) -> bool {
+    mount.root.components().any(|part| part.as_os_str() == EMPTY_DIR)
+}
+
 fn why_ephemeral(mounts: &[MountInfo], folder: &Path) -> Option<&'static str> {
     let mount = mountinfo::around(mounts, folder)?;
-    if mount.root.components().any(|part| part.as_os_str() == EMPTY_DIR) {
+    if is_empty_dir(mount) {
         return Some("an emptyDir");
     }
     match mount.kind.as_str() {

@@ -8,7 +8,7 @@ pub mod admin;
 pub mod broker;
 pub mod daemon;
 mod allotment;
-mod ephemeral;
+pub mod ephemeral;
 mod failure;
 pub mod handoff;
 pub mod kernel;

@@ -73,7 +73,7 @@ fn a_probe_takes_next_to_nothing() {
     assert!(kibibytes(&status, "VmHWM:") < 7168, "{status}");
 }
 
-/// Its limit is 32 MiB in the examples; kubelet's probes and hooks are not charged to it.
+/// Its limit is 32 MiB in the examples.
 #[test]
 fn a_janitor_takes_a_fraction_of_its_limit() {
     let bench = Bench::new();
