@@ -24,9 +24,9 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     let mounts = mountinfo::read().map_err(|error| Failure::passing(error.to_string()))?;
     match why_ephemeral(&mounts, folder) {
         Some(why) if !config.write_back_ephemeral => Err(Failure::configuration(format!(
-            "--write-back: {} is {why}, so what close() promised would go with the pod, or with the container; \
-             put --journal-dir on a volume that outlives both (a PVC, a hostPath), or accept the \
-             loss with --write-back-ephemeral",
+            "--write-back: {} is {why}, so what close() promised would go with the pod or its \
+             container; put --journal-dir on a volume that outlives both (a PVC, a hostPath), or \
+             accept the loss with --write-back-ephemeral",
             folder.display()
         ))),
         _ => Ok(()),
