@@ -3,8 +3,9 @@
 //! Owns what has to be right before the mount, and then becomes `s3pod mount` by exec. It does not
 //! stay as a parent: the kernel kills a container's whole cgroup for memory (memory.oom.group), so
 //! a supervisor in it could outlive nothing; kubelet restarts the container; and the process that
-//! serves, as process 1, gets the signals itself. Where it ends alone its mount stays, dead, for the
-//! next one, as after a crash: the janitor takes it away at last. Must not know how files are served.
+//! serves, as process 1, gets the signals itself. Where it ends alone its mount stays, dead, for
+//! the next one, as after a crash: the janitor takes it away at last. Must not know how files are
+//! served.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
