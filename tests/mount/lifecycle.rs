@@ -7,7 +7,6 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -15,9 +14,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use nix::unistd::Pid;
 use s3pod_testkit::{Fault, Op, S3Endpoint, ServerOptions, TestServer, TokenService};
+use tokio::net::TcpSocket;
 
 const BUCKET: &str = "photos";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -546,10 +545,9 @@ fn who_waits_for_a_store_mounts_once_it_answers_and_ends_by_what_waiting_does_no
 
 /// A port of this machine that nobody else gets and where nobody listens, as long as the first is
 /// kept.
-fn refusing_port() -> (OwnedFd, SocketAddr) {
-    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    let socket = socket.unwrap();
-    bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
-    let name: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
-    (socket, SocketAddr::from((name.ip(), name.port())))
+fn refusing_port() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
