@@ -393,7 +393,8 @@ impl Vfs {
     }
 
     /// Bytes that were promised are not cut away before they are in S3: a file that is emptied is
-    /// written into another stage, any other cut waits.
+    /// written into another stage, any other cut waits. One of a file that the store does not take
+    /// waits for nothing, and is promised before it is made.
     async fn leave_promised(&self, inode: &Arc<Inode>, size: u64) -> Result<()> {
         if !self.settings().write_back {
             return Ok(());

@@ -229,6 +229,49 @@ impl Staged {
         Ok(())
     }
 
+    /// Bytes are about to leave the staging file: what was acknowledged of it is promised anew, and
+    /// on local disk, as the file will be `after` that. A crash in between finds what the promise
+    /// speaks of, and never holes.
+    ///
+    /// # Errors
+    /// The disk's; then the bytes must stay.
+    pub(super) async fn promise_ahead(
+        &self,
+        stream: &Stream,
+        key: &Key,
+        after: impl FnOnce(&mut Account) + Send,
+    ) -> Result<()> {
+        let is_acknowledged = |promise: &Promise| promise.is_acknowledged;
+        if !self.promised().current.as_ref().is_some_and(is_acknowledged) {
+            return Ok(());
+        }
+        self.sync_bytes(key).await?;
+        let mut account = self.stage.account().clone();
+        after(&mut account);
+        // Other bytes are another commit, but for those that only an upload has.
+        let id = stream.commit_id().map_or_else(super::commit::new_id, str::to_owned);
+        self.promise_instead(&account, id).map_err(Error::Journal)?;
+        self.engine.0.journal.sync().await.map_err(Error::Journal)
+    }
+
+    /// What stands in the journal ends where a record of `account` stands.
+    fn promise_instead(&self, account: &Account, id: String) -> std::io::Result<()> {
+        let mut promised = self.promised();
+        let Some(promise) = &mut promised.current else { return Ok(()) };
+        let record = self.begin(&promise.target, account, &id, promise.is_acknowledged)?;
+        std::mem::replace(&mut promise.record, record).end();
+        (promise.id, promise.is_taken_up) = (id.clone(), false);
+        promised.last_id = Some(id);
+        Ok(())
+    }
+
+    async fn sync_bytes(&self, key: &Key) -> Result<()> {
+        let file = self.stage.file();
+        let syncing = tokio::task::spawn_blocking(move || file.sync_data());
+        let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
+        synced.map_err(|source| Error::Staging { key: key.clone(), source })
+    }
+
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
     /// then the names of both. When this answers, whoever wrote them may be told that they are
     /// kept. `target` is asked when nothing of the file changes any more; `stand` is told of it
@@ -254,10 +297,7 @@ impl Staged {
             promised.is_followed || promised.current.as_ref().is_some_and(is_same)
         };
         if !is_told {
-            let file = self.stage.file();
-            let syncing = tokio::task::spawn_blocking(move || file.sync_data());
-            let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
-            synced.map_err(|source| Error::Staging { key: target.key.clone(), source })?;
+            self.sync_bytes(&target.key).await?;
             let stand = || stand(target.clone());
             // Whoever finds it goes on with the upload, which alone may have some of the bytes.
             self.write_down(&target, &account, stream.commit_id(), true, stand)

@@ -282,6 +282,7 @@ impl Staged {
         }
         self.change_promise();
         stream.abandon(&self.engine).await;
+        self.promise_ahead(&stream, key, |account| account.take_copy(run.clone())).await?;
         self.stage.copy_in(run).map_err(|error| self.error(key, error))?;
         Ok(self.stage.account().epoch)
     }
@@ -299,6 +300,9 @@ impl Staged {
         }
         self.change_promise();
         let before = self.size();
+        if size < before {
+            self.promise_ahead(&stream, key, |account| account.cut(size)).await?;
+        }
         self.stage.truncate(size).map_err(|error| self.error(key, error))?;
         stream.touched(ByteRange::new(size.min(before), size.max(before)));
         stream.truncate(size, &self.engine).await;

@@ -213,6 +213,23 @@ impl Account {
         }
     }
 
+    /// Bytes beyond `size` are gone, bytes up to it are zeros.
+    pub(super) fn cut(&mut self, size: u64) {
+        self.present.truncate(size);
+        self.dirty.truncate(size);
+        self.punched.truncate(size);
+        self.copied.truncate(size);
+        self.base_len = self.base_len.min(size);
+        self.size = size;
+    }
+
+    /// The bytes of `run.range` are another object's.
+    pub(super) fn take_copy(&mut self, run: CopiedRun) {
+        self.dirty.remove(run.range);
+        self.size = self.size.max(run.range.end);
+        self.copied.insert(run);
+    }
+
     /// Where the bytes of `range`, none of which are present, are.
     fn absent(&self, range: ByteRange, slices: &mut Vec<Slice>) {
         for (part, punched) in self.punched.slices(range) {
@@ -327,9 +344,7 @@ impl Stage {
             self.file.set_len(range.end).map_err(StageError::Disk)?;
         }
         self.let_go(&mut account, range).map_err(StageError::Disk)?;
-        account.dirty.remove(range);
-        account.size = account.size.max(range.end);
-        account.copied.insert(run);
+        account.take_copy(run);
         account.epoch = self.staging.next_epoch();
         Ok(())
     }
@@ -385,13 +400,8 @@ impl Stage {
         let mut account = self.account();
         self.file.set_len(size).map_err(StageError::Disk)?;
         let before = account.present.total();
-        account.present.truncate(size);
+        account.cut(size);
         self.staging.refund(before - account.present.total());
-        account.dirty.truncate(size);
-        account.punched.truncate(size);
-        account.copied.truncate(size);
-        account.base_len = account.base_len.min(size);
-        account.size = size;
         account.epoch = self.staging.next_epoch();
         Ok(())
     }

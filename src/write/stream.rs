@@ -447,7 +447,11 @@ impl Running {
         for (&number, part) in sent.iter() {
             let missing = u64::from(number).saturating_sub(running.parts.len() as u64 + 1);
             let gap = ByteRange::new(running.end(), part.range.start);
-            if missing == 0 && !gap.is_empty() || part.range.start < running.end() {
+            // Beyond the end is what was sent since, or was about to be cut away.
+            if missing == 0 && !gap.is_empty()
+                || part.range.start < running.end()
+                || part.range.end > account.size
+            {
                 break;
             }
             for index in 0..missing {

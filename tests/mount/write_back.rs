@@ -7,12 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::copy_file_range;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use s3pod_testkit::{Fault, Mount, Op, ServerOptions, TestServer};
 
-use crate::bench::{close, errno, eventually, read, write};
+use crate::bench::{close, errno, eventually, pattern, read, write};
 use crate::lab::{Lab, PATIENCE};
 
+const MIB: usize = 1 << 20;
 const WRITE_BACK: [&str; 4] = ["--write-back", "--write-back-ephemeral", "--metadata-ttl", "10m"];
 
 #[test]
@@ -163,4 +165,47 @@ fn attributes_that_wait_survive_a_crash() {
     assert!(again.unmount().unwrap().success());
     assert_eq!(lab.bucket().object("f").unwrap().metadata("mode"), Some("0100600"));
     assert_eq!(lab.bucket().object("d/").unwrap().metadata("mode"), Some("0040700"));
+}
+
+/// A file that is closed and that the store refuses.
+fn refused(lab: &Lab, bytes: &[u8]) -> File {
+    let denied = Fault::status(403, "AccessDenied").on(Op::Put).key("f");
+    lab.server().faults().add(denied.always());
+    write(&lab.path("f"), bytes);
+    OpenOptions::new().read(true).write(true).open(lab.path("f")).unwrap()
+}
+
+/// What is under the name on the next mount, and in the bucket after it.
+fn after_crash(lab: &Lab, name: &str) -> Vec<u8> {
+    lab.mount().crash();
+    lab.server().faults().clear();
+    let again = lab.after_crash(&WRITE_BACK);
+    let found = read(&again.path().join(name));
+    assert!(again.unmount().unwrap().success());
+    assert!(lab.object(name) == found, "the object's bytes differ");
+    found
+}
+
+#[test]
+fn a_cut_into_what_was_promised_leaves_no_zeros_after_a_crash() {
+    let lab = Lab::empty(&WRITE_BACK);
+    let bytes = pattern(MIB);
+    let file = refused(&lab, &bytes);
+    file.set_len(MIB as u64 / 2).unwrap();
+    // Nobody was told that this is kept.
+    file.write_all_at(b"beyond", MIB as u64 - 100).unwrap();
+    let found = after_crash(&lab, "f");
+    assert!(found == bytes[..MIB / 2], "{} bytes, or others", found.len());
+}
+
+#[test]
+fn a_copy_into_what_was_promised_leaves_no_zeros_after_a_crash() {
+    let (old, new) = (vec![7; 7 * MIB], pattern(6 * MIB));
+    let lab = Lab::new(&WRITE_BACK, |bucket| drop(bucket.put("other", new.clone())));
+    let file = refused(&lab, &old);
+    let other = File::open(lab.path("other")).unwrap();
+    let copied = copy_file_range(&other, None, &file, None, 6 * MIB).unwrap();
+    assert_eq!(copied, 6 * MIB);
+    let found = after_crash(&lab, "f");
+    assert!(found == [&new[..], &old[6 * MIB..]].concat(), "the bytes differ");
 }
