@@ -49,9 +49,13 @@ struct Queue {
 
 impl Queue {
     /// Closed states of the inode that are not its `current` one.
-    fn earlier(&self, inode: &Arc<Inode>, current: Option<&Arc<Staged>>) -> usize {
-        let own = self.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
-        own.filter(|file| !current.is_some_and(|now| Arc::ptr_eq(now, &file.staged))).count()
+    fn earlier<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        current: Option<&'a Arc<Staged>>,
+    ) -> impl Iterator<Item = &'a File> {
+        let own = self.files.iter().filter(move |file| Arc::ptr_eq(&file.inode, inode));
+        own.filter(move |file| !current.is_some_and(|now| Arc::ptr_eq(now, &file.staged)))
     }
 }
 
@@ -198,7 +202,15 @@ impl Vfs {
 
     /// True where some of the inode's bytes wait under an earlier stage than its present one.
     pub(super) fn has_earlier_stage(&self, inode: &Arc<Inode>) -> bool {
-        self.0.backlog.queue().earlier(inode, inode.staged().as_ref()) > 0
+        !self.earlier_stages(inode).is_empty()
+    }
+
+    /// Those earlier stages, in the order of their closes.
+    pub(super) fn earlier_stages(&self, inode: &Arc<Inode>) -> Vec<Arc<Staged>> {
+        let current = inode.staged();
+        let queue = self.0.backlog.queue();
+        let earlier = queue.earlier(inode, current.as_ref());
+        earlier.map(|file| Arc::clone(&file.staged)).collect()
     }
 
     /// The inode's bytes go nowhere any more: earlier stages of it are given up.
@@ -235,7 +247,7 @@ impl Vfs {
     /// What the store said, where it does not take what waits.
     pub(super) async fn room_for_earlier(&self, inode: &Arc<Inode>) -> Result<()> {
         let current = inode.staged();
-        let has_room = |queue: &Queue| queue.earlier(inode, current.as_ref()) < EARLIER_MAX;
+        let has_room = |queue: &Queue| queue.earlier(inode, current.as_ref()).count() < EARLIER_MAX;
         self.0.backlog.wait_for(has_room).await
     }
 
@@ -291,14 +303,16 @@ impl Vfs {
 
     /// The file was emptied since and is being written anew: these bytes come before.
     async fn commit_earlier(&self, file: &File) -> Result<()> {
-        self.repay(&file.target.key).await?;
-        let target = file.inode.over_current(&file.target);
+        // It may have been renamed since it was closed.
+        let key = self.table().key(file.inode.ino).unwrap_or_else(|| file.target.key.clone());
+        self.repay(&key).await?;
+        let target = file.inode.over_current(&file.target, key);
         let committed = match file.staged.commit(&target).await {
             Ok(None) => return Ok(()),
             Ok(Some(committed)) => committed,
             Err(error) => {
                 if error.is_lost() {
-                    self.keep_aside(&file.staged, &file.target.key, &error).await;
+                    self.keep_aside(&file.staged, &target.key, &error).await;
                 }
                 return Err(error.into());
             }

@@ -80,6 +80,17 @@ impl Vfs {
             }
             return;
         }
+        self.note_held(inode);
+    }
+
+    /// The inode has another key: attributes that wait are written down anew under it.
+    pub(super) fn attributes_follow(&self, inode: &Inode) {
+        if inode.state().held.is_some() {
+            self.note_held(inode);
+        }
+    }
+
+    fn note_held(&self, inode: &Inode) {
         let key = match inode.kind {
             FileKind::Directory => self.table().prefix(inode.ino).and_then(|p| p.marker()),
             _ => self.table().key(inode.ino),

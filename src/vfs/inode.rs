@@ -133,13 +133,13 @@ impl Inode {
         !state.unlinked && !state.detached && state.staged.as_ref().is_some_and(|s| s.is_dirty())
     }
 
-    /// Where bytes go that were closed before the present ones were begun: over what is current.
-    pub(super) fn over_current(&self, target: &Target) -> Target {
-        let condition = match &self.state().version {
-            Some(version) => Condition::Unchanged(Version::clone(version)),
-            None => target.later.clone(),
-        };
-        Target { condition, ..target.clone() }
+    /// Where bytes go that were closed before the present ones were begun: under the `key` that
+    /// the inode has now, over what is current.
+    pub(super) fn over_current(&self, target: &Target, key: Key) -> Target {
+        let state = self.state();
+        let is_as_promised = state.version.is_none() && key == target.key;
+        let condition = if is_as_promised { target.later.clone() } else { state.later() };
+        Target { key, condition, ..target.clone() }
     }
 
     /// Where a commit of this inode under `key` goes. A background commit replaces only the
@@ -147,12 +147,7 @@ impl Inode {
     pub(super) fn target(&self, key: &Key, settings: &Settings, is_background: bool) -> Target {
         let state = self.state();
         let keeps_base = state.staged.as_ref().is_some_and(|staged| staged.keeps_base());
-        let later = match &state.version {
-            Some(version) => Condition::Unchanged(Version::clone(version)),
-            // What it hides is replaced, whatever it has become.
-            None if state.hides.is_some() => Condition::None,
-            None => Condition::Absent,
-        };
+        let later = state.later();
         let is_free = !is_background && !keeps_base && !state.exclusive;
         let condition = if is_free { Condition::None } else { later.clone() };
         let with_time = |mtime| {
@@ -172,6 +167,16 @@ impl Inode {
 }
 
 impl State {
+    /// What must hold at the destination of a commit that nobody waits for.
+    pub(super) fn later(&self) -> Condition {
+        match &self.version {
+            Some(version) => Condition::Unchanged(Version::clone(version)),
+            // What it hides is replaced, whatever it has become.
+            None if self.hides.is_some() => Condition::None,
+            None => Condition::Absent,
+        }
+    }
+
     /// What an object that a HEAD or GET showed is.
     pub(super) fn of_head(head: &ObjectHead, settings: &Settings, seen: Instant) -> Self {
         let version = Arc::new(head.version.clone());

@@ -27,6 +27,7 @@ mod create;
 mod deletes;
 mod drain;
 mod error;
+mod follow;
 mod handle;
 mod held;
 mod inode;

@@ -108,14 +108,11 @@ impl Vfs {
             || self.has_earlier_stage(source)
     }
 
-    /// What was promised under the old name is promised under the new one, and in any case before
-    /// the promise of what it replaces ends.
+    /// What was written down under the old name is so under the new one, and with `--write-back` it
+    /// is promised before the promise of what it replaces ends.
     async fn promise_anew(&self, source: &Arc<Inode>, replaces: bool) -> Result<()> {
-        let is_promised = |staged: Arc<write::Staged>| staged.promised_epoch() > 0;
-        if !self.settings().write_back || !(replaces || source.staged().is_some_and(is_promised)) {
-            return Ok(());
-        }
-        self.promise(source).await
+        self.records_follow(source).await?;
+        if replaces && self.settings().write_back { self.promise(source).await } else { Ok(()) }
     }
 
     /// A file that is not in S3 yet just follows its name; what it hides does not.
@@ -249,10 +246,10 @@ impl Vfs {
         self.commit_edits_below(rename.source.ino).await?;
         self.repay_below(&old).await?;
         let staged = self.staged_below(rename.source.ino);
-        let mut _nothing_is_written = Vec::with_capacity(staged.len());
+        let mut nothing_is_written = Vec::with_capacity(staged.len());
         for (inode, staged) in &staged {
             let _one_at_a_time = inode.commit.lock().await;
-            _nothing_is_written.push(self.hold_still(inode, Some(staged)).await?);
+            nothing_is_written.push(self.hold_still(inode, Some(staged)).await?);
         }
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
@@ -261,6 +258,8 @@ impl Vfs {
         let moved = self.move_tree(&old, &new, wanted).await?;
         self.relink(rename);
         self.repoint(rename.source.ino, &moved).await;
+        drop(nothing_is_written);
+        self.records_below_follow(&rename.source).await;
         Ok(())
     }
 

@@ -229,6 +229,24 @@ impl Staged {
         Ok(())
     }
 
+    /// The file goes elsewhere: a commit of it that stands in the journal is written anew, for the
+    /// target that `moved` makes of its own.
+    ///
+    /// # Errors
+    /// The journal's disk.
+    pub async fn move_promise(&self, moved: impl FnOnce(&Target) -> Target + Send) -> Result<()> {
+        let _nothing_changes = self.stream.lock().await;
+        let account = self.stage.account().clone();
+        if let Some(promise) = &mut self.promised().current {
+            let target = moved(&promise.target);
+            let begun = self.begin(&target, &account, &promise.id, promise.is_acknowledged);
+            let record = begun.map_err(Error::Journal)?;
+            std::mem::replace(&mut promise.record, record).end();
+            promise.target = target;
+        }
+        Ok(())
+    }
+
     /// Bytes are about to leave the staging file: what was acknowledged of it is promised anew, and
     /// on local disk, as the file will be `after` that. A crash in between finds what the promise
     /// speaks of, and never holes.

@@ -167,12 +167,11 @@ fn attributes_that_wait_survive_a_crash() {
     assert_eq!(lab.bucket().object("d/").unwrap().metadata("mode"), Some("0040700"));
 }
 
-/// A file that is closed and that the store refuses.
-fn refused(lab: &Lab, bytes: &[u8]) -> File {
-    let denied = Fault::status(403, "AccessDenied").on(Op::Put).key("f");
-    lab.server().faults().add(denied.always());
-    write(&lab.path("f"), bytes);
-    OpenOptions::new().read(true).write(true).open(lab.path("f")).unwrap()
+/// A file that is closed and that the store refuses, as it does every one from now on.
+fn refused(lab: &Lab, name: &str, bytes: &[u8]) -> File {
+    lab.break_all(Op::Put, Fault::status(403, "AccessDenied"));
+    write(&lab.path(name), bytes);
+    OpenOptions::new().read(true).write(true).open(lab.path(name)).unwrap()
 }
 
 /// What is under the name on the next mount, and in the bucket after it.
@@ -190,7 +189,7 @@ fn after_crash(lab: &Lab, name: &str) -> Vec<u8> {
 fn a_cut_into_what_was_promised_leaves_no_zeros_after_a_crash() {
     let lab = Lab::empty(&WRITE_BACK);
     let bytes = pattern(MIB);
-    let file = refused(&lab, &bytes);
+    let file = refused(&lab, "f", &bytes);
     file.set_len(MIB as u64 / 2).unwrap();
     // Nobody was told that this is kept.
     file.write_all_at(b"beyond", MIB as u64 - 100).unwrap();
@@ -202,10 +201,55 @@ fn a_cut_into_what_was_promised_leaves_no_zeros_after_a_crash() {
 fn a_copy_into_what_was_promised_leaves_no_zeros_after_a_crash() {
     let (old, new) = (vec![7; 7 * MIB], pattern(6 * MIB));
     let lab = Lab::new(&WRITE_BACK, |bucket| drop(bucket.put("other", new.clone())));
-    let file = refused(&lab, &old);
+    let file = refused(&lab, "f", &old);
     let other = File::open(lab.path("other")).unwrap();
     let copied = copy_file_range(&other, None, &file, None, 6 * MIB).unwrap();
     assert_eq!(copied, 6 * MIB);
     let found = after_crash(&lab, "f");
     assert!(found == [&new[..], &old[6 * MIB..]].concat(), "the bytes differ");
+}
+
+#[test]
+fn what_is_refused_is_under_its_new_name_after_a_crash() {
+    let lab = Lab::empty(&WRITE_BACK);
+    fs::create_dir(lab.path("d")).unwrap();
+    // Two closed states of one file, and another one below a directory.
+    drop(refused(&lab, "f", b"first"));
+    write(&lab.path("f"), b"second");
+    drop(refused(&lab, "d/below", b"below"));
+    fs::rename(lab.path("f"), lab.path("g")).unwrap();
+    fs::rename(lab.path("d"), lab.path("e")).unwrap();
+    assert_eq!(after_crash(&lab, "g"), b"second");
+    assert_eq!(lab.object("e/below"), b"below");
+    assert_eq!(lab.bucket().keys(), ["e/", "e/below", "g"], "nothing under an old name");
+}
+
+#[test]
+fn what_a_strict_close_could_not_send_is_under_its_new_name_after_a_crash() {
+    let lab = Lab::empty(&["--metadata-ttl", "10m"]);
+    lab.break_all(Op::Put, Fault::status(403, "AccessDenied"));
+    let file = File::create(lab.path("f")).unwrap();
+    file.write_all_at(b"bytes", 0).unwrap();
+    assert_eq!(close(file), Err(Errno::EACCES));
+    fs::rename(lab.path("f"), lab.path("g")).unwrap();
+    assert_eq!(after_crash(&lab, "g"), b"bytes");
+    assert_eq!(lab.bucket().keys(), ["g"]);
+}
+
+#[test]
+fn attributes_that_wait_follow_their_directory_over_a_crash() {
+    let lab = Lab::new(&["--attr-delay", "60s"], |bucket| {
+        bucket.put("d/", "");
+        bucket.put("d/f", "bytes");
+    });
+    fs::set_permissions(lab.path("d/f"), Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(lab.path("d"), Permissions::from_mode(0o700)).unwrap();
+    fs::rename(lab.path("d"), lab.path("e")).unwrap();
+    lab.mount().crash();
+    let again = lab.after_crash(&[]);
+    let mode = |name: &str| fs::metadata(again.path().join(name)).unwrap().permissions().mode();
+    assert_eq!((mode("e/f") & 0o7777, mode("e") & 0o7777), (0o600, 0o700));
+    assert!(again.unmount().unwrap().success());
+    assert_eq!(lab.bucket().object("e/f").unwrap().metadata("mode"), Some("0100600"));
+    assert_eq!(lab.bucket().object("e/").unwrap().metadata("mode"), Some("0040700"));
 }
