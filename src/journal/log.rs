@@ -2,8 +2,9 @@
 //!
 //! Owns the file `log`: a header with a version and a salt, then lines. A log in which nothing is
 //! pending is begun anew under another salt, so that lines of the old one that a power cut brings
-//! back are no lines of the new one; a log that mostly holds what is over is written anew beside
-//! itself. Promises: a line is whole or not there. Must not know what intents mean.
+//! back are no lines of the new one; a log that mostly holds what is over is written anew. Both are
+//! done beside it, and then it is replaced. Promises: a line is whole or not there. Must not know
+//! what intents mean.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -138,8 +139,8 @@ impl Log {
         let text = line.encode(&self.salt)?;
         if let Err(error) = self.file.write_all(&text) {
             // The next line must not stand behind half a one.
-            self.file.set_len(self.len)?;
             self.file.seek(SeekFrom::Start(self.len))?;
+            self.file.set_len(self.len)?;
             return Err(error);
         }
         self.len += text.len() as u64;
@@ -186,30 +187,55 @@ impl Log {
     /// Begins anew, with nothing pending.
     fn restart(&mut self) -> io::Result<()> {
         let (salt, header) = header();
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.len = 0;
-        self.file.write_all(&header)?;
-        (self.salt, self.len) = (salt, header.len() as u64);
+        // What follows in it is synced together with its header.
+        self.replace(&header, |_| Ok(()))?;
+        self.salt = salt;
         Ok(())
     }
 
     /// Writes what is pending into a new log, and takes that one instead.
     fn rewrite(&mut self) -> io::Result<()> {
-        let beside = self.path.with_extension("new");
         // The same salt, since the lines go over as they are.
         let mut text = format!("{MAGIC} {}\n", self.salt).into_bytes();
         for lines in self.live.values() {
             text.extend_from_slice(lines);
         }
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&beside)?;
-        file.write_all(&text)?;
-        file.sync_data()?;
-        fs::rename(&beside, &self.path)?;
-        (self.file, self.len) = (file, text.len() as u64);
-        Ok(())
+        self.replace(&text, File::sync_data)
     }
+
+    /// Takes a new log that says `text`. Where it cannot be made whole the one there is stays as it
+    /// is, since lines behind half a header would be lost.
+    fn replace(
+        &mut self,
+        text: &[u8],
+        before_it_counts: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let beside = self.path.with_extension("new");
+        let made = make(&beside, text).and_then(|file| {
+            before_it_counts(&file)?;
+            fs::rename(&beside, &self.path)?;
+            Ok(file)
+        });
+        match made {
+            Ok(file) => {
+                (self.file, self.len) = (file, text.len() as u64);
+                Ok(())
+            }
+            Err(error) => {
+                // Half of it would only take room on a disk that has none.
+                let _nothing_to_remove = fs::remove_file(&beside);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A file of this text, open behind its end.
+fn make(path: &Path, text: &[u8]) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let mut file = options.create(true).truncate(true).read(true).write(true).open(path)?;
+    file.write_all(text)?;
+    Ok(file)
 }
 
 /// The line without its line feed; none for half a line.

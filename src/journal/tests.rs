@@ -91,6 +91,26 @@ fn a_log_stays_small_and_keeps_what_is_pending() {
 }
 
 #[test]
+fn a_log_that_cannot_begin_anew_stays_and_takes_what_comes() {
+    let root = tempfile::tempdir().unwrap();
+    let (journal, _) = open(root.path());
+    // Nothing can be written beside the log.
+    let beside = log_of(&journal).with_extension("new");
+    fs::create_dir(&beside).unwrap();
+    let long = "x".repeat(4096);
+    for _ in 0..40 {
+        journal.begin(Kind::Commit, &[], &long).unwrap().end();
+    }
+    journal.begin(Kind::Commit, &[], &"kept").unwrap();
+    drop(journal);
+    let (journal, pending) = open(root.path());
+    assert_eq!(intents(&pending), ["kept"]);
+    fs::remove_dir(&beside).unwrap();
+    pending[0].record().end();
+    assert!(fs::metadata(log_of(&journal)).unwrap().len() < crate::units::KIB, "it begins anew");
+}
+
+#[test]
 fn lines_of_an_older_log_are_no_lines_of_this_one() {
     let root = tempfile::tempdir().unwrap();
     let (journal, _) = open(root.path());
