@@ -8,11 +8,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::inode::Inode;
+use super::progress::Progress;
 use super::{Core, Error, Result, Vfs};
 use crate::store;
 use crate::write::{self, Staged, Target};
@@ -45,6 +46,8 @@ struct Queue {
     failure: Option<store::Error>,
     /// A task sends what comes.
     is_served: bool,
+    /// Those that an earlier mount had closed.
+    taken_up: Progress,
 }
 
 impl Queue {
@@ -69,6 +72,8 @@ struct File {
     target: Target,
     /// The store said that it will not take it: nothing else waits for it.
     is_refused: bool,
+    /// An earlier mount had closed it.
+    is_taken_up: bool,
 }
 
 impl Backlog {
@@ -115,8 +120,14 @@ impl Backlog {
     }
 
     /// The file of this ticket is in S3, or goes nowhere.
-    fn settle(&self, ticket: u64) {
-        self.queue().files.retain(|file| file.ticket != ticket);
+    fn settle(&self, ticket: u64, now: Instant) {
+        let mut queue = self.queue();
+        if let Some(at) = queue.files.iter().position(|file| file.ticket == ticket)
+            && queue.files.remove(at).is_some_and(|file| file.is_taken_up)
+        {
+            queue.taken_up.landed(now);
+        }
+        drop(queue);
         self.moved.notify_waiters();
     }
 
@@ -184,15 +195,42 @@ impl Vfs {
         }
     }
 
+    /// So many files of an earlier mount are to be sent.
+    pub(super) fn expect_taken_up(&self, files: usize) {
+        self.0.backlog.queue().taken_up.expect(files);
+    }
+
+    /// One of them needed nothing more.
+    pub(super) fn taken_up_is_over(&self) {
+        self.0.backlog.queue().taken_up.landed(self.0.clock.now());
+    }
+
+    /// Queues a file that an earlier mount had closed.
+    pub(super) fn enqueue_taken_up(&self, inode: &Arc<Inode>, staged: Arc<Staged>, target: Target) {
+        self.queue_up(inode, staged, target, true);
+    }
+
     /// Queues a file whose intent is written down; its place is that of its last record.
     pub(super) fn enqueue(&self, inode: &Arc<Inode>, staged: Arc<Staged>, target: Target) {
+        self.queue_up(inode, staged, target, false);
+    }
+
+    fn queue_up(
+        &self,
+        inode: &Arc<Inode>,
+        staged: Arc<Staged>,
+        target: Target,
+        mut is_taken_up: bool,
+    ) {
         let backlog = &self.0.backlog;
         let was_served = {
             let mut queue = backlog.queue();
-            queue.files.retain(|file| !Arc::ptr_eq(&file.staged, &staged));
+            if let Some(at) = queue.files.iter().position(|f| Arc::ptr_eq(&f.staged, &staged)) {
+                is_taken_up |= queue.files.remove(at).is_some_and(|file| file.is_taken_up);
+            }
             queue.last += 1;
-            let (ticket, inode) = (queue.last, Arc::clone(inode));
-            queue.files.push_back(File { ticket, inode, staged, target, is_refused: false });
+            let (ticket, inode, is_refused) = (queue.last, Arc::clone(inode), false);
+            queue.files.push_back(File { ticket, inode, staged, target, is_refused, is_taken_up });
             std::mem::replace(&mut queue.is_served, true)
         };
         if !was_served {
@@ -215,17 +253,16 @@ impl Vfs {
 
     /// The inode's bytes go nowhere any more: earlier stages of it are given up.
     pub(super) async fn leave_backlog(&self, inode: &Arc<Inode>) {
-        let mut left = Vec::new();
-        self.0.backlog.queue().files.retain(|file| {
-            let is_own = Arc::ptr_eq(&file.inode, inode);
-            if is_own {
-                left.push(Arc::clone(&file.staged));
-            }
-            !is_own
-        });
-        self.0.backlog.moved.notify_waiters();
-        for staged in left {
-            staged.abandon().await;
+        let left: Vec<File> = {
+            let queue = self.0.backlog.queue();
+            let own = queue.files.iter().filter(|file| Arc::ptr_eq(&file.inode, inode));
+            own.cloned().collect()
+        };
+        for file in &left {
+            self.0.backlog.settle(file.ticket, self.0.clock.now());
+        }
+        for file in left {
+            file.staged.abandon().await;
         }
     }
 
@@ -296,7 +333,7 @@ impl Vfs {
                 Err(Error::Write(error)) if error.is_lost() => {}
                 committed => committed?,
             }
-            self.0.backlog.settle(file.ticket);
+            self.0.backlog.settle(file.ticket, self.0.clock.now());
         }
         Ok(())
     }
@@ -348,7 +385,7 @@ async fn serve(backlog: Arc<Backlog>, core: Weak<Core>) {
 }
 
 fn settled(vfs: &Vfs, file: &File) {
-    vfs.0.backlog.settle(file.ticket);
+    vfs.0.backlog.settle(file.ticket, vfs.0.clock.now());
     vfs.let_go(&file.inode);
     vfs.table().collect(file.inode.ino);
 }

@@ -40,6 +40,7 @@ mod move_list;
 mod move_tree;
 mod pages;
 mod passthrough;
+mod progress;
 mod quota;
 mod readdir;
 mod remove;

@@ -26,16 +26,18 @@ impl Vfs {
         if !files.is_empty() {
             let files = files.len();
             tracing::info!(files, "an earlier mount ended before these were in S3; sending them");
+            self.expect_taken_up(files);
         }
         for Resumed { staged, target } in files {
             let key = &target.key;
             // A file that is in S3 must not be taken for one that is not: its name may be taken
             // away, or given to another, before its turn comes.
             if staged.is_over(&target).await {
+                self.taken_up_is_over();
                 continue;
             }
             match self.put_back(Arc::clone(&staged), target.clone()).await {
-                Ok(inode) => self.enqueue(&inode, staged, target),
+                Ok(inode) => self.enqueue_taken_up(&inode, staged, target),
                 Err(error) => {
                     tracing::error!(%key, %error, "an unfinished commit waits for another mount");
                 }

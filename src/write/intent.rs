@@ -404,6 +404,15 @@ fn uploads(pending: &[Pending]) -> Vec<Open> {
     uploads
 }
 
+/// The upload of the commit `id`: the last one, since those before it were given up.
+fn take_upload(uploads: &mut Vec<Open>, id: &str, key: &Key) -> Option<Open> {
+    let at = uploads.iter().rposition(|open| open.commit_id == id)?;
+    let open = uploads.remove(at);
+    let parts = open.parts.len();
+    tracing::info!(%key, parts, "going on with its upload behind the parts that were sent");
+    Some(open)
+}
+
 fn take_up(engine: &Engine, pending: &Pending, uploads: &mut Vec<Open>) -> Result<Resumed> {
     let intent: CommitIntent =
         pending.intent().map_err(|error| Error::Journal(std::io::Error::other(error)))?;
@@ -437,9 +446,7 @@ fn take_up(engine: &Engine, pending: &Pending, uploads: &mut Vec<Open>) -> Resul
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
     let epoch = stage.account().epoch;
     let (mut stream, mut resumable) = (Stream::default(), None);
-    // The last one; those before it were given up.
-    if let Some(at) = uploads.iter().rposition(|open| open.commit_id == id) {
-        let open = uploads.remove(at);
+    if let Some(open) = take_upload(uploads, &id, &target.key) {
         // A stream begins without a time, unless nobody keeps one.
         let is_planned = open.properties == target.properties;
         if is_planned && stage.account().punched.is_empty() {

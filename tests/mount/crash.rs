@@ -393,6 +393,24 @@ fn closed_files_appear_in_the_order_of_their_closes() {
 }
 
 #[test]
+fn the_log_says_how_far_the_commits_of_an_earlier_mount_are() {
+    let site = Site::new(&["--write-back", "--write-back-ephemeral"]);
+    let mount = site.mount();
+    let hold = site.server.faults().hold(Op::Put, "");
+    for name in ["first", "second", "third"] {
+        crate::bench::write(&site.root().join(name), name.as_bytes());
+    }
+    site.crash(mount);
+    drop(hold);
+    let mount = site.mount();
+    eventually("all are sent", || site.bucket().keys().len() == 3);
+    let said = |words: &str| mount.stderr().lines().filter(|line| line.contains(words)).count();
+    eventually("the log says so", || said("all that an earlier mount had left is sent") == 1);
+    assert_eq!(said("sending what an earlier mount had left"), 1, "{}", mount.stderr());
+    assert!(mount.unmount().unwrap().success());
+}
+
+#[test]
 fn what_a_question_left_in_the_bucket_is_wiped() {
     let site = Site::new(&[]);
     // Its upload was begun and has its part; whether it can be completed is what is asked.
