@@ -57,6 +57,10 @@ pub struct Record {
     id: u64,
 }
 
+/// A record that ends with this value, unless the process dies first.
+#[derive(Debug)]
+pub struct Ending(Record);
+
 /// An intent that an earlier mount left.
 #[derive(Debug)]
 pub struct Pending {
@@ -178,6 +182,19 @@ impl Record {
     /// Where the files of the intent lie.
     pub fn folder(&self) -> Option<&Path> {
         self.journal.as_ref().map(|inner| inner.slot.folder())
+    }
+}
+
+impl Ending {
+    /// Whoever drops this has carried the intent out, or given it up.
+    pub const fn new(record: Record) -> Self {
+        Self(record)
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

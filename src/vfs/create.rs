@@ -75,13 +75,15 @@ impl Vfs {
     async fn begin_empty(&self, inode: &Arc<Inode>, exclusive: bool) -> Result<()> {
         let key = self.table().key(inode.ino).ok_or(Error::NotFound)?;
         // The object of an unlinked file that is still open stands there: it is being replaced.
-        let replaces = self.spare(&key).await;
+        let replaced = self.spare(&key).await;
         {
             let mut state = inode.state();
-            state.exclusive = exclusive && !replaces;
-            state.hides = replaces.then_some(key);
+            state.exclusive = exclusive && replaced.is_none();
+            state.hides = replaced.is_some().then_some(key);
         }
-        self.stage(inode)?.touch();
+        let staged = self.stage(inode)?;
+        staged.replaces(replaced);
+        staged.touch();
         Ok(())
     }
 
@@ -189,7 +191,7 @@ impl Vfs {
         let name = self.free_name(parent, name).await?;
         let _places_stand = self.0.namespace.read().await;
         let key = self.table().key_at(parent, &name).ok_or(Error::NotFound)??;
-        if self.spare(&key).await {
+        if let Some(_until_it_is_gone) = self.spare(&key).await {
             self.delete_object(&key).await?;
         }
         self.put_whole(&key, kind, &mut state, body).await?;

@@ -238,7 +238,7 @@ impl Vfs {
         // Others may have copies that are not made yet.
         self.repay(&source.key).await?;
         // An unlinked file's object may stand there; it is being replaced.
-        self.spare(key).await;
+        let _until_it_is_replaced = self.spare(key).await;
         let properties = self.special(source).await?;
         let copied = match self.0.engine.copy(source, key, properties, &Condition::None).await {
             Err(error) if source.key.is_marker() => self.remake(source, key, error).await?,

@@ -13,7 +13,7 @@ use super::deletes::Queued;
 use super::inode::Inode;
 use super::settings::DeleteMode;
 use super::{Error, Result, Vfs};
-use crate::journal::Record;
+use crate::journal::{Ending, Record};
 use crate::naming::{Key, Name, Prefix};
 use crate::store::{Condition, ListLine, ListRequest, ObjectStore as _, Version};
 use crate::units::MIB;
@@ -98,19 +98,20 @@ impl Vfs {
     }
 
     /// The key is stored anew, so the delete that waits for a last close is called off, and one
-    /// that is queued or on its way is waited for. True where the object of the unlinked file is
-    /// still there.
-    pub(super) async fn spare(&self, key: &Key) -> bool {
+    /// that is queued or on its way is waited for. Where the object of the unlinked file is still
+    /// there, returns what the journal says of its delete: to be dropped when the object is
+    /// replaced, since a crash before that must not bring the file back.
+    pub(super) async fn spare(&self, key: &Key) -> Option<Ending> {
         let doom = self.table().doom_of(key);
         if let Some(doom) = doom {
             self.outlive_object(&doom.owner).await;
             let _not_under_way = doom.gate.lock().await;
             if self.table().spare(key, &doom) {
-                doom.queued.record.end();
-                return true;
+                return Some(Ending::new(doom.queued.record.clone()));
             }
         }
-        self.settle_delete(key).await
+        // Where that has failed, nobody is to delete it later.
+        self.settle_delete(key).await.then(|| Ending::new(Record::none()))
     }
 
     /// True where the object is one of an unlinked file, whose delete is still to come.

@@ -12,7 +12,7 @@ use super::inode::Inode;
 use super::move_list::moved_key;
 use super::move_tree::{MoveIntent, MoveStep, Moved};
 use super::{Error, Result, Vfs};
-use crate::journal::{Kind, Record};
+use crate::journal::{Ending, Kind, Record};
 use crate::naming::{Key, Name, Prefix};
 use crate::store::{Condition, Properties, Version};
 use crate::write;
@@ -74,19 +74,21 @@ impl Vfs {
         }
         let (parent, name) = &rename.to;
         let key = self.table().key_at(*parent, name).ok_or(Error::NotFound)??;
-        let mut stands_there = self.spare(&key).await;
+        let mut spared = self.spare(&key).await;
+        let mut stands_there = spared.is_some();
         if let Some(replaced) = replaced {
             self.before_it_goes(replaced).await?;
             self.outlive_object(replaced).await;
             stands_there |= Self::version_of(replaced).is_some();
             stands_there |= replaced.state().hides.is_some();
+            spared = spared.or_else(|| replaced.staged()?.take_replaced());
         }
         let staged = source.staged();
         let nothing_is_written = self.hold_still(source, staged.as_deref()).await?;
         if Self::version_of(source).is_some() {
-            self.move_object(rename, &key, stands_there).await?;
+            self.move_object(rename, &key, stands_there, spared).await?;
         } else {
-            self.move_unsent(source, &key, stands_there).await?;
+            self.move_unsent(source, &key, stands_there, spared).await?;
         }
         if let Some(replaced) = replaced {
             self.discharge(replaced);
@@ -116,10 +118,19 @@ impl Vfs {
     }
 
     /// A file that is not in S3 yet just follows its name; what it hides does not.
-    async fn move_unsent(&self, source: &Arc<Inode>, key: &Key, stands_there: bool) -> Result<()> {
+    async fn move_unsent(
+        &self,
+        source: &Arc<Inode>,
+        key: &Key,
+        stands_there: bool,
+        spared: Option<Ending>,
+    ) -> Result<()> {
         let hidden = source.state().hides.clone();
         if let Some(hidden) = hidden {
             self.delete_object(&hidden).await?;
+        }
+        if let Some(staged) = source.staged() {
+            staged.replaces(spared);
         }
         let mut state = source.state();
         state.hides = stands_there.then(|| key.clone());
@@ -128,7 +139,13 @@ impl Vfs {
     }
 
     /// Copies the object to its new key, with whatever attributes wait, and deletes the old one.
-    async fn move_object(&self, rename: &Move, key: &Key, stands_there: bool) -> Result<()> {
+    async fn move_object(
+        &self,
+        rename: &Move,
+        key: &Key,
+        stands_there: bool,
+        spared: Option<Ending>,
+    ) -> Result<()> {
         let source = &rename.source;
         let (properties, epoch) = self.carried(source, key).await?;
         let Some(version) = Self::version_of(source) else { return Ok(()) };
@@ -139,6 +156,8 @@ impl Vfs {
         self.keep_directory(rename.from.0).await;
         let record = self.note_move(&version, key);
         let copied = self.0.engine.copy(&version, key, properties.clone(), &condition).await;
+        // The copy may be the same bytes as what stood there, so before its source goes.
+        drop(spared);
         let copied = match copied {
             Ok(copied) => self.delete_moved(&version, copied, stands_there, &record).await,
             Err(error) => Err(copy_failed(error, rename.mode)),
@@ -272,10 +291,14 @@ impl Vfs {
             let Some(key) = self.object_of(&inode) else { continue };
             let key = moved_key(&key, old.as_str(), new.as_str());
             let is_unsent = inode.kind != FileKind::Directory && Self::version_of(&inode).is_none();
-            if is_unsent && self.spare(&key).await {
+            if is_unsent && let Some(spared) = self.spare(&key).await {
                 let mut state = inode.state();
                 state.exclusive = false;
                 state.hides = Some(key.clone());
+                drop(state);
+                if let Some(staged) = inode.staged() {
+                    staged.replaces(Some(spared));
+                }
             }
             wanted.insert(key);
         }
@@ -304,6 +327,11 @@ impl Vfs {
             if before.is_none() && inode.kind != FileKind::Directory {
                 // It is not in the store yet: what moved is an object that it hides, or another
                 // client's.
+                let hidden = moved.get(&key).filter(|_| inode.state().hides.is_some());
+                if let (Some(it), Some(staged)) = (hidden, inode.staged()) {
+                    // What goes with the next commit is the copy.
+                    staged.replaces(self.note_delete(&it.copy).ok().map(Ending::new));
+                }
                 let mut state = inode.state();
                 state.hides = state.hides.take().map(|_| key);
                 continue;

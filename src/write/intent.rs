@@ -17,7 +17,7 @@ use super::stage::{Account, Stage};
 use super::stream::{Running, Stream};
 use super::upload::{Open, UploadIntent, UploadStep};
 use super::{Engine, Error, Result, Staged, Target};
-use crate::journal::{Kind, Pending, Record};
+use crate::journal::{Ending, Kind, Pending, Record};
 use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
@@ -75,6 +75,8 @@ pub(super) struct Promises {
     earlier: Option<Arc<Staged>>,
     /// A later file of the same name is written down: nothing more is promised of this one.
     is_followed: bool,
+    /// The delete of an object that the commit replaces.
+    replaced: Option<Ending>,
 }
 
 /// A commit that stands in the journal.
@@ -346,16 +348,36 @@ impl Staged {
 
     /// The bytes are in S3, or go nowhere: nobody will find them again.
     pub(super) fn end_promise(&self) {
-        if let Some(promise) = self.promised().current.take() {
+        let mut promised = self.promised();
+        // In this order: what was just stored may be the same bytes as what is to be deleted, and
+        // as long as the promise stands it would be stored again.
+        promised.replaced = None;
+        Self::take_promise_back(&self.stage, &mut promised);
+    }
+
+    fn take_promise_back(stage: &Stage, promised: &mut Promises) {
+        if let Some(promise) = promised.current.take() {
             promise.record.end();
         }
-        self.stage.keep(false);
+        stage.keep(false);
+    }
+
+    /// The first commit replaces an object whose delete is written down, and until then a crash
+    /// must find that; what was said so before is over.
+    pub fn replaces(&self, delete: Option<Ending>) {
+        self.promised().replaced = delete;
+    }
+
+    /// That delete, where somebody else replaces the object now.
+    pub fn take_replaced(&self) -> Option<Ending> {
+        self.promised().replaced.take()
     }
 
     /// The file is about to change: what nobody was told of is no promise any more.
     pub(super) fn change_promise(&self) {
-        if self.promised().current.as_ref().is_some_and(|promise| !promise.is_acknowledged) {
-            self.end_promise();
+        let mut promised = self.promised();
+        if promised.current.as_ref().is_some_and(|promise| !promise.is_acknowledged) {
+            Self::take_promise_back(&self.stage, &mut promised);
         }
     }
 }

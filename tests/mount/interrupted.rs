@@ -2,6 +2,7 @@
 //! next one starts with the same folder, and nothing is lost or there twice.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -107,6 +108,34 @@ fn acknowledged_deletes_are_carried_out_by_the_next_mount() {
     lab.bucket().put("d/00001", "1");
     lab.mount().unmount().unwrap();
     assert!(lab.bucket().contains("d/00001"));
+}
+
+#[test]
+fn an_unlinked_file_is_not_back_after_a_crash_although_its_name_was_made_again() {
+    let lab = Lab::new(|bucket| ["f", "g", "h"].iter().for_each(|key| drop(bucket.put(key, *key))));
+    let mount = lab.mount();
+    let path = |name: &str| mount.path().join(name);
+    let open = ["f", "g", "h"].map(|name| File::open(path(name)).unwrap());
+    fs::remove_file(path("f")).unwrap();
+    let new = File::create(path("f")).unwrap();
+    new.write_all_at(b"not committed", 0).unwrap();
+    // One that gets the name by a rename, and one of the same bytes that is committed.
+    fs::remove_file(path("g")).unwrap();
+    let other = File::create(path("other")).unwrap();
+    other.write_all_at(b"not committed", 0).unwrap();
+    fs::rename(path("other"), path("g")).unwrap();
+    fs::remove_file(path("h")).unwrap();
+    fs::write(path("h"), "h").unwrap();
+    mount.crash();
+    drop((open, new, other, mount));
+    assert!(lab.bucket().contains("f") && lab.bucket().contains("g"), "nothing was sent yet");
+    let mount = lab.mount();
+    // An empty file may have been committed by itself.
+    let is_old = |name: &str| lab.bucket().get(name).is_some_and(|bytes| bytes == *name);
+    assert!(!is_old("f") && !is_old("g"), "{:?}", lab.bucket().keys());
+    assert_eq!(read(&mount.path().join("h")), b"h");
+    assert!(mount.unmount().unwrap().success());
+    assert!(is_old("h"));
 }
 
 #[test]
