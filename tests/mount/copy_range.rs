@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
@@ -10,7 +11,7 @@ use nix::unistd::{Whence, lseek};
 use s3pod_testkit::{Attributes, Bucket, Fault, Op, synthetic_bytes};
 
 use crate::bench::{Bench, close, eventually, pattern, read, shell};
-use crate::lab::Lab;
+use crate::lab::{Lab, PATIENCE};
 
 const MIB: usize = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -181,7 +182,12 @@ fn cp_moves_no_bytes_and_is_one_copy() {
 fn cp_of_more_than_5_gib_is_copied_in_parts() {
     let size = 6 * GIB + 5;
     let lab = Lab::new(&LONG, |bucket| drop(bucket.put_synthetic("f", size, 4)));
-    shell(&lab.path(""), "cp f g");
+    let hold = lab.server().faults().hold(Op::CopyPart, "g");
+    let root = lab.path("");
+    let copying = thread::spawn(move || shell(&root, "cp f g"));
+    assert!(hold.wait_for_blocking(2, PATIENCE), "parts are copied beside each other");
+    hold.release();
+    copying.join().unwrap();
     let bucket = lab.bucket();
     assert_eq!(bucket.object("g").unwrap().size, size);
     for at in [0, 2 * GIB - 10, 4 * GIB - 10, size - 100] {

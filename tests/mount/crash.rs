@@ -40,6 +40,10 @@ enum Step {
     Append(String, Vec<u8>),
     /// Four bytes at the beginning, where there are so many.
     Edit(String),
+    /// Half of the file, by ftruncate(2).
+    Cut(String),
+    /// The whole file, with an fsync behind its first half.
+    Checkpoint(String, Vec<u8>),
     Unlink(String),
     Rename(String, String),
 }
@@ -74,6 +78,8 @@ impl Tree {
             2..4 if is_there => Step::Edit(one),
             4 if is_there => Step::Unlink(one),
             5..7 if is_there && one != other => Step::Rename(one, other),
+            7 if is_there => Step::Cut(one),
+            8 => Step::Checkpoint(one, bytes),
             _ => Step::Replace(one, bytes),
         }
     }
@@ -94,6 +100,17 @@ impl Tree {
                 let mut edited = was(name).unwrap();
                 edited.iter_mut().take(4).for_each(|byte| *byte ^= 0x55);
                 vec![(name.clone(), vec![was(name), Some(edited)])]
+            }
+            Step::Cut(name) => {
+                let whole = was(name).unwrap();
+                let half = whole[..whole.len() / 2].to_vec();
+                vec![(name.clone(), vec![Some(whole), Some(half)])]
+            }
+            Step::Checkpoint(name, bytes) => {
+                let half = bytes[..bytes.len() / 2].to_vec();
+                let states = [Vec::new(), half, bytes.clone()];
+                let may = std::iter::once(was(name)).chain(states.map(Some)).collect();
+                vec![(name.clone(), may)]
             }
             Step::Unlink(name) => vec![(name.clone(), vec![was(name), None])],
             Step::Rename(from, to) => {
@@ -140,9 +157,21 @@ fn carry_out(root: &Path, step: &Step) -> io::Result<()> {
     let closed = |file| close(file).map_err(io::Error::from);
     match step {
         Step::Replace(name, bytes) => {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).open(root.join(name))?;
+            let mut file = fs::File::create(root.join(name))?;
             file.write_all(bytes)?;
+            closed(file)
+        }
+        Step::Checkpoint(name, bytes) => {
+            let mut file = fs::File::create(root.join(name))?;
+            let (first, second) = bytes.split_at(bytes.len() / 2);
+            file.write_all(first)?;
+            file.sync_all()?;
+            file.write_all(second)?;
+            closed(file)
+        }
+        Step::Cut(name) => {
+            let file = OpenOptions::new().write(true).open(root.join(name))?;
+            file.set_len(file.metadata()?.len() / 2)?;
             closed(file)
         }
         Step::Append(name, bytes) => {
@@ -239,6 +268,8 @@ fn name_of(step: &Step) -> String {
         Step::Replace(name, bytes) => format!("replace {name} by {} bytes", bytes.len()),
         Step::Append(name, bytes) => format!("append {} bytes to {name}", bytes.len()),
         Step::Edit(name) => format!("edit {name}"),
+        Step::Cut(name) => format!("cut {name}"),
+        Step::Checkpoint(name, bytes) => format!("write {name} of {} bytes twice", bytes.len()),
         Step::Unlink(name) => format!("unlink {name}"),
         Step::Rename(from, to) => format!("rename {from} to {to}"),
     }
