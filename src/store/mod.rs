@@ -195,6 +195,11 @@ impl Version {
         self.key == other.key && self.size == other.size && same_tag
     }
 
+    /// True where both have the same bytes by their entity tags, whatever their keys.
+    pub fn has_bytes_of(&self, other: &Self) -> bool {
+        self.size == other.size && self.etag.is_some() && self.etag == other.etag
+    }
+
     /// True where no other bytes can be told as this version. Without an entity tag those of the
     /// same second and size look the same, so there a version is certain only when it is `now` so
     /// old that its second is over, by however far the two clocks are apart.

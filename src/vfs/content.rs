@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::{MutexGuard, RwLockReadGuard};
 
 use super::attr::{Fh, FileKind, Seek};
 use super::handle::Handle;
@@ -14,11 +15,14 @@ use super::{Error, Result, Vfs};
 use crate::naming::Key;
 use crate::store::{self, ErrorKind, Operation, Version};
 use crate::units::ByteRange;
-use crate::write::{self, Slice, Staged};
+use crate::write::{self, Slice, Staged, Target};
 
 /// A read is begun again when the inode moves on beneath it; each time needs a commit of this
 /// mount or a truncate in the middle of a read.
 const READ_TRIES: u32 = 5;
+
+/// While it lives, an inode's name does not move.
+type Stands<'a> = (RwLockReadGuard<'a, ()>, MutexGuard<'a, ()>);
 
 impl Vfs {
     /// The bytes at `offset`; fewer than `size` only at the end of the file.
@@ -50,7 +54,11 @@ impl Vfs {
                 Err(Moved::Failed(Error::Store(error)))
                     if error.is_changed() || error.is_not_found() =>
                 {
-                    // A commit of this mount moved the inode on: its new version has the bytes.
+                    // A commit or a rename of this mount moves the inode on, or just has: its new
+                    // version has the bytes.
+                    if handle.inode.state().version == before {
+                        self.wait_until_it_stands(&handle.inode).await;
+                    }
                     if handle.inode.state().version == before {
                         return Err(Error::Stale);
                     }
@@ -117,11 +125,15 @@ impl Vfs {
         let key = self.key_or_last(inode);
         loop {
             let staged = self.stage(inode)?;
-            // The key as it is when an upload begins: the file may be renamed meanwhile.
-            let target = || inode.target(&self.key_or_last(inode), self.settings(), false);
+            let target = || self.standing_target(inode);
             let epoch = match staged.write_at(offset, &bytes, &key, target).await {
                 Err(write::Error::InUpload { .. }) => {
                     self.checkpoint(inode).await?;
+                    continue;
+                }
+                Err(write::Error::StagingFull { .. }) if target().is_none() => {
+                    self.wait_until_it_stands(inode).await;
+                    staged.advance(target).await;
                     continue;
                 }
                 written => written?,
@@ -134,6 +146,19 @@ impl Vfs {
         self.charge(inode, before);
         self.touch_times(inode);
         Ok(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Where an upload of the inode would go, as long as that is kept; none while the name moves.
+    /// An upload cannot follow it, and may alone have what was let go of the file.
+    fn standing_target<'a>(&'a self, inode: &'a Inode) -> Option<(Target, Stands<'a>)> {
+        let stands = (self.0.namespace.try_read().ok()?, inode.commit.try_lock().ok()?);
+        Some((inode.target(&self.key_or_last(inode), self.settings(), false), stands))
+    }
+
+    /// Waits for whoever moves the inode's name, or sends it.
+    async fn wait_until_it_stands(&self, inode: &Inode) {
+        let _places_stand = self.0.namespace.read().await;
+        let _one_at_a_time = inode.commit.lock().await;
     }
 
     /// The key of an inode, or for messages about one that lost its name, the last it had.

@@ -250,13 +250,26 @@ impl Vfs {
         if directory.state().knowledge.has_marker {
             return;
         }
-        let Some(marker) = self.table().prefix(ino).and_then(|prefix| prefix.marker()) else {
-            return;
-        };
-        let mut state = self.new_state(
+        let (perm, owner) = (
             self.settings().dir_mode,
             Caller { uid: self.settings().uid, gid: self.settings().gid },
         );
+        self.put_marker(&directory, perm, owner).await;
+    }
+
+    /// The same for a directory whose marker may have gone, with its mode and owner.
+    pub(super) async fn keep_directory_anew(&self, directory: &Inode) {
+        let (perm, owner) = {
+            let state = directory.state();
+            (state.perm, Caller { uid: state.uid, gid: state.gid })
+        };
+        self.put_marker(directory, perm, owner).await;
+    }
+
+    async fn put_marker(&self, directory: &Inode, perm: u16, owner: Caller) {
+        let prefix = self.table().prefix(directory.ino);
+        let Some(marker) = prefix.and_then(|prefix| prefix.marker()) else { return };
+        let mut state = self.new_state(perm, owner);
         match self.put_whole(&marker, FileKind::Directory, &mut state, Bytes::new()).await {
             Ok(()) => {
                 let mut own = directory.state();

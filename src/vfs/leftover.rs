@@ -144,7 +144,7 @@ impl Vfs {
         let noted = steps
             .iter()
             .any(|step| matches!(step, MoveStep::Copied(version) if version.is_same(&copy)));
-        let is_copy = noted || (from.etag.is_some() && has_bytes_of(&copy, from));
+        let is_copy = noted || (from.etag.is_some() && copy.has_bytes_of(from));
         if source.is_same(from) && is_copy {
             self.delete_version(&source).await?;
             tracing::info!(from = %from.key, %to, "an earlier mount's rename is finished");
@@ -183,7 +183,7 @@ impl Vfs {
             let Some(copy) = copies.find(&moved_key(&source.key, from, to)).await? else {
                 continue;
             };
-            let is_ours = has_bytes_of(&copy, &source)
+            let is_ours = copy.has_bytes_of(&source)
                 || made.get(&copy.key).is_some_and(|made| made.is_same(&copy));
             if is_ours && still.is_some_and(|still| still.is_same(&source)) {
                 self.delete_later(copy, &mut due, &mut markers).await;
@@ -208,11 +208,6 @@ impl Vfs {
             self.delete_in_order(std::mem::take(due).into_iter()).await;
         }
     }
-}
-
-/// True where both are the same bytes, whatever their keys.
-fn has_bytes_of(copy: &Version, source: &Version) -> bool {
-    copy.size == source.size && copy.etag.is_some() && copy.etag == source.etag
 }
 
 impl Cursor {

@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,10 +30,14 @@ enum Line {
 #[derive(Debug)]
 pub(super) enum MoveList {
     OnDisk { path: PathBuf, file: File },
-    InMemory(Vec<Version>),
+    InMemory { sources: Vec<Version>, copies: Mutex<Vec<Version>> },
 }
 
 impl MoveList {
+    const fn in_memory() -> Self {
+        Self::InMemory { sources: Vec::new(), copies: Mutex::new(Vec::new()) }
+    }
+
     /// A fresh name for a list in the journal's folder.
     pub(super) fn fresh_name() -> String {
         format!("{:016x}.move", fastrand::u64(..))
@@ -43,7 +48,7 @@ impl MoveList {
     /// # Errors
     /// The disk's.
     pub(super) fn create(folder: Option<&Path>, name: &str) -> io::Result<Self> {
-        let Some(folder) = folder else { return Ok(Self::InMemory(Vec::new())) };
+        let Some(folder) = folder else { return Ok(Self::in_memory()) };
         let path = folder.join(name);
         let file = OpenOptions::new().create_new(true).append(true).open(&path)?;
         Ok(Self::OnDisk { path, file })
@@ -65,7 +70,7 @@ impl MoveList {
     /// The disk's.
     pub(super) fn add(&mut self, sources: &[Version]) -> io::Result<()> {
         match self {
-            Self::InMemory(list) => list.extend_from_slice(sources),
+            Self::InMemory { sources: list, .. } => list.extend_from_slice(sources),
             Self::OnDisk { file, .. } => {
                 let mut text = Vec::new();
                 for source in sources {
@@ -82,10 +87,17 @@ impl MoveList {
     /// # Errors
     /// The disk's.
     pub(super) fn add_copy(&self, copy: &Version) -> io::Result<()> {
-        let Self::OnDisk { file, .. } = self else { return Ok(()) };
-        let mut text = Vec::new();
-        write_line(&mut text, &Line::Copy(copy.clone()))?;
-        (&*file).write_all(&text)
+        match self {
+            Self::InMemory { copies, .. } => {
+                copies.lock().unwrap_or_else(PoisonError::into_inner).push(copy.clone());
+                Ok(())
+            }
+            Self::OnDisk { file, .. } => {
+                let mut text = Vec::new();
+                write_line(&mut text, &Line::Copy(copy.clone()))?;
+                (&*file).write_all(&text)
+            }
+        }
     }
 
     /// Brings the list to disk.
@@ -95,7 +107,7 @@ impl MoveList {
     pub(super) fn sync(&self) -> io::Result<()> {
         match self {
             Self::OnDisk { file, .. } => file.sync_data(),
-            Self::InMemory(_) => Ok(()),
+            Self::InMemory { .. } => Ok(()),
         }
     }
 
@@ -110,7 +122,7 @@ impl MoveList {
             Line::Copy(_) => None,
         };
         Ok(match self {
-            Self::InMemory(list) => Box::new(list.iter().cloned()),
+            Self::InMemory { sources, .. } => Box::new(sources.iter().cloned()),
             Self::OnDisk { path, .. } => Box::new(lines(path)?.filter_map(source)),
         })
     }
@@ -125,7 +137,9 @@ impl MoveList {
             Line::Source(_) => None,
         };
         match self {
-            Self::InMemory(_) => Ok(Vec::new()),
+            Self::InMemory { copies, .. } => {
+                Ok(copies.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            }
             Self::OnDisk { path, .. } => Ok(lines(path)?.filter_map(copy).collect()),
         }
     }

@@ -60,6 +60,14 @@ pub(super) struct Moved {
     pub(super) copy: Version,
 }
 
+/// A tree that stands in both places.
+pub(super) struct Copied {
+    /// What went to the destinations that were asked for.
+    pub(super) moved: HashMap<Key, Moved>,
+    list: MoveList,
+    record: Record,
+}
+
 /// A move under way.
 struct Tree<'a> {
     old: &'a Prefix,
@@ -76,12 +84,20 @@ struct Tree<'a> {
 /// Some of a page's copies could not be made.
 struct Broken {
     error: Error,
-    /// Destinations that were made, or may have been.
-    made: HashSet<Key>,
+    /// Copies that were made.
+    made: Vec<Version>,
+    /// Sources and destinations of copies that may have been.
+    unsure: Vec<(Version, Key)>,
 }
 
-/// A destination, and what came of the copy to it.
-type Tried = (Key, Result<Moved>);
+impl Broken {
+    const fn before_any(error: Error) -> Self {
+        Self { error, made: Vec::new(), unsure: Vec::new() }
+    }
+}
+
+/// A source and its destination, and what came of the copy.
+type Tried<'a> = (&'a Version, Key, Result<Version>);
 
 struct Page {
     sources: Vec<Version>,
@@ -89,31 +105,31 @@ struct Page {
 }
 
 impl Vfs {
-    /// Moves every object below `old` to the same place below `new`, which is free; returns what
-    /// went to the `wanted` destinations.
+    /// Copies every object below `old` to the same place below `new`, which is free; of the
+    /// `wanted` destinations it is told what went there. The caller then lets the sources go.
     ///
     /// # Errors
     /// The store's, and then nothing has moved.
-    pub(super) async fn move_tree(
+    pub(super) async fn copy_tree(
         &self,
         old: &Prefix,
         new: &Prefix,
         wanted: HashSet<Key>,
-    ) -> Result<HashMap<Key, Moved>> {
+    ) -> Result<Copied> {
         let mut tree = self.begin_tree(old, new, wanted).await?;
-        let result = self.copy_tree(&mut tree).await;
+        let result = self.copy_pages(&mut tree).await;
         let Tree { list, record, moved, .. } = tree;
-        let result = match result {
-            Ok(()) => self.delete_sources(&list, &record).await.map(|()| moved),
+        match result {
+            Ok(()) => {
+                self.note_copied(&list, &record).await;
+                Ok(Copied { moved, list, record })
+            }
             Err((whole, broken)) => {
-                self.take_back(&list, old, new, whole, &broken.made).await;
+                self.take_back(&list, old, new, whole, broken.made, broken.unsure).await;
+                end(list, &record);
                 Err(broken.error)
             }
-        };
-        // In this order: an intent whose list is gone means nothing to whoever finds it.
-        list.remove();
-        record.end();
-        result
+        }
     }
 
     async fn begin_tree<'a>(
@@ -145,11 +161,11 @@ impl Vfs {
 
     /// Copies page after page; the next is listed meanwhile. On a failure also says how many
     /// sources have been copied in whole pages.
-    async fn copy_tree(&self, tree: &mut Tree<'_>) -> Result<(), (usize, Broken)> {
+    async fn copy_pages(&self, tree: &mut Tree<'_>) -> Result<(), (usize, Broken)> {
         let (old, new) = (tree.old, tree.new);
         let mut coming = Some(self.page_of(old, new, None).await);
         while let Some(page) = coming {
-            let broken = |error| (tree.copied, Broken { error, made: HashSet::new() });
+            let broken = |error| (tree.copied, Broken::before_any(error));
             let page = page.map_err(broken)?;
             if let Err(error) = tree.list.add(&page.sources) {
                 return Err(broken(write::Error::Journal(error).into()));
@@ -212,7 +228,7 @@ impl Vfs {
         new: &Prefix,
     ) -> Result<Vec<Moved>, Broken> {
         let has_failed = AtomicBool::new(false);
-        let mut copies: Vec<BoxFuture<'_, Option<Tried>>> = Vec::new();
+        let mut copies: Vec<BoxFuture<'_, Option<Tried<'_>>>> = Vec::new();
         for source in sources {
             let key = moved_key(&source.key, old.as_str(), new.as_str());
             let has_failed = &has_failed;
@@ -222,16 +238,13 @@ impl Vfs {
                 }
                 let copied = self.copy_one(list, source, &key).await;
                 has_failed.fetch_or(copied.is_err(), Ordering::Relaxed);
-                let source = source.clone();
-                Some((key, copied.map(|copy| Moved { source, copy })))
+                Some((source, key, copied))
             };
             copies.push(copy.boxed());
         }
         let copying = futures::stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX);
         let tried: Vec<_> = copying.filter_map(std::future::ready).collect().await;
-        let made = tried.iter().map(|(key, _)| key.clone()).collect();
-        let copied: Result<Vec<Moved>> = tried.into_iter().map(|(_, copied)| copied).collect();
-        copied.map_err(|error| Broken { error, made })
+        sort_out(tried)
     }
 
     async fn copy_one(&self, list: &MoveList, source: &Version, key: &Key) -> Result<Version> {
@@ -281,8 +294,8 @@ impl Vfs {
         Ok(self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?)
     }
 
-    /// Every copy is made: the sources go. One that stays is a second copy, not a loss.
-    async fn delete_sources(&self, list: &MoveList, record: &Record) -> Result<()> {
+    /// From here on a crash finishes the move.
+    async fn note_copied(&self, list: &MoveList, record: &Record) {
         let noted = record.note(&MoveStep::AllCopied).and_then(|()| list.sync());
         let synced = match noted {
             Ok(()) => self.0.engine.journal().sync().await,
@@ -292,32 +305,48 @@ impl Vfs {
             // Whoever found this after a crash would take the copies back for lost ones.
             tracing::warn!(%error, "a crash from here on would leave a directory under two names");
         }
-        let sources = list.sources().map_err(|error| Error::from(write::Error::Journal(error)))?;
-        self.delete_in_order(sources.map(Deletion::from)).await;
-        Ok(())
     }
 
-    /// Deletes the copies: all of the first `whole` sources', and those `made` of the next.
+    /// Every copy is made: the sources go. One that stays is a second copy, not a loss.
+    pub(super) async fn delete_sources(&self, copied: Copied) {
+        let Copied { list, record, .. } = copied;
+        match list.sources() {
+            Ok(sources) => self.delete_in_order(sources.map(Deletion::from)).await,
+            Err(error) => tracing::warn!(%error, "a renamed directory stays under its old name"),
+        }
+        end(list, &record);
+    }
+
+    /// Deletes the copies: all of the first `whole` sources', those `made` of the next, and of the
+    /// others what turns out to be one. What another client has put there is none.
     async fn take_back(
         &self,
         list: &MoveList,
         old: &Prefix,
         new: &Prefix,
         whole: usize,
-        made: &HashSet<Key>,
+        mut made: Vec<Version>,
+        unsure: Vec<(Version, Key)>,
     ) {
-        match list.sources() {
-            Ok(sources) => {
-                let copies =
-                    sources.map(|source| moved_key(&source.key, old.as_str(), new.as_str()));
-                let copies = copies.enumerate();
-                let ours = copies.filter(|(index, key)| *index < whole || made.contains(key));
-                self.delete_in_order(ours.map(|(_, key)| Deletion::from(key))).await;
-            }
-            Err(error) => {
-                tracing::warn!(%new, %error, "copies of a failed rename stay in the bucket");
-            }
+        for (source, key) in unsure {
+            let found = self.0.store.head(&key).await.map(|head| head.version);
+            made.extend(found.ok().filter(|found| found.has_bytes_of(&source)));
         }
+        let (sources, own_tags) = match (list.sources(), list.copies()) {
+            (Ok(sources), Ok(copies)) => (sources, copies),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%new, %error, "copies of a failed rename stay in the bucket");
+                return;
+            }
+        };
+        let own_tags: HashMap<Key, Version> =
+            own_tags.into_iter().map(|copy| (copy.key.clone(), copy)).collect();
+        let copy_of = |source: Version| {
+            let key = moved_key(&source.key, old.as_str(), new.as_str());
+            own_tags.get(&key).cloned().unwrap_or(Version { key, ..source })
+        };
+        let copies = sources.take(whole).map(copy_of).chain(made);
+        self.delete_in_order(copies.map(Deletion::from)).await;
     }
 
     /// Deletes objects, files first and then directories' markers from below: SeaweedFS 4.48 says
@@ -364,4 +393,31 @@ impl Vfs {
             Err(error) => tracing::warn!(%error, "old copies stay in the bucket"),
         }
     }
+}
+
+/// What came of a page's copies.
+fn sort_out(tried: Vec<Tried<'_>>) -> Result<Vec<Moved>, Broken> {
+    let (mut moved, mut unsure, mut first) = (Vec::new(), Vec::new(), None);
+    for (source, key, copied) in tried {
+        match copied {
+            Ok(copy) => moved.push(Moved { source: source.clone(), copy }),
+            Err(error) => {
+                unsure.push((source.clone(), key));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        None => Ok(moved),
+        Some(error) => {
+            let made = moved.into_iter().map(|it| it.copy).collect();
+            Err(Broken { error, made, unsure })
+        }
+    }
+}
+
+/// The move is over. In this order: an intent whose list is gone means nothing to whoever finds it.
+fn end(list: MoveList, record: &Record) {
+    list.remove();
+    record.end();
 }

@@ -206,7 +206,19 @@ impl Vfs {
     }
 
     /// Removes a directory's marker if nothing else is below.
-    pub(super) async fn remove_empty(&self, inode: &Arc<Inode>) -> Result<()> {
+    async fn remove_empty(&self, inode: &Arc<Inode>) -> Result<()> {
+        let prefix = self.check_empty(inode).await?;
+        if let Some(marker) = prefix.marker() {
+            self.delete_object(&marker).await?;
+        }
+        Ok(())
+    }
+
+    /// A directory's prefix, where nothing is below but its marker.
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`], and what a delete below failed with.
+    pub(super) async fn check_empty(&self, inode: &Arc<Inode>) -> Result<Prefix> {
         let prefix = self.table().prefix(inode.ino).ok_or(Error::NotFound)?;
         self.settle_deletes(&prefix).await?;
         let local = self.table().children(inode.ino);
@@ -216,10 +228,7 @@ impl Vfs {
         if self.has_entries(&prefix).await? {
             return Err(Error::NotEmpty);
         }
-        if let Some(marker) = prefix.marker() {
-            self.delete_object(&marker).await?;
-        }
-        Ok(())
+        Ok(prefix)
     }
 
     /// True where the store has anything below `prefix` besides its marker.

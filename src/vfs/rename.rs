@@ -3,14 +3,14 @@
 //! Owns which inodes follow their names and which objects must move for it. Must not know how a
 //! copy is made, nor in which order many are (`move_tree`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino, RenameMode};
 use super::inode::Inode;
 use super::move_list::moved_key;
-use super::move_tree::{MoveIntent, MoveStep, Moved};
+use super::move_tree::{Copied, MoveIntent, MoveStep, Moved};
 use super::{Error, Result, Vfs};
 use crate::journal::{Ending, Kind, Record};
 use crate::naming::{Key, Name, Prefix};
@@ -229,7 +229,17 @@ impl Vfs {
         }
         let Err(error) = self.delete_version(source).await else { return Ok(copied) };
         let key = &copied.key;
-        if !stands_there && let Err(error) = self.delete_object(key).await {
+        if !is_refusal(&error) {
+            // It may be carried out yet, and then the copy is all there is.
+            return match self.0.store.head(&source.key).await {
+                Err(error) if error.is_not_found() => Ok(copied),
+                _ => {
+                    tracing::warn!(from = %source.key, to = %key, "both stay in the bucket");
+                    Err(error)
+                }
+            };
+        }
+        if !stands_there && let Err(error) = self.delete_version(&copied).await {
             tracing::warn!(%key, %error, "the copy of a failed rename stays in the bucket");
         }
         Err(error)
@@ -259,8 +269,7 @@ impl Vfs {
             return Err(Error::Invalid);
         }
         if let Some(replaced) = &rename.replaced {
-            self.remove_empty(replaced).await?;
-            self.take_name(rename.to.0, &rename.to.1, replaced).await;
+            self.check_empty(replaced).await?;
         }
         self.commit_edits_below(rename.source.ino).await?;
         self.repay_below(&old).await?;
@@ -273,36 +282,65 @@ impl Vfs {
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
         self.keep_directory(rename.from.0).await;
-        let wanted = self.destinations(rename.source.ino, &old, &new).await;
-        let moved = self.move_tree(&old, &new, wanted).await?;
+        let wanted = self.destinations(rename.source.ino, &old, &new);
+        let copied = self.copy_tree(&old, &new, wanted.keys().cloned().collect()).await;
+        if let Some(replaced) = &rename.replaced {
+            match &copied {
+                Ok(copied) => self.replace_directory(rename, replaced, &new, copied).await,
+                // Its marker may have been among what was taken back.
+                Err(_) => self.keep_directory_anew(replaced).await,
+            }
+        }
+        let copied = copied?;
+        self.hide_what_stands(wanted).await;
+        // Whoever reads goes on in the copies before what they were made of is gone.
         self.relink(rename);
-        self.repoint(rename.source.ino, &moved).await;
+        self.repoint(rename.source.ino, &copied.moved).await;
         drop(nothing_is_written);
         self.records_below_follow(&rename.source).await;
+        self.delete_sources(copied).await;
         Ok(())
     }
 
-    /// The keys under which the objects of the inodes below will stand. What is not in S3 yet just
-    /// follows its name, and replaces what an unlinked file has left there.
-    async fn destinations(&self, ino: Ino, old: &Prefix, new: &Prefix) -> HashSet<Key> {
-        let mut wanted = HashSet::new();
+    /// The empty directory goes, and its marker where no other has replaced it.
+    async fn replace_directory(
+        &self,
+        rename: &Move,
+        replaced: &Arc<Inode>,
+        place: &Prefix,
+        copied: &Copied,
+    ) {
+        let marker = place.marker().filter(|marker| !copied.moved.contains_key(marker));
+        if let Some(marker) = marker
+            && let Err(error) = self.delete_object(&marker).await
+        {
+            tracing::warn!(key = %marker, %error, "it keeps the attributes of what it replaced");
+        }
+        self.take_name(rename.to.0, &rename.to.1, replaced).await;
+    }
+
+    /// The keys under which the objects of the inodes below will stand.
+    fn destinations(&self, ino: Ino, old: &Prefix, new: &Prefix) -> HashMap<Key, Arc<Inode>> {
         let below = self.table().subtree(ino);
-        for inode in below {
-            let Some(key) = self.object_of(&inode) else { continue };
-            let key = moved_key(&key, old.as_str(), new.as_str());
+        let keys = below.into_iter().filter_map(|inode| Some((self.object_of(&inode)?, inode)));
+        keys.map(|(key, inode)| (moved_key(&key, old.as_str(), new.as_str()), inode)).collect()
+    }
+
+    /// What is not in S3 yet just follows its name, and replaces what an unlinked file has left
+    /// there.
+    async fn hide_what_stands(&self, destinations: HashMap<Key, Arc<Inode>>) {
+        for (key, inode) in destinations {
             let is_unsent = inode.kind != FileKind::Directory && Self::version_of(&inode).is_none();
             if is_unsent && let Some(spared) = self.spare(&key).await {
                 let mut state = inode.state();
                 state.exclusive = false;
-                state.hides = Some(key.clone());
+                state.hides = Some(key);
                 drop(state);
                 if let Some(staged) = inode.staged() {
                     staged.replaces(Some(spared));
                 }
             }
-            wanted.insert(key);
         }
-        wanted
     }
 
     /// Commits the files below that are edits of an object: their base is about to move. What was
@@ -385,6 +423,11 @@ impl Vfs {
             _ => table.key(inode.ino),
         }
     }
+}
+
+/// True where the store has said that it does not do it: nothing comes of that later.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if !error.is_ambiguous())
 }
 
 fn copy_failed(error: write::Error, mode: RenameMode) -> Error {

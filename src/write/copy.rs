@@ -1,7 +1,7 @@
 //! Server-side copies of whole objects.
 //!
-//! Owns what a refusal means that may be the echo of a success: a copy onto itself has then
-//! replaced its own source. Must not know why something is copied.
+//! Owns what a refusal means that may be the echo of a success, and silence that may hide one: a
+//! copy onto itself has then replaced its own source. Must not know why something is copied.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) async fn copy(
     let given = properties.as_ref().map(|own| own.user_metadata.clone());
     let store = &*engine.0.store;
     match store::copy_whole(store, source, key, properties, condition).await {
-        Err(error) if error.is_ambiguous() && !error.kind().is_unanswered() => {
+        Err(error) if error.is_ambiguous() => {
             let echo = match given {
                 Some(given) => own_copy(engine, key, &given).await,
                 None => same_copy(engine, source, key).await,
@@ -38,7 +38,9 @@ async fn own_copy(engine: &Engine, key: &Key, given: &BTreeMap<String, String>) 
     is_ours.then_some(head.version)
 }
 
-/// The object under `key` where it has all that `source` has, which still stands elsewhere.
+/// The object under `key` where it has all that `source` has, which still stands elsewhere: its
+/// commit, or where this engine has not made it, its bytes by the entity tag. Another client's
+/// object of the same size is none, since its source would be deleted.
 async fn same_copy(engine: &Engine, source: &Version, key: &Key) -> Option<Version> {
     if source.key == *key {
         return None;
@@ -47,6 +49,8 @@ async fn same_copy(engine: &Engine, source: &Version, key: &Key) -> Option<Versi
     let (original, copy) = futures::try_join!(store.head(&source.key), store.head(key)).ok()?;
     let is_same = original.version.is_same(source)
         && original.version.size == copy.version.size
+        && (original.properties.user_metadata.contains_key(COMMIT_ID)
+            || original.version.has_bytes_of(&copy.version))
         && original.properties.user_metadata == copy.properties.user_metadata;
     is_same.then_some(copy.version)
 }

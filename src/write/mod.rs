@@ -235,18 +235,19 @@ pub struct Still<'a> {
 
 impl Staged {
     /// Stages bytes and, in a file written in order, sends the parts that are full; `target` is
-    /// asked only when an upload begins. Waits for parts on their way where staging is full.
-    /// Returns the change's epoch.
+    /// asked only when an upload begins, and stays what it is until its guard goes. None begins
+    /// where it has no answer. Waits for parts on their way where staging is full. Returns the
+    /// change's epoch.
     ///
     /// # Errors
     /// [`Error::StagingFull`], [`Error::Staging`], [`Error::TooBig`]; [`Error::InUpload`], and
     /// after a commit it can be written.
-    pub async fn write_at(
+    pub async fn write_at<G: Send>(
         &self,
         offset: u64,
         bytes: &[u8],
         key: &Key,
-        target: impl FnOnce() -> Target + Send,
+        target: impl FnOnce() -> Option<(Target, G)> + Send,
     ) -> Result<u64> {
         let range = ByteRange::at(offset, bytes.len() as u64);
         self.check_size(range.end, key)?;
@@ -267,6 +268,14 @@ impl Staged {
             stream.advance(self, target).await;
         }
         Ok(self.stage.account().epoch)
+    }
+
+    /// Sends the parts that are full by now, where no write could begin that.
+    pub async fn advance<G: Send>(&self, target: impl FnOnce() -> Option<(Target, G)> + Send) {
+        let mut stream = self.stream.lock().await;
+        if !self.is_local() {
+            stream.advance(self, target).await;
+        }
     }
 
     /// Makes `run.range` another object's bytes, without moving any. Returns the change's epoch.

@@ -142,16 +142,17 @@ impl Stream {
     }
 
     /// Sends the parts that are full by now, beginning the upload when it is worth it.
-    pub(super) async fn advance(
+    pub(super) async fn advance<G: Send>(
         &mut self,
         staged: &Staged,
-        target: impl FnOnce() -> Target + Send,
+        target: impl FnOnce() -> Option<(Target, G)> + Send,
     ) {
         if self.running.is_none()
             && !self.refused
             && let Some(parts) = first_parts(staged)
+            && let Some((target, _stays_so)) = target()
         {
-            self.running = begin(staged, &target(), parts).await;
+            self.running = begin(staged, &target, parts).await;
             self.refused = self.running.is_none();
         }
         self.go_on(staged);

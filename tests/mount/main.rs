@@ -28,6 +28,7 @@ mod lock;
 mod memory;
 mod mkdir;
 mod mmap;
+mod moving;
 mod namespace;
 mod open;
 mod patterns;

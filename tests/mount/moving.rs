@@ -1,0 +1,153 @@
+//! Renames that fail, or that something meets on the way: no byte of anybody is lost by them.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::thread;
+
+use nix::errno::Errno;
+use s3pod_testkit::{Fault, Op, synthetic_bytes};
+
+use crate::bench::{close, errno, pattern, read, write};
+use crate::lab::{Lab, PATIENCE};
+
+const BRIEF: [&str; 2] = ["--op-timeout", "2s"];
+const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
+const MIB: usize = 1 << 20;
+
+fn denied() -> Fault {
+    Fault::status(403, "AccessDenied")
+}
+
+#[test]
+fn a_delete_that_is_done_and_never_answered_ends_the_rename() {
+    let lab = Lab::new(&BRIEF, |bucket| drop(bucket.put("old", "bytes")));
+    lab.break_all(Op::Delete, Fault::LoseResponse);
+    fs::rename(lab.path("old"), lab.path("new")).unwrap();
+    lab.server().faults().clear();
+    assert_eq!(lab.bucket().keys(), ["new"]);
+    assert_eq!(read(&lab.path("new")), b"bytes");
+}
+
+#[test]
+fn a_delete_that_may_be_done_yet_leaves_the_copy() {
+    let lab = Lab::new(&BRIEF, |bucket| drop(bucket.put("old", "bytes")));
+    lab.break_all(Op::Delete, Fault::InternalError);
+    assert_eq!(errno(fs::rename(lab.path("old"), lab.path("new"))), Errno::EIO);
+    lab.server().faults().clear();
+    // The store carries it out after all.
+    lab.bucket().delete("old");
+    assert_eq!(lab.object("new"), b"bytes");
+}
+
+#[test]
+fn a_file_that_is_made_while_its_directory_moves_is_sent_to_where_it_stands_then() {
+    let staging = ["--staging-size", "16MiB", "--metadata-ttl", "10m"];
+    let lab = Lab::new(&staging, |bucket| drop(bucket.put("d/f", "bytes")));
+    let bytes = pattern(48 * MIB);
+    let hold = lab.server().faults().hold(Op::Copy, "f");
+    thread::scope(|scope| {
+        let renaming = scope.spawn(|| fs::rename(lab.path("d"), lab.path("e")));
+        assert!(hold.wait_for_blocking(1, PATIENCE));
+        let mut file = File::create(lab.path("d/new")).unwrap();
+        file.write_all(&bytes[..12 * MIB]).unwrap();
+        // No more than this fits, and nothing of it leaves before the directory has moved.
+        let rest = &bytes[12 * MIB..];
+        let writing = scope.spawn(move || {
+            file.write_all(rest).unwrap();
+            close(file)
+        });
+        assert_eq!(lab.log().count(Op::CreateUpload), 0);
+        hold.release();
+        renaming.join().unwrap().unwrap();
+        writing.join().unwrap().unwrap();
+    });
+    assert!(lab.object("e/new") == bytes, "the bytes differ");
+    assert!(lab.bucket().uploads().is_empty());
+}
+
+#[test]
+fn who_has_a_file_open_reads_on_while_its_directory_moves() {
+    let size = 4 * MIB as u64;
+    let lab = Lab::new(&[], |bucket| {
+        for number in 0..3 {
+            bucket.put_synthetic(&format!("d/{number}"), size, number);
+        }
+    });
+    let files: Vec<File> =
+        (0..3).map(|number| File::open(lab.path(&format!("d/{number}"))).unwrap()).collect();
+    let hold = lab.server().faults().hold_answer(Op::DeleteMany, "");
+    thread::scope(|scope| {
+        let renaming = scope.spawn(|| fs::rename(lab.path("d"), lab.path("e")));
+        assert!(hold.wait_for_blocking(1, PATIENCE));
+        assert!(!lab.bucket().contains("d/0"), "the deletes are done and not answered");
+        for (number, file) in (0..).zip(&files) {
+            let mut bytes = vec![0; MIB];
+            file.read_exact_at(&mut bytes, 3 * MIB as u64).unwrap();
+            assert!(bytes == synthetic_bytes(number, 3 * MIB as u64..size), "{number}");
+        }
+        hold.release();
+        renaming.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn an_empty_directory_stands_where_none_could_take_its_place() {
+    let lab = Lab::new(&LONG, |bucket| {
+        bucket.put("d/", "");
+        bucket.put("d/f", "bytes");
+    });
+    fs::create_dir(lab.path("e")).unwrap();
+    fs::set_permissions(lab.path("e"), Permissions::from_mode(0o750)).unwrap();
+    let refused = lab.server().faults().add(denied().on(Op::Copy).key("f").always());
+    assert_eq!(errno(fs::rename(lab.path("d"), lab.path("e"))), Errno::EACCES);
+    refused.remove();
+    assert_eq!(read(&lab.path("d/f")), b"bytes");
+    let other = lab.another(&[]);
+    let found = fs::metadata(other.path().join("e")).unwrap();
+    assert!(found.is_dir());
+    assert_eq!(found.mode() & 0o7777, 0o750);
+    fs::rename(lab.path("d"), lab.path("e")).unwrap();
+    assert_eq!(read(&lab.path("e/f")), b"bytes");
+    assert_eq!(lab.bucket().keys(), ["e/", "e/f"]);
+}
+
+#[test]
+fn what_a_failed_rename_would_have_hidden_is_hidden_by_nobody() {
+    let lab = Lab::new(&LONG, |bucket| {
+        bucket.put("d/x", "x");
+        bucket.put("e/f", "unlinked while open");
+    });
+    let gone = File::open(lab.path("e/f")).unwrap();
+    fs::remove_file(lab.path("e/f")).unwrap();
+    fs::remove_dir(lab.path("e")).unwrap();
+    let mut unsent = File::create(lab.path("d/f")).unwrap();
+    unsent.write_all(b"not sent yet").unwrap();
+    let refused = lab.server().faults().add(denied().on(Op::Copy).key("x").always());
+    assert_eq!(errno(fs::rename(lab.path("d"), lab.path("e"))), Errno::EACCES);
+    refused.remove();
+    fs::create_dir(lab.path("e")).unwrap();
+    write(&lab.path("e/f"), b"acknowledged");
+    fs::remove_file(lab.path("d/f")).unwrap();
+    drop((unsent, gone));
+    let bucket = lab.bucket();
+    lab.count();
+    assert_eq!(bucket.get("e/f").unwrap(), "acknowledged");
+}
+
+#[test]
+fn what_another_client_puts_in_the_way_of_a_failed_rename_stays() {
+    let lab = Lab::new(&LONG, |bucket| {
+        bucket.put("d/x", "ours");
+        bucket.put("d/y", "ours");
+    });
+    assert!(!lab.path("e").exists());
+    lab.bucket().put("e/x", "theirs");
+    lab.server().faults().add(denied().on(Op::Copy).key("x").always());
+    assert_eq!(errno(fs::rename(lab.path("d"), lab.path("e"))), Errno::EACCES);
+    let bucket = lab.bucket();
+    lab.count();
+    let files: Vec<String> = bucket.keys().into_iter().filter(|key| !key.ends_with('/')).collect();
+    assert_eq!(files, ["d/x", "d/y", "e/x"]);
+    assert_eq!(bucket.get("e/x").unwrap(), "theirs");
+}
