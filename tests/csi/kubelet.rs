@@ -21,6 +21,7 @@ use s3pod_testkit::csi::{
     VolumeCapability, VolumeUsage,
 };
 use tokio::runtime::Runtime;
+use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::driver::ready;
@@ -28,6 +29,9 @@ use crate::stand::{BUCKET, Stand};
 
 /// Kubelet waits longer, and the longer the more often.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// Kubelet gives up a call after this, and makes it again.
+const CALL_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Enough for many volumes.
 pub(crate) const MEMORY: &str = "8GiB";
@@ -40,6 +44,13 @@ pub(crate) struct Kubelet {
     driver: Child,
     runtime: Runtime,
     channel: Channel,
+}
+
+/// A call with a deadline, which the driver is told too.
+fn within<T>(patience: Duration, call: T) -> Request<T> {
+    let mut request = Request::new(call);
+    request.set_timeout(patience);
+    request
 }
 
 impl Kubelet {
@@ -103,8 +114,17 @@ impl Kubelet {
     }
 
     pub(crate) fn publish(&self, call: &NodePublishVolumeRequest) -> Result<(), Status> {
+        self.publish_within(CALL_PATIENCE, call)
+    }
+
+    /// The same with less patience.
+    pub(crate) fn publish_within(
+        &self,
+        patience: Duration,
+        call: &NodePublishVolumeRequest,
+    ) -> Result<(), Status> {
         let mut node = NodeClient::new(self.channel.clone());
-        self.runtime.block_on(node.node_publish_volume(call.clone())).map(drop)
+        self.runtime.block_on(node.node_publish_volume(within(patience, call.clone()))).map(drop)
     }
 
     /// The same, again while the driver is at the volume by itself, as kubelet does.
@@ -132,7 +152,10 @@ impl Kubelet {
             target_path: target.to_str().unwrap().to_owned(),
         };
         loop {
-            match self.runtime.block_on(node.node_unpublish_volume(call.clone())) {
+            match self
+                .runtime
+                .block_on(node.node_unpublish_volume(within(CALL_PATIENCE, call.clone())))
+            {
                 Err(status) if status.code() == Code::Aborted => std::thread::sleep(RETRY),
                 answer => return answer.map(drop),
             }
@@ -146,7 +169,7 @@ impl Kubelet {
             volume_path: path.to_owned(),
             ..Default::default()
         };
-        let answer = self.runtime.block_on(node.node_get_volume_stats(call));
+        let answer = self.runtime.block_on(node.node_get_volume_stats(within(CALL_PATIENCE, call)));
         answer.map(|answer| answer.into_inner().usage)
     }
 

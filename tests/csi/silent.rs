@@ -35,6 +35,24 @@ pub(crate) fn thaw(pid: u32) {
 }
 
 #[test]
+fn a_call_that_kubelet_gave_up_is_made_again_and_there_is_one_mount() {
+    let kubelet = Kubelet::new();
+    kubelet.stand.bucket().put("a", "hello");
+    let held = CONTACT.map(|op| kubelet.stand.store.faults().hold(op, ""));
+    let call = kubelet.call("v", "pod-1");
+    // The store is asked for two seconds before anybody goes on without it.
+    let given_up = kubelet.publish_within(Duration::from_secs(1), &call);
+    assert!(matches!(refusal(given_up).0, Code::Cancelled | Code::DeadlineExceeded));
+    held.iter().for_each(s3pod_testkit::Hold::release);
+    kubelet.republish(&call).unwrap();
+    let target = kubelet.target("pod-1");
+    assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "hello");
+    assert_eq!(kubelet.mounts().len(), 2, "one of the driver's own, and one target");
+    kubelet.unpublish("v", &target).unwrap();
+    kubelet.assert_gone();
+}
+
+#[test]
 fn a_volume_is_published_and_served_again_while_the_store_says_nothing() {
     let kubelet = Kubelet::new();
     kubelet.stand.bucket().put("a", "hello");
