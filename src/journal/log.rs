@@ -39,6 +39,8 @@ pub(super) struct Log {
     /// The lines of each pending intent, as they stand in the file.
     live: BTreeMap<u64, Vec<u8>>,
     live_bytes: u64,
+    /// A line in its middle cannot be read.
+    is_damaged: bool,
 }
 
 /// An intent that was begun and not ended.
@@ -49,11 +51,13 @@ pub(super) struct Found {
     pub(super) files: Vec<String>,
     pub(super) intent: Value,
     pub(super) steps: Vec<Value>,
+    /// A line behind its first cannot be read, and may have been a step of it, or its end.
+    pub(super) is_unsure: bool,
 }
 
 impl Log {
     /// Opens the log in `folder`, or begins one, and returns what is pending in it. What follows
-    /// the last whole line is cut off.
+    /// the last whole line is cut off; a damaged one before it hides nothing but itself.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Found>)> {
         let path = folder.join("log");
         let file =
@@ -64,6 +68,12 @@ impl Log {
         if log.salt.is_empty() {
             log.restart()?;
         } else {
+            if log.is_damaged {
+                let path = log.path.display();
+                tracing::error!(%path, "a line of the journal is damaged; all others are taken up");
+                // Where that fails it is read once more like this.
+                let _stays_damaged = log.rewrite();
+            }
             log.file.set_len(log.len)?;
             log.file.seek(SeekFrom::Start(log.len))?;
         }
@@ -88,6 +98,7 @@ impl Log {
             appended: 0,
             live: BTreeMap::new(),
             live_bytes: 0,
+            is_damaged: false,
         }
     }
 
@@ -97,15 +108,22 @@ impl Log {
         let Some(header) = lines.next().and_then(whole) else { return Ok(Vec::new()) };
         self.salt = salt_of(header)?;
         self.len = header.len() as u64 + 1;
+        let mut behind = 0;
         for text in lines {
             let Some(line) = whole(text).and_then(|line| Line::decode(line, &self.salt)) else {
-                break;
+                behind += text.len() as u64;
+                continue;
             };
-            self.len += text.len() as u64;
+            if behind > 0 {
+                self.is_damaged = true;
+                found.values_mut().for_each(|found| found.is_unsure = true);
+            }
+            self.len += std::mem::take(&mut behind) + text.len() as u64;
             self.account(&line, text);
             match line {
                 Line::Begin { id, kind, files, intent } => {
-                    found.insert(id, Found { id, kind, files, intent, steps: Vec::new() });
+                    let (steps, is_unsure) = (Vec::new(), false);
+                    found.insert(id, Found { id, kind, files, intent, steps, is_unsure });
                 }
                 Line::Step { id, step } => {
                     if let Some(found) = found.get_mut(&id) {
@@ -122,6 +140,11 @@ impl Log {
     pub(super) fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
+    }
+
+    /// True where a line could not be read when it was opened.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Lines written since it was opened.

@@ -7,9 +7,9 @@
 //! must be finished, or given up, by whoever finds it. Beside them, in
 //! `<journal-dir>/recover/<volume>`, waits what can never be sent. Promises: two live mounts never
 //! share a slot; an intent is in the log before [`Journal::begin`] returns, and on disk when
-//! [`Journal::sync`] does; it is found again until [`Record::end`]; a torn or damaged end of a
-//! log hides nothing before it. Must not know what an intent means: the floors above give each
-//! [`Kind`] its words.
+//! [`Journal::sync`] does; it is found again until [`Record::end`]; a torn end of a log hides
+//! nothing before it, and a damaged line nothing but itself. Must not know what an intent means:
+//! the floors above give each [`Kind`] its words.
 
 mod line;
 mod log;
@@ -37,6 +37,9 @@ pub use unsent::{Unsent, count_unsent};
 /// The suffix of a staging file: whatever has it and belongs to no pending intent was never
 /// promised to anybody.
 const STAGE_SUFFIX: &str = "stage";
+
+/// The suffix of one that a damaged line may have spoken of.
+const ASIDE_SUFFIX: &str = "aside";
 
 /// The log of one slot; cheap to clone. The slot stays locked while it, or a record of it, lives.
 #[derive(Clone, Debug)]
@@ -68,6 +71,7 @@ pub struct Pending {
     pub kind: Kind,
     intent: Value,
     steps: Vec<Value>,
+    is_unsure: bool,
     record: Record,
 }
 
@@ -86,14 +90,14 @@ impl Journal {
         let (log, found) = Log::open(slot.folder())?;
         let needed: Vec<&str> =
             found.iter().flat_map(|intent| intent.files.iter().map(String::as_str)).collect();
-        let leftover = clear(slot.folder(), &needed)?;
+        let leftover = clear(slot.folder(), &needed, log.is_damaged())?;
         let inner =
             Arc::new(Inner { slot, log: Mutex::new(log), synced: tokio::sync::Mutex::new(0) });
         let mut pending = Vec::with_capacity(found.len());
         for intent in found {
             let record = Record { journal: Some(Arc::clone(&inner)), id: intent.id };
-            let (kind, steps) = (intent.kind, intent.steps);
-            pending.push(Pending { kind, intent: intent.intent, steps, record });
+            let (kind, steps, is_unsure) = (intent.kind, intent.steps, intent.is_unsure);
+            pending.push(Pending { kind, intent: intent.intent, steps, is_unsure, record });
         }
         Ok((Self(Some(inner)), pending, leftover))
     }
@@ -179,6 +183,11 @@ impl Record {
         }
     }
 
+    /// The journal that it stands in.
+    pub fn journal(&self) -> Journal {
+        Journal(self.journal.clone())
+    }
+
     /// Where the files of the intent lie.
     pub fn folder(&self) -> Option<&Path> {
         self.journal.as_ref().map(|inner| inner.slot.folder())
@@ -215,20 +224,32 @@ impl Pending {
         self.steps.iter().map(T::deserialize).collect()
     }
 
+    /// True where the journal was damaged behind the intent: a step of it may be missing.
+    pub const fn is_unsure(&self) -> bool {
+        self.is_unsure
+    }
+
     /// The record, for whoever carries the intent out.
     pub fn record(&self) -> Record {
         self.record.clone()
     }
 }
 
-/// Removes staging files that no pending intent needs.
-fn clear(folder: &Path, needed: &[&str]) -> io::Result<Leftover> {
+/// Removes staging files that no pending intent needs. Where the line may be damaged that speaks of
+/// them, they are put aside under another suffix, which is for a person to look at.
+fn clear(folder: &Path, needed: &[&str], is_damaged: bool) -> io::Result<Leftover> {
     use std::os::unix::fs::MetadataExt;
     let mut leftover = Leftover::default();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let is_stage = entry.path().extension().is_some_and(|suffix| suffix == STAGE_SUFFIX);
-        if is_stage && !needed.iter().any(|&name| entry.file_name() == name) {
+        let is_needed = || needed.iter().any(|&name| entry.file_name() == name);
+        if is_stage && !is_needed() && is_damaged {
+            let aside = entry.path().with_extension(ASIDE_SUFFIX);
+            fs::rename(entry.path(), &aside)?;
+            let path = aside.display();
+            tracing::error!(%path, "the journal may have spoken of these bytes; look at them");
+        } else if is_stage && !is_needed() {
             leftover.files += 1;
             leftover.bytes += entry.metadata()?.blocks() * 512;
             fs::remove_file(entry.path())?;

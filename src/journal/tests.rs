@@ -68,6 +68,37 @@ fn a_torn_end_hides_nothing_before_it() {
 }
 
 #[test]
+fn a_damaged_line_hides_nothing_but_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let (journal, _) = open(root.path());
+    let log = log_of(&journal);
+    let first = journal.begin(Kind::Upload, &[], &"first").unwrap();
+    first.note(&"part").unwrap();
+    let before = fs::read(&log).unwrap().len();
+    journal.begin(Kind::Commit, &["2.stage"], &"second").unwrap();
+    journal.begin(Kind::Commit, &["3.stage"], &"third").unwrap();
+    let folder = journal.folder().unwrap().to_owned();
+    for name in ["2.stage", "3.stage"] {
+        fs::write(folder.join(name), b"bytes").unwrap();
+    }
+    drop((journal, first));
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[before + 20] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+
+    for _ in 0..2 {
+        let (_, pending) = open(root.path());
+        assert_eq!(intents(&pending), ["first", "third"]);
+        assert!(folder.join("3.stage").exists());
+        assert!(folder.join("2.aside").exists(), "nobody throws away what may have been promised");
+    }
+    fs::write(&log, &bytes).unwrap();
+    let (_, pending) = open(root.path());
+    let unsure: Vec<bool> = pending.iter().map(Pending::is_unsure).collect();
+    assert_eq!(unsure, [true, false], "the line may have been a step of the first");
+}
+
+#[test]
 fn a_log_stays_small_and_keeps_what_is_pending() {
     let root = tempfile::tempdir().unwrap();
     let (journal, _) = open(root.path());

@@ -164,12 +164,14 @@ fn report(drain: Drain, over: Over) -> Result<(), Failure> {
             Ok(())
         }
         Drain::Done(Drained { failed, .. }) => Err(Failure::passing(format!(
-            "{over}, but {failed} files could not be sent to S3; the log names each, and no \
-             close() or fsync() of theirs has returned 0"
+            "{over}, but {failed} files could not be sent to S3; the log names each. No close() or \
+             fsync() of theirs has returned 0, but with --write-back, where the journal has them \
+             for the next mount with the same --cache-dir"
         ))),
         Drain::GivenUp => Err(Failure::passing(format!(
-            "{over}, in a hurry: what was not in S3 by then is not there, and no close() or \
-             fsync() of it has returned 0"
+            "{over}, in a hurry: what was not in S3 by then is not there. No close() or fsync() of \
+             it has returned 0, but with --write-back, where the journal has it for the next mount \
+             with the same --cache-dir"
         ))),
     }
 }

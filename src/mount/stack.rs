@@ -33,6 +33,10 @@ const WINDOW_MAX: u64 = 256 * MIB;
 /// has long written by then.
 const EMPTY_DELAY: Duration = Duration::from_millis(100);
 
+/// What failed with nobody waiting is tried again after this; the store's own retries have just
+/// spent the operation timeout on it.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+
 /// One part in so many of the memory may hold blocks that wait to be written to the cache's disk.
 const QUEUE_SHARE: u64 = 8;
 
@@ -204,6 +208,7 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
         metadata_ttl: config.metadata_ttl,
         attr_delay: config.attr_delay,
         empty_delay: EMPTY_DELAY,
+        retry_delay: RETRY_DELAY,
         write_back: config.write_back,
         exclusive_create: match config.exclusive_create {
             config::ExclusiveCreate::Commit => ExclusiveCreate::Commit,

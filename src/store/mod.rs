@@ -39,7 +39,7 @@ pub use limit::Limit;
 pub use metered::{Counters, Metered};
 pub use retry::{Retry, RetryPolicy};
 pub use trace::{Trace, Traces, Wiped};
-pub use whole::copy_whole;
+pub use whole::{carried_over, copy_in_parts, copy_whole, is_one_copy};
 
 /// A store with one bucket. Wrappers add limits, retries and metrics.
 #[async_trait]

@@ -18,8 +18,13 @@ const COPY_SIZE_MAX: u64 = 5 * GIB;
 /// Parts copied at once.
 const COPIES_IN_FLIGHT_MAX: usize = 16;
 
+/// True where one CopyObject takes it.
+pub const fn is_one_copy(source: &Version) -> bool {
+    source.size <= COPY_SIZE_MAX
+}
+
 /// Copies `source` to `key`. Properties that are given replace those of the source, except for its
-/// tags.
+/// tags. Where it takes an upload, nobody is told of it: a process that dies leaves it behind.
 ///
 /// # Errors
 /// What the store said.
@@ -30,7 +35,7 @@ pub async fn copy_whole(
     properties: Option<Properties>,
     condition: &Condition,
 ) -> Result<Version> {
-    if source.size <= COPY_SIZE_MAX {
+    if is_one_copy(source) {
         let (key, condition) = (key.clone(), condition.clone());
         let request = CopyRequest { key, properties, tags_follow: true, condition };
         return store.copy(source, &request).await;
@@ -41,7 +46,7 @@ pub async fn copy_whole(
     };
     let id = store.create_upload(key, &properties).await?;
     let upload = Upload { key: key.clone(), id };
-    match copy_parts(store, source, &upload, condition).await {
+    match copy_in_parts(store, source, &upload, condition).await {
         Ok(version) => Ok(version),
         Err(error) => {
             if let Err(error) = store.abort_upload(&upload).await {
@@ -53,7 +58,10 @@ pub async fn copy_whole(
 }
 
 /// What CopyObject would take over by itself.
-async fn carried_over(store: &dyn ObjectStore, source: &Version) -> Result<Properties> {
+///
+/// # Errors
+/// What the store said.
+pub async fn carried_over(store: &dyn ObjectStore, source: &Version) -> Result<Properties> {
     let head = store.head(&source.key).await?;
     let mut properties = head.properties;
     if head.tag_count > 0 {
@@ -62,7 +70,11 @@ async fn carried_over(store: &dyn ObjectStore, source: &Version) -> Result<Prope
     Ok(properties)
 }
 
-async fn copy_parts(
+/// Makes `source` the object of a begun upload, whatever its size.
+///
+/// # Errors
+/// What the store said; the upload is still there.
+pub async fn copy_in_parts(
     store: &dyn ObjectStore,
     source: &Version,
     upload: &Upload,

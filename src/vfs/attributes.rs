@@ -318,6 +318,7 @@ impl State {
         let user_metadata = &mut properties.user_metadata;
         let was_there = posix_metadata::remove_xattr(name, &mut metadata, user_metadata);
         self.xattrs = metadata.xattrs;
+        self.removed_xattrs.insert(name.to_owned());
         was_there
     }
 

@@ -84,7 +84,8 @@ impl Backlog {
     /// The next file to commit; none where nothing is left, and then nobody serves the queue.
     fn first(&self) -> Option<File> {
         let mut queue = self.queue();
-        let first = queue.files.front().cloned();
+        let first = queue.files.iter().find(|file| !file.is_refused).or(queue.files.front());
+        let first = first.cloned();
         queue.is_served = first.is_some();
         first
     }
@@ -172,9 +173,10 @@ impl Vfs {
     /// Puts the file's bytes and the intent to commit them on local disk, and queues the commit.
     ///
     /// # Errors
-    /// The disk's; nothing is promised then.
+    /// The disk's; what the store said, where too many wait and it takes none. Nothing is promised
+    /// then.
     pub(super) async fn close_soon(&self, inode: &Arc<Inode>) -> Result<()> {
-        self.room_in_backlog().await;
+        self.room_in_backlog().await?;
         let _places_stand = self.0.namespace.read().await;
         self.promise(inode).await
     }
@@ -297,9 +299,8 @@ impl Vfs {
         files.iter().filter(is_earlier).count() as u64
     }
 
-    async fn room_in_backlog(&self) {
-        let has_room = |queue: &Queue| (queue.files.len() < FILES_MAX).then_some(());
-        self.0.backlog.wait_until(has_room).await;
+    async fn room_in_backlog(&self) -> Result<()> {
+        self.0.backlog.wait_for(|queue| queue.files.len() < FILES_MAX).await
     }
 
     /// Commits one file of the queue.
@@ -344,7 +345,7 @@ impl Vfs {
         let key = self.table().key(file.inode.ino).unwrap_or_else(|| file.target.key.clone());
         self.repay(&key).await?;
         let target = file.inode.over_current(&file.target, key);
-        let committed = match file.staged.commit(&target).await {
+        let committed = match file.staged.commit(|| target.clone()).await {
             Ok(None) => return Ok(()),
             Ok(Some(committed)) => committed,
             Err(error) => {

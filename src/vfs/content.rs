@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{MutexGuard, RwLockReadGuard};
+use tokio::sync::{MutexGuard, RwLockReadGuard, oneshot};
 
 use super::attr::{Fh, FileKind, Seek};
 use super::handle::Handle;
@@ -94,7 +94,15 @@ impl Vfs {
             // Nothing is sent of it any more, and the upload was given up.
             return Err(Error::Stale);
         }
-        self.commit(inode).await
+        // By itself, so that it goes on where whoever reads gives up waiting: a commit that is cut
+        // off in its middle would take what the upload alone has with it.
+        let (vfs, inode) = (self.clone(), Arc::clone(inode));
+        let (done, committed) = oneshot::channel();
+        self.0.tasks.spawn(async move {
+            // Nobody may be waiting any more.
+            let _nobody_waits = done.send(vfs.commit(&inode).await);
+        });
+        committed.await.unwrap_or(Err(Error::TimedOut))
     }
 
     async fn read_once(&self, handle: &Handle, range: ByteRange) -> Result<Bytes, Moved> {
@@ -279,12 +287,18 @@ impl Vfs {
             return Err(self.commit_failed(inode, &staged, conflict).await);
         };
         self.repay(&key).await?;
-        let mut target = inode.target(&key, self.settings(), background);
-        if staged.keeps_base() {
-            target.condition = target.later.clone();
-        }
-        let attributes = inode.state().attributes_epoch;
-        let committed = match staged.commit(&target).await {
+        self.learn_tags(inode).await?;
+        let mut attributes = 0;
+        let target = || {
+            // Before the target: what changes in between is sent once more, and not forgotten.
+            attributes = inode.state().attributes_epoch;
+            let mut target = inode.target(&key, self.settings(), background);
+            if staged.keeps_base() {
+                target.condition = target.later.clone();
+            }
+            target
+        };
+        let committed = match staged.commit(target).await {
             Ok(Some(committed)) => committed,
             Ok(None) => return Ok(()),
             Err(error) => return Err(self.commit_failed(inode, &staged, error).await),
@@ -300,8 +314,13 @@ impl Vfs {
             state.attributes_dirty = true;
         }
         state.committed(committed.version, committed.properties, self.0.clock.now());
+        // Those that changed since are promised with it no more, nor with the version before.
+        let are_left = state.attributes_dirty;
         drop(state);
         self.forget_listed(inode);
+        if are_left {
+            self.note_held(inode);
+        }
         if !committed.carries_attributes {
             self.retry_later(inode);
         }

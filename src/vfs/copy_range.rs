@@ -49,6 +49,7 @@ impl Vfs {
         if len == 0 {
             return Ok(0);
         }
+        self.check_room(&target.inode, written.end)?;
         // A small file that is dirty is cheaper sent twice than committed now.
         let is_whole = len == size && to_offset == 0 && target.inode.attr().size == 0;
         // The store copies nothing smaller into the middle of an object.
@@ -72,6 +73,7 @@ impl Vfs {
         let inode = &target.inode;
         let key = self.key_or_last(inode);
         let range = ByteRange::at(to_offset, read.len());
+        let before = inode.state().size();
         loop {
             if source.inode.is_dirty() {
                 if self.settings().write_back {
@@ -99,6 +101,7 @@ impl Vfs {
             if is_current(inode, &staged) {
                 target.changed(epoch);
                 self.touch_times(inode);
+                self.charge(inode, before);
                 return Ok(true);
             }
         }

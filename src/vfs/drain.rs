@@ -4,7 +4,6 @@
 //! and the second tries of commits that failed with nobody waiting. Must not know signals.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
@@ -14,10 +13,6 @@ use super::inode::Inode;
 
 /// Files committed at once at the end of a mount.
 const COMMITS_IN_FLIGHT_MAX: usize = 8;
-
-/// A failed background commit is tried again after this; the store's own retries have just spent
-/// the operation timeout on it.
-const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// What a drain did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,9 +84,10 @@ impl Vfs {
             return;
         }
         let (core, inode) = (Arc::downgrade(&self.0), Arc::clone(inode));
+        let delay = self.settings().retry_delay;
         self.0.tasks.spawn(async move {
             loop {
-                tokio::time::sleep(RETRY_DELAY).await;
+                tokio::time::sleep(delay).await;
                 let Some(core) = core.upgrade() else { return };
                 let vfs = Self(core);
                 if vfs.try_in_background(&inode).await.is_ok() {

@@ -232,11 +232,20 @@ impl Vfs {
             state.checksum = head.checksum;
             state.properties = Some(head.properties);
         }
-        if !inode.state().tags_unread {
-            return Ok(());
-        }
+        self.learn_tags(inode).await
+    }
+
+    /// Reads the tags that an object is known to have, of which its head tells only the number.
+    pub(super) async fn learn_tags(&self, inode: &Arc<Inode>) -> Result<()> {
+        let version = {
+            let state = inode.state();
+            state.version.clone().filter(|_| state.tags_unread)
+        };
+        let Some(version) = version else { return Ok(()) };
         let tags = match self.0.store.tags(&version).await {
             Ok(tags) => tags,
+            // Another client has taken it away, which the condition of the commit will find.
+            Err(error) if error.is_not_found() => return Ok(()),
             // Losing tags that may not be read would be worse than not writing.
             Err(error) if *error.kind() == ErrorKind::Unsupported => Vec::new(),
             Err(error) => return Err(error.into()),

@@ -4,6 +4,7 @@
 //! not in S3 (`--attr-delay`), and how a later mount sends it. Must not know how attributes reach
 //! an object.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attr::{FileKind, Ino};
 use super::inode::{Inode, State};
-use super::{Error, Result, Vfs};
+use super::leftover::Renames;
+use super::{Error, Metadata, Pin, Result, Vfs};
 use crate::journal::{Kind, Pending, Record};
 use crate::naming::{Key, Name};
 use crate::store::Version;
@@ -29,7 +31,10 @@ struct HeldIntent {
     gid: u32,
     /// Where a call has set it.
     mtime: Option<SystemTime>,
-    xattrs: std::collections::BTreeMap<String, Vec<u8>>,
+    xattrs: BTreeMap<String, Vec<u8>>,
+    /// What the object may have and is to lose.
+    #[serde(default)]
+    removed_xattrs: BTreeSet<String>,
 }
 
 impl HeldIntent {
@@ -44,7 +49,14 @@ impl HeldIntent {
             gid: state.gid,
             mtime: state.mtime_is_explicit.then_some(state.mtime),
             xattrs: state.xattrs.clone(),
+            removed_xattrs: state.removed_xattrs.clone(),
         }
+    }
+
+    /// The same, where its directory's rename has been finished since.
+    fn moved(self, renames: &Renames) -> Self {
+        let version = self.version.map(|version| renames.version(version));
+        Self { key: renames.key(self.key), version, ..self }
     }
 
     /// True where they belong to what the inode is now.
@@ -62,7 +74,7 @@ impl HeldIntent {
         if let Some(mtime) = self.mtime {
             (state.mtime, state.mtime_is_explicit, state.mtime_is_guess) = (mtime, true, false);
         }
-        state.xattrs = self.xattrs;
+        (state.xattrs, state.removed_xattrs) = (self.xattrs, self.removed_xattrs);
         state.changed_attributes(now);
     }
 }
@@ -78,9 +90,12 @@ impl Vfs {
             {
                 tracing::warn!(%error, "the journal does not know of attributes");
             }
-            return;
         }
-        self.note_held(inode);
+        if !inode.is_dirty() {
+            // A commit that was under way ends without them, and first says which version it made.
+            let _one_at_a_time = inode.commit.lock().await;
+            self.note_held(inode);
+        }
     }
 
     /// The inode has another key: attributes that wait are written down anew under it.
@@ -90,7 +105,8 @@ impl Vfs {
         }
     }
 
-    fn note_held(&self, inode: &Inode) {
+    /// Writes down that the inode's attributes wait, whatever becomes of its bytes.
+    pub(super) fn note_held(&self, inode: &Inode) {
         let key = match inode.kind {
             FileKind::Directory => self.table().prefix(inode.ino).and_then(|p| p.marker()),
             _ => self.table().key(inode.ino),
@@ -109,10 +125,14 @@ impl Vfs {
     }
 
     /// Takes up attributes that earlier mounts had acknowledged.
-    pub(super) async fn take_up_attributes(&self, pending: &[Pending]) {
+    pub(super) async fn take_up_attributes(&self, pending: &[Pending], renames: &Renames) {
+        if self.settings().metadata == Metadata::List {
+            // This mount can write none, so they wait for one that does.
+            return;
+        }
         for pending in pending.iter().filter(|pending| pending.kind == Kind::Attributes) {
             match pending.intent::<HeldIntent>() {
-                Ok(held) => self.take_up_held(held, pending.record()).await,
+                Ok(held) => self.take_up_held(held.moved(renames), pending.record()).await,
                 Err(error) => tracing::error!(%error, "the journal has attributes nobody can read"),
             }
         }
@@ -120,10 +140,15 @@ impl Vfs {
 
     async fn take_up_held(&self, held: HeldIntent, record: Record) {
         let key = held.key.clone();
-        match self.find_held(&held).await {
+        let (found, _pins) = self.find_held(&held).await;
+        match found {
             Ok(Some(inode)) if held.fits(&inode) => {
                 held.apply(&mut inode.state(), self.0.clock.wall());
-                inode.state().held = Some(record);
+                let before = inode.state().held.replace(record);
+                if let Some(before) = before {
+                    // Written down before this one, which was to end it.
+                    before.end();
+                }
                 if let Err(error) = self.send_attributes_soon(&inode).await {
                     tracing::error!(%key, %error, "attributes are not in S3 yet");
                     self.retry_later(&inode);
@@ -135,7 +160,19 @@ impl Vfs {
         }
     }
 
-    async fn find_held(&self, held: &HeldIntent) -> Result<Option<Arc<Inode>>> {
+    /// The inode that they belong to. It, and the directories above it, stay in the table while the
+    /// pins live: nobody has looked them up.
+    async fn find_held(&self, held: &HeldIntent) -> (Result<Option<Arc<Inode>>>, Vec<Pin>) {
+        let mut pins = Vec::new();
+        let found = self.walk_to_held(held, &mut pins).await;
+        (found, pins)
+    }
+
+    async fn walk_to_held(
+        &self,
+        held: &HeldIntent,
+        pins: &mut Vec<Pin>,
+    ) -> Result<Option<Arc<Inode>>> {
         let root = self.settings().prefix.clone();
         let path = root.strip(held.key.as_str()).ok_or(Error::NotFound)?;
         let mut found = None;
@@ -143,11 +180,16 @@ impl Vfs {
         for name in path.trim_end_matches('/').split('/') {
             match self.resolve(parent, &Name::new(name.as_ref())?).await? {
                 Some(inode) => {
+                    pins.push(self.pin(&inode));
                     parent = inode.ino;
                     found = Some(inode);
                 }
                 None => return Ok(None),
             }
+        }
+        if let Some(inode) = &found {
+            // What is read later would be taken for newer.
+            self.learn(inode).await?;
         }
         Ok(found)
     }
@@ -158,6 +200,7 @@ impl State {
     pub(super) fn attributes_sent(&mut self, epoch: u64) {
         self.attributes_dirty = self.attributes_epoch != epoch;
         if !self.attributes_dirty {
+            self.removed_xattrs.clear();
             self.drop_held();
         }
     }

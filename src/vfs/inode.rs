@@ -5,7 +5,7 @@
 //! through it, and only this mount's own commits move it. Where the inode stands in the tree is
 //! `table`'s business. Must not know requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -43,6 +43,9 @@ pub(super) struct State {
     pub(super) mtime: SystemTime,
     pub(super) ctime: SystemTime,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+    /// Those that were taken away and that the object may still have, whatever the answer to an
+    /// earlier request says of it.
+    pub(super) removed_xattrs: BTreeSet<String>,
     /// Where a dialect keeps a link's target in metadata, or we made the link ourselves.
     pub(super) link_target: Option<Bytes>,
     /// The object underneath; none for what is not in S3 yet and for implicit directories.
@@ -233,6 +236,7 @@ impl State {
             mtime: time,
             ctime: time,
             xattrs: BTreeMap::new(),
+            removed_xattrs: BTreeSet::new(),
             link_target: None,
             version: None,
             checksum: None,
@@ -328,7 +332,7 @@ impl State {
         properties.content_type.get_or_insert_with(|| content_type(key).to_owned());
         properties.user_metadata.remove(COMMIT_ID);
         if settings.metadata == Metadata::Posix {
-            let metadata = PosixMetadata {
+            let mut metadata = PosixMetadata {
                 perm: Some(self.perm),
                 type_bits: Some(kind.type_bits()),
                 uid: Some(self.uid),
@@ -339,6 +343,9 @@ impl State {
                 unreadable: 0,
             };
             posix_metadata::write(&metadata, &mut properties.user_metadata);
+            for name in self.removed_xattrs.iter().filter(|name| !self.xattrs.contains_key(*name)) {
+                posix_metadata::remove_xattr(name, &mut metadata, &mut properties.user_metadata);
+            }
         }
         properties
     }
@@ -452,6 +459,7 @@ mod tests {
             metadata_ttl: Duration::ZERO,
             attr_delay: Duration::ZERO,
             empty_delay: Duration::ZERO,
+            retry_delay: Duration::ZERO,
             exclusive_create: ExclusiveCreate::Commit,
             delete: DeleteMode::Sync,
             write_back: false,

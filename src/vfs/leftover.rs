@@ -7,24 +7,33 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::deletes::DeleteIntent;
 use super::move_list::{MoveList, moved_key};
-use super::move_tree::{MoveIntent, MoveStep};
+use super::move_tree::{COPIES_IN_FLIGHT_MAX, MoveIntent, MoveStep};
 use super::{Result, Vfs};
 use crate::journal::{Kind, Pending, Record};
 use crate::naming::Key;
 use crate::store::{self, Deletion, ListLine, ListRequest, ObjectStore, Version};
-use crate::write;
+use crate::units::MIB;
+use crate::write::{self, COMMIT_ID};
 
 /// Objects looked at at once.
 const HEADS_IN_FLIGHT_MAX: usize = 32;
 
 /// Keys gathered before they are deleted.
 const KEYS_MAX: usize = 10_000;
+
+/// What a store copies of one object in a second, at the least: CopyObject within a region makes
+/// 100 MiB and more.
+const COPIED_PER_SECOND: u64 = 128 * MIB;
+
+/// How often a copy that may be under way is asked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// An object as a listing shows it, asked for in key order.
 struct Cursor {
@@ -34,13 +43,49 @@ struct Cursor {
     is_over: bool,
 }
 
+/// A directory whose rename is finished after a crash; what else the journal says of what is below
+/// it may still say it under the old name.
+#[derive(Debug)]
+struct Renamed {
+    from: String,
+    to: String,
+    own_tags: HashMap<Key, Version>,
+}
+
+/// All of them, in the order in which they were begun.
+#[derive(Debug, Default)]
+pub(super) struct Renames(Vec<Renamed>);
+
+impl Renames {
+    /// Where the object of a key stands now.
+    pub(super) fn key(&self, key: Key) -> Key {
+        self.0.iter().fold(key, |key, renamed| {
+            let is_below = key.as_str().starts_with(&renamed.from);
+            if is_below { moved_key(&key, &renamed.from, &renamed.to) } else { key }
+        })
+    }
+
+    /// The version that stands there for this one.
+    pub(super) fn version(&self, version: Version) -> Version {
+        self.0.iter().fold(version, |version, renamed| {
+            if !version.key.as_str().starts_with(&renamed.from) {
+                return version;
+            }
+            let key = moved_key(&version.key, &renamed.from, &renamed.to);
+            renamed.own_tags.get(&key).cloned().unwrap_or(Version { key, ..version })
+        })
+    }
+}
+
+fn by_key(versions: Vec<Version>) -> HashMap<Key, Version> {
+    versions.into_iter().map(|version| (version.key.clone(), version)).collect()
+}
+
 impl Vfs {
     /// Ends what earlier mounts began with names. What cannot be ended now waits for the next
     /// mount with the same `--cache-dir`.
-    pub(super) async fn end_leftovers(&self, pending: &[Pending]) {
-        if self.settings().read_only {
-            return;
-        }
+    pub(super) async fn end_leftovers(&self, pending: &[Pending]) -> Renames {
+        let mut renames = Renames::default();
         self.end_deletes_of(pending).await;
         for one in pending.iter().filter(|one| one.kind == Kind::Move) {
             let (intent, steps) = match (one.intent(), one.steps()) {
@@ -51,12 +96,16 @@ impl Vfs {
                 }
             };
             match self.end_move(intent, &steps, &one.record()).await {
-                Ok(()) => one.record().end(),
+                Ok(renamed) => {
+                    renames.0.extend(renamed);
+                    one.record().end();
+                }
                 Err(error) => {
                     tracing::error!(%error, "an unfinished rename waits for another mount");
                 }
             }
         }
+        renames
     }
 
     async fn end_deletes_of(&self, pending: &[Pending]) {
@@ -95,7 +144,7 @@ impl Vfs {
     /// The version, where the object is still the one that was unlinked.
     async fn look_at(&self, version: Version, record: Record) -> Option<(Version, Record)> {
         match self.0.store.head(&version.key).await {
-            Ok(head) if head.version.is_same(&version) => Some((head.version, record)),
+            Ok(head) if is_still(&head.version, &version) => Some((head.version, record)),
             // It went before the crash, and may have been made again since.
             Ok(_) => {
                 record.end();
@@ -118,38 +167,74 @@ impl Vfs {
         intent: MoveIntent,
         steps: &[MoveStep],
         record: &Record,
-    ) -> Result<()> {
+    ) -> Result<Option<Renamed>> {
         match intent {
-            MoveIntent::File { from, to } => self.end_file(&from, &to, steps).await,
+            MoveIntent::File { from, to, id } => {
+                self.end_file(&from, &to, id.as_deref(), steps).await?;
+                Ok(None)
+            }
             MoveIntent::Tree { from, to, list } => {
-                let Some(folder) = record.folder() else { return Ok(()) };
+                let Some(folder) = record.folder() else { return Ok(None) };
                 let list = MoveList::open(folder, &list).map_err(write::Error::Journal)?;
-                if steps.iter().any(|step| matches!(step, MoveStep::AllCopied)) {
+                let own_tags = by_key(list.copies().map_err(write::Error::Journal)?);
+                let is_made = steps.iter().any(|step| matches!(step, MoveStep::AllCopied));
+                if is_made {
                     tracing::info!(%from, %to, "finishing an earlier mount's rename");
                     self.finish_tree(&list, &from).await?;
                 } else {
                     tracing::info!(%from, %to, "taking an earlier mount's rename back");
-                    self.undo_tree(&list, &from, &to).await?;
+                    self.undo_tree(&list, &from, &to, &own_tags).await?;
                 }
                 list.remove();
-                Ok(())
+                Ok(is_made.then_some(Renamed { from, to, own_tags }))
             }
         }
     }
 
-    /// An object that has a copy goes. Where nobody noted the copy, the same bytes are proof.
-    async fn end_file(&self, from: &Version, to: &Key, steps: &[MoveStep]) -> Result<()> {
+    /// An object that has a copy goes. Where nobody noted the copy, it says itself that it is one.
+    async fn end_file(
+        &self,
+        from: &Version,
+        to: &Key,
+        id: Option<&str>,
+        steps: &[MoveStep],
+    ) -> Result<()> {
         let Some(source) = self.head_of(&from.key).await? else { return Ok(()) };
-        let Some(copy) = self.head_of(to).await? else { return Ok(()) };
+        if !source.is_same(from) {
+            return Ok(());
+        }
+        let copy = match self.head_of(to).await? {
+            Some(copy) => copy,
+            None => match self.late_copies(vec![(from.clone(), to.clone())]).await?.pop() {
+                Some(late) => late,
+                None => return Ok(()),
+            },
+        };
         let noted = steps
             .iter()
             .any(|step| matches!(step, MoveStep::Copied(version) if version.is_same(&copy)));
-        let is_copy = noted || (from.etag.is_some() && copy.has_bytes_of(from));
-        if source.is_same(from) && is_copy {
+        if noted || self.is_copy(from, &copy, id).await? {
             self.delete_version(&source).await?;
             tracing::info!(from = %from.key, %to, "an earlier mount's rename is finished");
         }
         Ok(())
+    }
+
+    /// True where `copy` is what this mount's rename of `source`, which still stands, has made: it
+    /// has its bytes by the entity tag, or where the store gave it another one, the metadata of
+    /// the very commit that made the source, or the id that the copy was given.
+    async fn is_copy(&self, source: &Version, copy: &Version, id: Option<&str>) -> Result<bool> {
+        if copy.size != source.size || copy.has_bytes_of(source) {
+            return Ok(copy.has_bytes_of(source));
+        }
+        let original = self.ask(&source.key, false).await?;
+        let (Some(original), Some(found)) = (original, self.ask(&copy.key, false).await?) else {
+            return Ok(false);
+        };
+        let (original, found) =
+            (&original.properties.user_metadata, &found.properties.user_metadata);
+        let is_given = id.is_some_and(|id| found.get(COMMIT_ID).is_some_and(|own| own == id));
+        Ok(is_given || original.contains_key(COMMIT_ID) && original == found)
     }
 
     async fn head_of(&self, key: &Key) -> Result<Option<Version>> {
@@ -172,26 +257,66 @@ impl Vfs {
     }
 
     /// Nothing was deleted yet: copies whose source is still there go again.
-    async fn undo_tree(&self, list: &MoveList, from: &str, to: &str) -> Result<()> {
-        let made = list.copies().map_err(write::Error::Journal)?;
-        let made: HashMap<Key, Version> =
-            made.into_iter().map(|copy| (copy.key.clone(), copy)).collect();
+    async fn undo_tree(
+        &self,
+        list: &MoveList,
+        from: &str,
+        to: &str,
+        own_tags: &HashMap<Key, Version>,
+    ) -> Result<()> {
         let (mut sources, mut copies) = (Cursor::new(self, from), Cursor::new(self, to));
-        let (mut due, mut markers) = (Vec::new(), Vec::new());
+        let (mut due, mut markers, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
         for source in list.sources().map_err(write::Error::Journal)? {
-            let still = sources.find(&source.key).await?;
-            let Some(copy) = copies.find(&moved_key(&source.key, from, to)).await? else {
+            let still = sources.find(&source.key).await?.filter(|still| still.is_same(&source));
+            let key = moved_key(&source.key, from, to);
+            let Some(copy) = copies.find(&key).await? else {
+                // Copies are begun in this order, and so many at once.
+                if still.is_some() && under_way.len() < COPIES_IN_FLIGHT_MAX {
+                    under_way.push((source, key));
+                }
                 continue;
             };
-            let is_ours = copy.has_bytes_of(&source)
-                || made.get(&copy.key).is_some_and(|made| made.is_same(&copy));
-            if is_ours && still.is_some_and(|still| still.is_same(&source)) {
+            if still.is_none() {
+                continue;
+            }
+            let is_noted = own_tags.get(&copy.key).is_some_and(|made| made.is_same(&copy));
+            if is_noted || self.is_copy(&source, &copy, None).await? {
                 self.delete_later(copy, &mut due, &mut markers).await;
             }
+        }
+        for late in self.late_copies(under_way).await? {
+            self.delete_later(late, &mut due, &mut markers).await;
         }
         due.append(&mut markers);
         self.delete_in_order(due.into_iter()).await;
         Ok(())
+    }
+
+    /// Copies that the dead mount may have asked for just before: the store goes on with one that
+    /// was begun, however long it takes, and it would show up later under a name that nobody gave.
+    async fn late_copies(&self, mut under_way: Vec<(Version, Key)>) -> Result<Vec<Version>> {
+        // A larger one is copied in parts, and what of those is late belongs to no upload.
+        under_way.retain(|(source, _)| store::is_one_copy(source));
+        let largest = under_way.iter().map(|(source, _)| source.size).max().unwrap_or(0);
+        let patience = Duration::from_secs(1 + largest / COPIED_PER_SECOND);
+        let until = self.0.clock.now() + patience;
+        let mut late = Vec::new();
+        while !under_way.is_empty() && self.0.clock.now() < until {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let looks: Vec<BoxFuture<'_, Result<Option<Version>>>> =
+                under_way.iter().map(|(_, key)| self.head_of(key).boxed()).collect();
+            let found = futures::future::try_join_all(looks).await?;
+            let mut still = Vec::new();
+            for ((source, key), copy) in under_way.into_iter().zip(found) {
+                match copy {
+                    None => still.push((source, key)),
+                    Some(copy) if self.is_copy(&source, &copy, None).await? => late.push(copy),
+                    Some(_) => {}
+                }
+            }
+            under_way = still;
+        }
+        Ok(late)
     }
 
     /// Gathers objects, and deletes the files among them where they are many. Markers wait for the
@@ -208,6 +333,13 @@ impl Vfs {
             self.delete_in_order(std::mem::take(due).into_iter()).await;
         }
     }
+}
+
+/// True for the object that was unlinked, and not for one with the same bytes that was made since:
+/// two empty files have one entity tag. What was noted of the time is never before the object's.
+fn is_still(found: &Version, unlinked: &Version) -> bool {
+    let is_older = found.last_modified <= unlinked.last_modified;
+    found.is_same(unlinked) && (is_older || unlinked.last_modified == SystemTime::UNIX_EPOCH)
 }
 
 impl Cursor {

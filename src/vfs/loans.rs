@@ -44,7 +44,8 @@ impl Loans {
 }
 
 fn is_in_debt(inode: &Inode) -> bool {
-    inode.staged().is_some_and(|staged| staged.borrows())
+    // One that waits to be sent may borrow where the present stage does not.
+    inode.staged().is_some_and(|staged| staged.borrows() || staged.is_dirty())
 }
 
 impl Vfs {
@@ -61,13 +62,15 @@ impl Vfs {
     pub(super) async fn repay(&self, lender: &Key) -> Result<()> {
         let borrowers = self.0.loans.take(lender);
         for (index, borrower) in borrowers.iter().enumerate() {
-            let Some(staged) = borrower.staged() else { continue };
             let key = self.key_or_last(borrower);
-            if let Err(error) = staged.outlive(lender, &key).await {
-                for borrower in &borrowers[index..] {
-                    self.lend(lender, borrower);
+            let stages = self.earlier_stages(borrower).into_iter().chain(borrower.staged());
+            for staged in stages {
+                if let Err(error) = staged.outlive(lender, &key).await {
+                    for borrower in &borrowers[index..] {
+                        self.lend(lender, borrower);
+                    }
+                    return Err(error.into());
                 }
-                return Err(error.into());
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use super::listed::{Hint, Listed};
 use super::table::Table;
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Key, Name, NameError, Prefix};
-use crate::store::{ErrorKind, ListLine, ListRequest, ObjectHead, Version};
+use crate::store::{ErrorKind, ListLine, ListRequest, ObjectHead, Properties, Version};
 
 /// `S_ISVTX` of a directory's mode.
 const STICKY: u16 = 0o1000;
@@ -443,8 +443,7 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
                 state.tags_unread = head.tag_count > 0;
             }
             // A self-copy elsewhere changes the metadata and not the ETag.
-            let metadata_moved = state.properties.as_ref() != Some(&head.properties);
-            if is_same && metadata_moved && may_renew {
+            if is_same && metadata_moved(&state, head) && may_renew {
                 *state = renewed(&mut state, head, vfs, asked);
             }
             is_same
@@ -462,6 +461,15 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
         state.seen = state.seen.max(asked);
     }
     is_same
+}
+
+/// True where the head says something else of the object than what is known. It tells only how
+/// many tags there are.
+fn metadata_moved(state: &State, head: &ObjectHead) -> bool {
+    let Some(known) = &state.properties else { return true };
+    let tags_moved = !state.tags_unread && known.tags.len() != head.tag_count as usize;
+    let found = Properties { tags: known.tags.clone(), ..head.properties.clone() };
+    tags_moved || *known != found
 }
 
 /// The state of the same bytes under changed metadata; what is open stays as it is.

@@ -26,7 +26,7 @@ use crate::store::{
 use crate::write;
 
 /// Keys copied at once.
-const COPIES_IN_FLIGHT_MAX: usize = 32;
+pub(super) const COPIES_IN_FLIGHT_MAX: usize = 32;
 
 /// DeleteObjects under way at once: 4 000 keys.
 const DELETES_IN_FLIGHT_MAX: usize = 4;
@@ -38,8 +38,13 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum MoveIntent {
-    /// One object.
-    File { from: Version, to: Key },
+    /// One object; `id` is the commit id that its copy is given, where it is given one.
+    File {
+        from: Version,
+        to: Key,
+        #[serde(default)]
+        id: Option<String>,
+    },
     /// Every object below a prefix; `list` is the list's file beside the log.
     Tree { from: String, to: String, list: String },
 }

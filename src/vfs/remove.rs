@@ -38,6 +38,7 @@ impl Vfs {
         let _places_stand = self.0.namespace.read().await;
         let _one_at_a_time = inode.commit.lock().await;
         self.before_it_goes(&inode).await?;
+        self.find_given_up(&inode).await?;
         if Self::version_of(&inode).is_some() {
             self.keep_directory(parent).await;
             self.delete_or_doom(parent, &name, &inode).await?;
@@ -48,6 +49,17 @@ impl Vfs {
         }
         self.discharge(&inode);
         self.take_name(parent, &name, &inode).await;
+        Ok(())
+    }
+
+    /// A commit that nobody answered may stand under the name all the same: then that is what goes.
+    async fn find_given_up(&self, inode: &Arc<Inode>) -> Result<()> {
+        let (Some(staged), Some(key)) = (inode.staged(), self.table().key(inode.ino)) else {
+            return Ok(());
+        };
+        if let Some(version) = staged.arrived(&key).await? {
+            inode.state().version = Some(version);
+        }
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use super::move_list::moved_key;
 use super::move_tree::{Copied, MoveIntent, MoveStep, Moved};
 use super::{Error, Result, Vfs};
 use crate::journal::{Ending, Kind, Record};
-use crate::naming::{Key, Name, Prefix};
+use crate::naming::{Key, MAX_KEY_BYTES, Name, NameError, Prefix};
 use crate::store::{Condition, Properties, Version};
 use crate::write;
 
@@ -89,6 +89,10 @@ impl Vfs {
             self.move_object(rename, &key, stands_there, spared).await?;
         } else {
             self.move_unsent(source, &key, stands_there, spared).await?;
+            if rename.mode == RenameMode::NoReplace && !stands_there {
+                // Whether another client has made the name is decided by the commit.
+                source.state().exclusive = true;
+            }
         }
         if let Some(replaced) = replaced {
             self.discharge(replaced);
@@ -154,7 +158,8 @@ impl Vfs {
             _ => Condition::None,
         };
         self.keep_directory(rename.from.0).await;
-        let record = self.note_move(&version, key);
+        let id = properties.as_ref().and_then(|given| given.user_metadata.get(write::COMMIT_ID));
+        let record = self.note_move(&version, key, id.cloned());
         let copied = self.0.engine.copy(&version, key, properties.clone(), &condition).await;
         // The copy may be the same bytes as what stood there, so before its source goes.
         drop(spared);
@@ -207,8 +212,8 @@ impl Vfs {
 
     /// Notes that an object is to move, so that after a crash it does not stay under both names. A
     /// journal that cannot be written loses nothing but that.
-    fn note_move(&self, from: &Arc<Version>, to: &Key) -> Record {
-        let intent = MoveIntent::File { from: Version::clone(from), to: to.clone() };
+    fn note_move(&self, from: &Arc<Version>, to: &Key, id: Option<String>) -> Record {
+        let intent = MoveIntent::File { from: Version::clone(from), to: to.clone(), id };
         let begun = self.0.engine.journal().begin(Kind::Move, &[], &intent);
         begun.unwrap_or_else(|error| {
             tracing::warn!(key = %from.key, %error, "the journal does not know of a rename");
@@ -268,8 +273,16 @@ impl Vfs {
         if new.as_str().starts_with(old.as_str()) {
             return Err(Error::Invalid);
         }
-        if let Some(replaced) = &rename.replaced {
-            self.check_empty(replaced).await?;
+        let _none_is_too_long = self.destinations(rename.source.ino, &old, &new)?;
+        match (&rename.replaced, rename.mode) {
+            (Some(replaced), _) => drop(self.check_empty(replaced).await?),
+            // What is not known here may have come since it was looked for.
+            (None, RenameMode::NoReplace) => {
+                if self.first_standing(new.as_str(), |_| true).await?.is_some() {
+                    return Err(Error::Exists);
+                }
+            }
+            (None, RenameMode::Replace) => {}
         }
         self.commit_edits_below(rename.source.ino).await?;
         self.repay_below(&old).await?;
@@ -282,7 +295,7 @@ impl Vfs {
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
         self.keep_directory(rename.from.0).await;
-        let wanted = self.destinations(rename.source.ino, &old, &new);
+        let wanted = self.destinations(rename.source.ino, &old, &new)?;
         let copied = self.copy_tree(&old, &new, wanted.keys().cloned().collect()).await;
         if let Some(replaced) = &rename.replaced {
             match &copied {
@@ -320,10 +333,23 @@ impl Vfs {
     }
 
     /// The keys under which the objects of the inodes below will stand.
-    fn destinations(&self, ino: Ino, old: &Prefix, new: &Prefix) -> HashMap<Key, Arc<Inode>> {
+    ///
+    /// # Errors
+    /// [`Error::Name`] where one is too long.
+    fn destinations(
+        &self,
+        ino: Ino,
+        old: &Prefix,
+        new: &Prefix,
+    ) -> Result<HashMap<Key, Arc<Inode>>> {
         let below = self.table().subtree(ino);
         let keys = below.into_iter().filter_map(|inode| Some((self.object_of(&inode)?, inode)));
-        keys.map(|(key, inode)| (moved_key(&key, old.as_str(), new.as_str()), inode)).collect()
+        let moved = keys.map(|(key, inode)| {
+            let key = moved_key(&key, old.as_str(), new.as_str());
+            let is_too_long = key.as_str().len() > MAX_KEY_BYTES;
+            if is_too_long { Err(NameError::KeyTooLong.into()) } else { Ok((key, inode)) }
+        });
+        moved.collect()
     }
 
     /// What is not in S3 yet just follows its name, and replaces what an unlinked file has left

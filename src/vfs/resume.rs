@@ -10,8 +10,8 @@ use super::attr::{FileKind, Ino};
 use super::inode::{Inode, State};
 use super::{Error, Result, Vfs};
 use crate::journal::Pending;
-use crate::naming::Name;
-use crate::write::{Resumed, Staged, Target};
+use crate::naming::{Key, Name};
+use crate::write::{self, Resumed, Staged, Target};
 
 impl Vfs {
     /// Takes up what earlier mounts left. When this answers, every file of theirs stands under
@@ -21,13 +21,23 @@ impl Vfs {
         if pending.is_empty() {
             return;
         }
-        self.end_leftovers(&pending).await;
-        let files = self.0.engine.resume(&pending);
+        if self.settings().read_only {
+            let intents = pending.len();
+            tracing::warn!(
+                intents,
+                "an earlier mount left what is not in S3; this one is --read-only, so it waits for \
+                 a mount that may write"
+            );
+            return;
+        }
+        let renames = self.end_leftovers(&pending).await;
+        let files = self.0.engine.resume(&pending, |key| renames.key(key));
         if !files.is_empty() {
             let files = files.len();
             tracing::info!(files, "an earlier mount ended before these were in S3; sending them");
             self.expect_taken_up(files);
         }
+        let mut taken_up = Vec::with_capacity(files.len());
         for Resumed { staged, target } in files {
             let key = &target.key;
             // A file that is in S3 must not be taken for one that is not: its name may be taken
@@ -37,13 +47,17 @@ impl Vfs {
                 continue;
             }
             match self.put_back(Arc::clone(&staged), target.clone()).await {
-                Ok(inode) => self.enqueue_taken_up(&inode, staged, target),
+                Ok(inode) => taken_up.push((inode, staged, target)),
                 Err(error) => {
                     tracing::error!(%key, %error, "an unfinished commit waits for another mount");
                 }
             }
         }
-        self.take_up_attributes(&pending).await;
+        self.take_up_attributes(&pending, &renames).await;
+        // Only now, since a directory goes from the table with the last of what is below it.
+        for (inode, staged, target) in taken_up {
+            self.enqueue_taken_up(&inode, staged, target);
+        }
     }
 
     /// Puts a file back under its name.
@@ -62,6 +76,7 @@ impl Vfs {
         let before = self.table().child(parent, &last);
         if let Some(before) = before {
             // An earlier commit of the same name, which this one replaces.
+            self.keep_what_another_left(&before, &staged, &target.key).await;
             self.take_name(parent, &last, &before).await;
         }
         let (now, lenders) = (self.0.clock.now(), staged.lenders());
@@ -70,6 +85,18 @@ impl Vfs {
         let inode = inserted.ok_or(Error::NotFound)?;
         lenders.iter().for_each(|lender| self.lend(lender, &inode));
         Ok(inode)
+    }
+
+    /// Two mounts had promised the same name, and nobody knows whose bytes came first: the others
+    /// are not thrown away.
+    async fn keep_what_another_left(&self, before: &Inode, staged: &Staged, key: &Key) {
+        let Some(others) = before.staged().filter(|others| !others.lies_beside(staged)) else {
+            return;
+        };
+        if others.is_dirty() {
+            let refusal = write::Error::Conflict { key: key.clone() };
+            self.keep_aside(&others, key, &refusal).await;
+        }
     }
 
     /// The directory of this name; where the store cannot say now, one without a marker.

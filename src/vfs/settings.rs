@@ -49,6 +49,8 @@ pub struct Settings {
     /// How long a file that is created or emptied may wait for its first bytes before it is stored
     /// as it is, so that other clients see it.
     pub empty_delay: Duration,
+    /// After how long what could not be sent, with nobody waiting for it, is tried again.
+    pub retry_delay: Duration,
     /// When an exclusive create is decided.
     pub exclusive_create: ExclusiveCreate,
     /// When the object of an unlinked file goes.

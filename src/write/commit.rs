@@ -1,9 +1,8 @@
 //! Making S3 hold what is staged.
 //!
 //! Owns the one way from staged bytes to an acknowledged version: finish the streamed upload, or
-//! send what the plan says, then settle what a lost answer left open. Promises: an `Ok` means S3
-//! acknowledged every staged byte; an error leaves all of them staged. Must not know handles or
-//! when to commit.
+//! send what the plan says. Promises: an `Ok` means S3 acknowledged every staged byte; an error
+//! leaves all of them staged. Must not know handles or when to commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +11,14 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
 use super::plan::{PartSource, Plan, PlannedPart, plan};
-use super::stage::{Account, Quota, Slice};
+use super::settle::{self, classify, settle};
+use super::stage::{Account, Slice};
+use super::staging::Quota;
 use super::stream::{PARTS_IN_FLIGHT_MAX, Running, Stream};
 use super::upload::Open;
-use super::{COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, with_id};
+use super::{
+    COMMIT_ID, Committed, CopiedRun, Error, Result, Staged, Target, copy, new_commit_id, with_id,
+};
 use crate::naming::Key;
 use crate::store::{
     self, Condition, CopyRequest, ErrorKind, ObjectHead, Operation, PartTag, Payload, Properties,
@@ -33,13 +36,12 @@ const CONTENDED_TRIES_MAX: u32 = 4;
 /// The first such wait; S3's conflicting requests last milliseconds.
 const CONTENDED_DELAY: Duration = Duration::from_millis(100);
 
-/// A fresh commit id, 128 random bits.
-pub(super) fn new_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
-}
-
-pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Committed>> {
+pub(super) async fn commit(
+    staged: &Staged,
+    target: impl FnOnce() -> Target + Send,
+) -> Result<Option<Committed>> {
     let mut stream = staged.stream.lock().await;
+    let target = &target();
     let account = staged.stage.account().clone();
     if account.epoch == account.committed {
         return Ok(None);
@@ -48,71 +50,27 @@ pub(super) async fn commit(staged: &Staged, target: &Target) -> Result<Option<Co
         staged.leave(&mut stream).await;
         return Ok(None);
     }
-    if let Some(head) = is_done(staged, target, &account).await {
-        return Ok(Some(done(staged, &mut stream, head, account.epoch).await));
+    if let Some(head) = settle::is_done(staged, target, &account).await {
+        let committed = attributed(staged, target, head).await;
+        settle::done(staged, &mut stream, &committed, account.epoch).await;
+        return Ok(Some(committed));
     }
+    staged.promise_what_is_sent(&stream, &target.key, account.epoch).await;
     let sent = match usable(&mut stream, staged, target, &account).await {
         Some(running) => finish(staged, target, &account, &mut stream, running).await,
+        // No upload is left that has what the staging file has not.
+        None if !account.punched.is_empty() => settle::without_upload(staged, target).await,
         None => send(staged, target, &account).await,
     };
     let committed = match sent {
         Err(error @ (Error::Conflict { .. } | Error::Exists { .. })) => {
-            again(staged, target, error).await?
+            settle::again(staged, target, error).await?
         }
         sent => sent?,
     };
     staged.stage.committed(Arc::clone(&committed.version), account.epoch);
     staged.end_promise();
     Ok(Some(committed))
-}
-
-/// True where an earlier process was cut off after S3 had done this commit; nothing is left to do.
-pub(super) async fn is_over(staged: &Staged, target: &Target) -> bool {
-    let mut stream = staged.stream.lock().await;
-    let account = staged.stage.account().clone();
-    match is_done(staged, target, &account).await {
-        Some(head) => {
-            done(staged, &mut stream, head, account.epoch).await;
-            true
-        }
-        None => false,
-    }
-}
-
-/// The object, where an earlier process was cut off after S3 had done this very commit.
-async fn is_done(staged: &Staged, target: &Target, account: &Account) -> Option<ObjectHead> {
-    let id = staged.taken_up(&target.key, account.epoch)?;
-    let head = staged.engine.0.store.head(&target.key).await.ok()?;
-    carries(&head, &id).then_some(head)
-}
-
-async fn done(staged: &Staged, stream: &mut Stream, head: ObjectHead, epoch: u64) -> Committed {
-    tracing::info!(key = %head.version.key, "in S3 already");
-    let version = Arc::new(head.version);
-    staged.stage.committed(Arc::clone(&version), epoch);
-    // It may have been another upload that became the object.
-    staged.leave(stream).await;
-    let properties = head.properties;
-    Committed { version, properties, carries_mtime: true, carries_attributes: true }
-}
-
-/// Another version stands there. Where it is an earlier commit of this very file, which was given
-/// up because no answer came, it is what the bytes not changed since are in, so the commit goes
-/// over it; otherwise `refusal` stands.
-async fn again(staged: &Staged, target: &Target, refusal: Error) -> Result<Committed> {
-    let unknown = staged.stage.account().unknown.clone();
-    if unknown.is_empty() || !staged.stage.account().punched.is_empty() {
-        return Err(refusal);
-    }
-    let Ok(head) = staged.engine.0.store.head(&target.key).await else { return Err(refusal) };
-    if !unknown.iter().any(|id| carries(&head, id)) {
-        return Err(refusal);
-    }
-    tracing::info!(key = %target.key, "a commit that was given up has arrived after all");
-    staged.stage.rebase(Arc::new(head.version.clone()));
-    let condition = Condition::Unchanged(head.version);
-    let account = staged.stage.account().clone();
-    send(staged, &Target { condition, ..target.clone() }, &account).await
 }
 
 /// The streamed upload, where it can become this commit; otherwise it is given up.
@@ -155,7 +113,7 @@ async fn finish(
             return Err(error);
         }
         Err(error) if is_final(&error) => {
-            return without_upload(staged, target, stream, running, error).await;
+            return settle::without(staged, target, stream, running, error).await;
         }
         Err(error) => {
             // The next commit goes on with what this upload has.
@@ -182,20 +140,42 @@ async fn with_attributes(
     if open.properties == target.streamed && !target.mtime_is_explicit {
         return Ok(streamed);
     }
-    let (engine, properties) = (&staged.engine, with_id(&target.properties, &open.commit_id));
-    let version = &streamed.version;
+    Ok(give_attributes(staged, target, &open.commit_id, streamed).await)
+}
+
+/// What an earlier process stored, with the attributes that it may not have come to give it.
+pub(super) async fn attributed(staged: &Staged, target: &Target, head: ObjectHead) -> Committed {
+    let id = head.properties.user_metadata.get(COMMIT_ID).cloned().unwrap_or_default();
+    let says =
+        |wanted: &Properties| with_id(wanted, &id).user_metadata == head.properties.user_metadata;
+    let carries_mtime = says(&target.properties);
+    let is_given = carries_mtime || !target.mtime_is_explicit && says(&target.streamed);
+    let (version, properties) = (Arc::new(head.version), head.properties);
+    let stored = Committed { version, properties, carries_mtime, carries_attributes: true };
+    if is_given { stored } else { give_attributes(staged, target, &id, stored).await }
+}
+
+/// One self-copy; where that fails, whoever keeps attributes sends them again.
+async fn give_attributes(
+    staged: &Staged,
+    target: &Target,
+    id: &str,
+    stored: Committed,
+) -> Committed {
+    let (engine, properties) = (&staged.engine, with_id(&target.properties, id));
+    let version = &stored.version;
     let unchanged = Condition::Unchanged(Version::clone(version));
     let copied =
         copy::copy(engine, version, &target.key, Some(properties.clone()), &unchanged).await;
     match copied {
         Ok(copied) => {
             let version = Arc::new(copied);
-            Ok(Committed { version, properties, carries_mtime: true, carries_attributes: true })
+            Committed { version, properties, carries_mtime: true, carries_attributes: true }
         }
-        // The bytes are there, so this is a commit; whoever keeps attributes sends them again.
+        // The bytes are there, so this is a commit.
         Err(error) => {
             tracing::warn!(key = %target.key, %error, "the attributes are not in S3 yet");
-            Ok(Committed { carries_attributes: false, ..streamed })
+            Committed { carries_attributes: false, ..stored }
         }
     }
 }
@@ -251,42 +231,7 @@ fn is_final(error: &Error) -> bool {
     }
 }
 
-/// The upload that alone had some of the bytes will not become the object. If it already has, in
-/// an earlier attempt whose answer was lost, the commit goes over that; if it has not, they are
-/// lost; where the store does not say, the next commit asks again.
-async fn without_upload(
-    staged: &Staged,
-    target: &Target,
-    stream: &mut Stream,
-    running: Running,
-    error: Error,
-) -> Result<Committed> {
-    let id = &running.open.commit_id;
-    match staged.engine.0.store.head(&target.key).await {
-        Ok(head) if carries(&head, id) => {
-            running.open.completed();
-            staged.stage.rebase_punched(Arc::new(head.version.clone()));
-            let condition = Condition::Unchanged(head.version);
-            let account = staged.stage.account().clone();
-            send(staged, &Target { condition, ..target.clone() }, &account).await
-        }
-        Err(unsaid) if !unsaid.is_not_found() => {
-            stream.put_back(running);
-            Err(error)
-        }
-        _ => {
-            running.open.abort_later(&staged.engine);
-            let (key, missing) = (target.key.clone(), staged.stage.account().punched.clone());
-            Err(Error::Lost { key, missing, source: Box::new(error) })
-        }
-    }
-}
-
-fn carries(head: &ObjectHead, id: &str) -> bool {
-    head.properties.user_metadata.get(COMMIT_ID).is_some_and(|found| found == id)
-}
-
-async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
+pub(super) async fn send(staged: &Staged, target: &Target, account: &Account) -> Result<Committed> {
     let id = promise(staged, target, account, None);
     let properties = with_id(&target.properties, &id);
     let planned = plan(&account.edit(&account.holes()), &staged.engine.0.limits);
@@ -356,7 +301,7 @@ async fn changed(staged: &Staged, source: &Version) -> Option<Error> {
 fn promise(staged: &Staged, target: &Target, account: &Account, id: Option<&str>) -> String {
     staged.promise(target, account, id).unwrap_or_else(|error| {
         tracing::warn!(key = %target.key, %error, "the journal does not know of a commit");
-        id.map_or_else(new_id, str::to_owned)
+        id.map_or_else(new_commit_id, str::to_owned)
     })
 }
 
@@ -498,7 +443,7 @@ async fn fetch(staged: &Staged, key: &Key, run: &CopiedRun, quota: Quota) -> Res
 }
 
 /// What it means that an object could not be read or copied from.
-fn source_error(error: store::Error, source: &Version) -> Error {
+pub(super) fn source_error(error: store::Error, source: &Version) -> Error {
     classify(error, &source.key, &Condition::Unchanged(source.clone()))
 }
 
@@ -519,45 +464,4 @@ async fn complete(
         open.clone().abort_later(&staged.engine);
     }
     Ok(version)
-}
-
-/// Decides what an answer means that may be the echo of a success: the object carries our commit
-/// id, or it does not.
-async fn settle(
-    staged: &Staged,
-    target: &Target,
-    id: &str,
-    answer: store::Result<Version>,
-) -> Result<Version> {
-    let error = match answer {
-        Ok(version) => return Ok(version),
-        Err(error) => error,
-    };
-    if error.is_ambiguous() {
-        staged.stage.unanswered(id);
-    }
-    // A store that has not answered within the operation timeout is not asked again now; the next
-    // try knows the id.
-    if error.is_ambiguous()
-        && !error.kind().is_unanswered()
-        && let Ok(head) = staged.engine.0.store.head(&target.key).await
-        && carries(&head, id)
-    {
-        tracing::debug!(key = %target.key, "the answer was lost, but the object is there");
-        return Ok(head.version);
-    }
-    Err(classify(error, &target.key, &target.condition))
-}
-
-fn classify(error: store::Error, key: &Key, condition: &Condition) -> Error {
-    let key = key.clone();
-    match (error.kind(), condition) {
-        (ErrorKind::Changed, Condition::Absent) => Error::Exists { key },
-        // S3 answers If-Match on a key that is gone with NoSuchKey.
-        (ErrorKind::Changed | ErrorKind::NotFound, Condition::Unchanged(_)) => {
-            Error::Conflict { key }
-        }
-        (ErrorKind::TooLarge, _) => Error::TooBig { key },
-        _ => Error::Store(error),
-    }
 }

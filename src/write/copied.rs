@@ -125,6 +125,13 @@ impl Copied {
         }
     }
 
+    /// What was of the same object stands in `new`, in its own place.
+    pub fn settle_in(&mut self, new: &Arc<Version>) {
+        for run in self.runs.values_mut().filter(|run| run.version.key == new.key) {
+            (run.version, run.from) = (Arc::clone(new), run.range.start);
+        }
+    }
+
     fn touching(&self, range: ByteRange) -> impl Iterator<Item = &CopiedRun> {
         let first = self.runs.range(..=range.start).next_back().map_or(range.start, |(&at, _)| at);
         let touching = self.runs.range(first..range.end.max(first)).map(|(_, run)| run);

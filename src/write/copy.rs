@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::upload::Open;
 use super::{COMMIT_ID, Engine, Error, Result};
 use crate::naming::Key;
 use crate::store::{self, Condition, Properties, Version};
@@ -18,8 +19,12 @@ pub(super) async fn copy(
     condition: &Condition,
 ) -> Result<Version> {
     let given = properties.as_ref().map(|own| own.user_metadata.clone());
-    let store = &*engine.0.store;
-    match store::copy_whole(store, source, key, properties, condition).await {
+    let copied = if store::is_one_copy(source) {
+        store::copy_whole(&*engine.0.store, source, key, properties, condition).await
+    } else {
+        in_parts(engine, source, key, properties, condition).await
+    };
+    match copied {
         Err(error) if error.is_ambiguous() => {
             let echo = match given {
                 Some(given) => own_copy(engine, key, &given).await,
@@ -29,6 +34,29 @@ pub(super) async fn copy(
         }
         copied => Ok(copied?),
     }
+}
+
+/// By an upload, which the journal knows of: it may be under way for minutes, and what a dead mount
+/// leaves of it costs storage.
+async fn in_parts(
+    engine: &Engine,
+    source: &Version,
+    key: &Key,
+    properties: Option<Properties>,
+    condition: &Condition,
+) -> store::Result<Version> {
+    let store = &*engine.0.store;
+    let properties = match properties {
+        Some(properties) => properties,
+        None => store::carried_over(store, source).await?,
+    };
+    let open = Open::begin_copy(engine, key, &properties).await?;
+    let copied = store::copy_in_parts(store, source, &open.upload, condition).await;
+    match &copied {
+        Ok(_) => open.completed(),
+        Err(_) => open.abort(engine).await,
+    }
+    copied
 }
 
 /// The object under `key` where it carries what this copy was given, a commit id among it.

@@ -1,32 +1,29 @@
 //! Commits in the journal: what is to be made of a staging file, for whoever finds it.
 //!
-//! Owns the words in which a commit is written down before it is sent, and how a later process
-//! takes it up again. An intent that nobody was told of ends with the next change of the file,
-//! since the bytes it speaks of are no more; one that was acknowledged (`--write-back`) ends only
-//! when S3 has the bytes. Must not know how anything is sent.
+//! Owns the words in which a commit is written down before it is sent. An intent that nobody was
+//! told of ends with the next change of the file, since the bytes it speaks of are no more; one
+//! that was acknowledged (`--write-back`) ends only when S3 has the bytes. Must not know how
+//! anything is sent.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 
 use super::copied::{Copied, CopiedRun};
 use super::extents::Extents;
 use super::stage::{Account, Stage};
-use super::stream::{Running, Stream};
-use super::upload::{Open, UploadIntent, UploadStep};
-use super::{Engine, Error, Result, Staged, Target};
-use crate::journal::{Ending, Kind, Pending, Record};
+use super::stream::Stream;
+use super::{Error, Result, Staged, Target};
+use crate::journal::{Ending, Kind, Record};
 use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
 
 /// A commit, as the journal knows it.
 #[derive(Debug, Serialize, Deserialize)]
-struct CommitIntent {
+pub(super) struct CommitIntent {
     /// The staging file's name in the slot's folder.
-    stage: String,
+    pub(super) stage: String,
     size: u64,
     base: Option<Version>,
     base_len: u64,
@@ -38,12 +35,39 @@ struct CommitIntent {
     #[serde(default)]
     copied: Vec<CopiedIntent>,
     /// What the object's metadata will say where the commit was done.
-    id: String,
+    pub(super) id: String,
     /// Ids of earlier commits that may still arrive.
     unknown: Vec<String>,
     /// close() or fsync() has answered 0 for it.
-    is_acknowledged: bool,
-    target: Target,
+    pub(super) is_acknowledged: bool,
+    pub(super) target: Target,
+}
+
+impl CommitIntent {
+    /// What the bytes of the staging file are.
+    pub(super) fn into_account(self) -> Account {
+        let mut copied = Copied::new();
+        self.copied.into_iter().for_each(|run| copied.insert(run.into_run()));
+        // What else was staged can be had from the base again, and may have left since.
+        let mut present = self.dirty.clone();
+        self.punched.iter().for_each(|range| present.remove(range));
+        // It may have been done, and only its answer, or the note of it, was lost.
+        let mut unknown = self.unknown;
+        unknown.push(self.id);
+        Account {
+            size: self.size,
+            base: self.base.map(Arc::new),
+            base_len: self.base_len,
+            dirty: self.dirty,
+            present,
+            punched: self.punched,
+            copied,
+            lets_go: 0,
+            epoch: 0,
+            committed: 0,
+            unknown,
+        }
+    }
 }
 
 /// A [`CopiedRun`], as the journal knows it.
@@ -79,6 +103,22 @@ pub(super) struct Promises {
     replaced: Option<Ending>,
 }
 
+impl Promises {
+    /// That of a commit which an earlier process has written down.
+    pub(super) fn of(
+        record: Record,
+        id: String,
+        target: Target,
+        (epoch, is_acknowledged): (u64, bool),
+    ) -> Self {
+        let last_id = Some(id.clone());
+        let (is_durable, is_taken_up) = (true, true);
+        let promise =
+            Promise { record, id, target, epoch, is_acknowledged, is_durable, is_taken_up };
+        Self { last_id, current: Some(promise), ..Self::default() }
+    }
+}
+
 /// A commit that stands in the journal.
 #[derive(Debug)]
 struct Promise {
@@ -88,6 +128,8 @@ struct Promise {
     epoch: u64,
     /// Somebody was told that it will be kept.
     is_acknowledged: bool,
+    /// It, and the bytes that it speaks of, are on disk and not only on their way there.
+    is_durable: bool,
     /// An earlier process began it, and may have done it.
     is_taken_up: bool,
 }
@@ -97,15 +139,6 @@ impl Promise {
     fn is_for(&self, target: &Target) -> bool {
         self.target.key == target.key && self.target.properties == target.properties
     }
-}
-
-/// A file whose commit an earlier process began.
-#[derive(Debug)]
-pub struct Resumed {
-    /// Its bytes.
-    pub staged: Arc<Staged>,
-    /// Where they go.
-    pub target: Target,
 }
 
 impl Staged {
@@ -146,7 +179,7 @@ impl Staged {
         // The same bytes keep their id, by which a file that follows knows them.
         let same = promised.current.as_ref().filter(|promise| promise.epoch == account.epoch);
         let id = id.map(str::to_owned).or_else(|| same.map(|promise| promise.id.clone()));
-        let id = id.unwrap_or_else(super::commit::new_id);
+        let id = id.unwrap_or_else(super::new_commit_id);
         self.come_after_earlier(&mut promised);
         let is_acknowledged = is_acknowledged || was_acknowledged;
         let record = self.begin(target, account, &id, is_acknowledged)?;
@@ -156,6 +189,7 @@ impl Staged {
             target: target.clone(),
             epoch: account.epoch,
             is_acknowledged,
+            is_durable: false,
             is_taken_up: false,
         };
         promised.last_id = Some(id.clone());
@@ -202,7 +236,12 @@ impl Staged {
             is_acknowledged,
             target: target.clone(),
         };
-        self.engine.0.journal.begin(Kind::Commit, &[stage], &intent)
+        self.journal.begin(Kind::Commit, &[stage], &intent)
+    }
+
+    /// The id of the last commit that was written down.
+    pub(super) fn last_id(&self) -> Option<String> {
+        self.promised().last_id.clone()
     }
 
     /// True where the journal speaks of the file as it is.
@@ -220,15 +259,32 @@ impl Staged {
     /// The bytes are the same, and elsewhere: what stands in the journal is written anew.
     ///
     /// # Errors
-    /// The journal's disk.
-    pub(super) fn renew_promise(&self) -> std::io::Result<()> {
+    /// The disk's.
+    pub(super) async fn renew_promise(&self, key: &Key) -> Result<()> {
+        if self.promised().is_followed {
+            // A record of these bytes behind that of later ones would be taken for the later.
+            return Ok(());
+        }
+        let is_told = self.is_acknowledged();
+        if is_told {
+            self.sync_bytes(key).await?;
+        }
         let account = self.stage.account().clone();
         if let Some(promise) = &mut self.promised().current {
             let is_acknowledged = promise.is_acknowledged;
-            let record = self.begin(&promise.target, &account, &promise.id, is_acknowledged)?;
+            let begun = self.begin(&promise.target, &account, &promise.id, is_acknowledged);
+            let record = begun.map_err(Error::Journal)?;
             std::mem::replace(&mut promise.record, record).end();
         }
-        Ok(())
+        if is_told { self.sync_journal().await } else { Ok(()) }
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        self.promised().current.as_ref().is_some_and(|promise| promise.is_acknowledged)
+    }
+
+    async fn sync_journal(&self) -> Result<()> {
+        self.journal.sync().await.map_err(Error::Journal)
     }
 
     /// The file goes elsewhere: a commit of it that stands in the journal is written anew, for the
@@ -261,17 +317,42 @@ impl Staged {
         key: &Key,
         after: impl FnOnce(&mut Account) + Send,
     ) -> Result<()> {
-        let is_acknowledged = |promise: &Promise| promise.is_acknowledged;
-        if !self.promised().current.as_ref().is_some_and(is_acknowledged) {
+        if !self.is_acknowledged() {
             return Ok(());
         }
         self.sync_bytes(key).await?;
         let mut account = self.stage.account().clone();
         after(&mut account);
         // Other bytes are another commit, but for those that only an upload has.
-        let id = stream.commit_id().map_or_else(super::commit::new_id, str::to_owned);
+        let id = stream.commit_id().map_or_else(super::new_commit_id, str::to_owned);
         self.promise_instead(&account, id).map_err(Error::Journal)?;
-        self.engine.0.journal.sync().await.map_err(Error::Journal)
+        self.sync_journal().await
+    }
+
+    /// Later bytes are about to be sent than were acknowledged: their record stands in place of the
+    /// one that somebody was told of, so it must be as durable before. Where the disk fails, they
+    /// are sent all the same.
+    pub(super) async fn promise_what_is_sent(&self, stream: &Stream, key: &Key, epoch: u64) {
+        let is_later = |promise: &Promise| promise.is_acknowledged && promise.epoch < epoch;
+        if !self.promised().current.as_ref().is_some_and(is_later) {
+            return;
+        }
+        if let Err(error) = self.promise_ahead(stream, key, |_| ()).await {
+            tracing::warn!(%key, %error, "the journal does not know of a commit");
+            return;
+        }
+        if let Some(promise) = &mut self.promised().current {
+            (promise.epoch, promise.is_durable) = (epoch, true);
+        }
+    }
+
+    /// The record of this epoch is on disk, and its bytes were before.
+    fn note_durable(&self, epoch: u64) {
+        let mut promised = self.promised();
+        let current = promised.current.as_mut();
+        if let Some(promise) = current.filter(|promise| promise.epoch <= epoch) {
+            promise.is_durable = true;
+        }
     }
 
     /// What stands in the journal ends where a record of `account` stands.
@@ -316,6 +397,7 @@ impl Staged {
             };
             promised.is_followed || promised.current.as_ref().is_some_and(is_same)
         };
+        let epoch = account.epoch;
         if !is_told {
             self.sync_bytes(&target.key).await?;
             let stand = || stand(target.clone());
@@ -324,7 +406,9 @@ impl Staged {
                 .map_err(Error::Journal)?;
         }
         // Also what another has just written down, so that its record is on disk.
-        self.engine.0.journal.sync().await.map_err(Error::Journal)
+        self.sync_journal().await?;
+        self.note_durable(epoch);
+        Ok(())
     }
 
     /// This file's bytes come after those of `earlier`, under the same name.
@@ -340,10 +424,12 @@ impl Staged {
         promised.is_followed && !promised.current.as_ref().is_some_and(is_as_promised)
     }
 
-    /// The last epoch that was acknowledged without being in S3; 0 for none.
+    /// The last epoch that may be acknowledged without being in S3: bytes and record are on disk.
+    /// 0 for none.
     pub fn promised_epoch(&self) -> u64 {
         let promised = self.promised();
-        promised.current.as_ref().filter(|one| one.is_acknowledged).map_or(0, |one| one.epoch)
+        let is_kept = |one: &&Promise| one.is_acknowledged && one.is_durable;
+        promised.current.as_ref().filter(is_kept).map_or(0, |one| one.epoch)
     }
 
     /// The bytes are in S3, or go nowhere: nobody will find them again.
@@ -380,125 +466,4 @@ impl Staged {
             Self::take_promise_back(&self.stage, &mut promised);
         }
     }
-}
-
-/// Takes up the commits that earlier processes left in `pending`, in order, and gives up the
-/// uploads that belong to none. What cannot be read stays where it is.
-pub(super) fn resume(engine: &Engine, pending: &[Pending]) -> Vec<Resumed> {
-    let mut uploads = uploads(pending);
-    let mut resumed = Vec::new();
-    for pending in pending.iter().filter(|pending| pending.kind == Kind::Commit) {
-        match take_up(engine, pending, &mut uploads) {
-            Ok(file) => resumed.push(file),
-            Err(error) => {
-                tracing::error!(%error, "the journal has a commit that cannot be taken up");
-                if is_gone(&error) {
-                    pending.record().end();
-                }
-            }
-        }
-    }
-    for open in uploads {
-        tracing::info!(key = %open.upload.key, "giving up an upload that was never finished");
-        open.abort_later(engine);
-    }
-    resumed
-}
-
-/// The bytes are not where they were: a mount was killed when it had just kept them for recovery,
-/// or somebody has removed them. No later mount will find them either.
-fn is_gone(error: &Error) -> bool {
-    let gone = std::io::ErrorKind::NotFound;
-    matches!(error, Error::Staging { source, .. } if source.kind() == gone)
-}
-
-/// In the order in which they were begun.
-fn uploads(pending: &[Pending]) -> Vec<Open> {
-    let mut uploads = Vec::new();
-    for pending in pending.iter().filter(|pending| pending.kind == Kind::Upload) {
-        let read = || Ok((pending.intent::<UploadIntent>()?, pending.steps::<UploadStep>()?));
-        let read: serde_json::Result<_> = read();
-        match read {
-            Ok((intent, steps)) => uploads.push(Open::resume(intent, steps, pending.record())),
-            Err(error) => tracing::error!(%error, "the journal has an upload nobody can read"),
-        }
-    }
-    uploads
-}
-
-/// The upload of the commit `id`: the last one, since those before it were given up.
-fn take_upload(uploads: &mut Vec<Open>, id: &str, key: &Key) -> Option<Open> {
-    let at = uploads.iter().rposition(|open| open.commit_id == id)?;
-    let open = uploads.remove(at);
-    let parts = open.parts.len();
-    tracing::info!(%key, parts, "going on with its upload behind the parts that were sent");
-    Some(open)
-}
-
-fn take_up(engine: &Engine, pending: &Pending, uploads: &mut Vec<Open>) -> Result<Resumed> {
-    let intent: CommitIntent =
-        pending.intent().map_err(|error| Error::Journal(std::io::Error::other(error)))?;
-    let CommitIntent { stage, size, base, base_len, dirty, punched, id, .. } = intent;
-    let (mut unknown, target, is_acknowledged) =
-        (intent.unknown, intent.target, intent.is_acknowledged);
-    let mut copied = Copied::new();
-    intent.copied.into_iter().for_each(|run| copied.insert(run.into_run()));
-    // What else was staged can be had from the base again, and may have left since.
-    let mut present = dirty.clone();
-    punched.iter().for_each(|range| present.remove(range));
-    // It may have been done, and only its answer, or the note of it, was lost.
-    unknown.push(id.clone());
-    let record = pending.record();
-    let folder = record.folder().map(|folder| folder.join(&stage)).unwrap_or_default();
-    let base = base.map(Arc::new);
-    let account = Account {
-        size,
-        base,
-        base_len,
-        dirty,
-        present,
-        punched,
-        copied,
-        lets_go: 0,
-        epoch: 0,
-        committed: 0,
-        unknown,
-    };
-    let stage = Stage::resume(&engine.0.staging, &folder, account)
-        .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
-    let epoch = stage.account().epoch;
-    let (mut stream, mut resumable) = (Stream::default(), None);
-    if let Some(open) = take_upload(uploads, &id, &target.key) {
-        // A stream begins without a time, unless nobody keeps one.
-        let is_planned = open.properties == target.properties;
-        if is_planned && stage.account().punched.is_empty() {
-            resumable = Some(open);
-        } else {
-            stream = Stream::resume(Running::resume(open, &stage));
-        }
-    }
-    let (promised, is_taken_up) = (target.clone(), true);
-    let promised = Promises {
-        last_id: Some(id.clone()),
-        current: Some(Promise {
-            record,
-            id,
-            target: promised,
-            epoch,
-            is_acknowledged,
-            is_taken_up,
-        }),
-        ..Promises::default()
-    };
-    let staged = Staged {
-        engine: engine.clone(),
-        stage,
-        stream: Mutex::new(stream),
-        stays_local: AtomicBool::new(false),
-        lost: AtomicBool::new(false),
-        promised: std::sync::Mutex::new(promised),
-        resumable: std::sync::Mutex::new(resumable),
-    };
-    staged.stage.keep(true);
-    Ok(Resumed { staged: engine.register(staged), target })
 }

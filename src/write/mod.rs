@@ -15,9 +15,13 @@ mod extents;
 mod intent;
 mod plan;
 mod rescue;
+mod resumed;
 mod room;
+mod settle;
 mod stage;
+mod staging;
 mod stream;
+mod target;
 mod upload;
 
 use std::io;
@@ -25,7 +29,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::budget::Budget;
@@ -38,28 +41,20 @@ use crate::units::ByteRange;
 
 use intent::Promises;
 use room::{Lack, Traffic};
-use stage::{Quota, Stage, StageError};
+use stage::{Stage, StageError};
+use staging::Quota;
 use stream::Stream;
+use target::with_id;
 use upload::Open;
 
 pub use copied::{Copied, CopiedRun};
 pub use error::{Error, Result};
 pub use extents::Extents;
-pub use intent::Resumed;
 pub use plan::{Edit, Limits, Origin, PartSource, Plan, PlannedPart, TooLarge, plan};
-pub use stage::{Slice, Staging};
-
-/// The user metadata key under which each commit's id stands, so that a lost answer can be
-/// settled by a HEAD.
-pub const COMMIT_ID: &str = "s3pod-commit";
-
-/// What the id takes of an object's user metadata: its name with `x-amz-meta-`, and 32 digits.
-pub const COMMIT_ID_BYTES: usize = "x-amz-meta-".len() + COMMIT_ID.len() + 32;
-
-/// An id that no other commit has.
-pub fn new_commit_id() -> String {
-    commit::new_id()
-}
+pub use resumed::Resumed;
+pub use stage::Slice;
+pub use staging::Staging;
+pub use target::{COMMIT_ID, COMMIT_ID_BYTES, Committed, Target, new_commit_id};
 
 /// What every staged file of a mount shares; cheap to clone.
 #[derive(Clone, Debug)]
@@ -81,38 +76,6 @@ struct Inner {
     /// Every staged file of the mount, oldest first; as many as there are dirty or open ones.
     files: std::sync::Mutex<Vec<Weak<Staged>>>,
     traffic: Arc<Traffic>,
-}
-
-/// Where a commit goes and what goes with it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    /// The object's key.
-    pub key: Key,
-    /// What is kept with the bytes, as it must be after the commit.
-    pub properties: Properties,
-    /// What a streamed upload may start with: the same without what changes while it is written
-    /// (the modification time). Where the two differ at commit, a self-copy follows the Complete;
-    /// a modification time that nobody set is not worth one, see `mtime_is_explicit`.
-    pub streamed: Properties,
-    /// The modification time was set by a call, so it must reach S3.
-    pub mtime_is_explicit: bool,
-    /// What must hold at the destination.
-    pub condition: Condition,
-    /// What must hold where nobody waits any more: in the background, or after a crash.
-    pub later: Condition,
-}
-
-/// What a commit did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// The object as it is now.
-    pub version: Arc<Version>,
-    /// The properties it has now.
-    pub properties: Properties,
-    /// They are [`Target::properties`]; otherwise [`Target::streamed`], without the time.
-    pub carries_mtime: bool,
-    /// The other attributes are those of the target; otherwise the bytes alone are committed.
-    pub carries_attributes: bool,
 }
 
 impl Engine {
@@ -150,9 +113,10 @@ impl Engine {
     }
 
     /// Takes up the commits that earlier mounts left, in order, and gives their other uploads up.
-    /// Each is tried again by [`Staged::commit`] or let go by [`Staged::abandon`].
-    pub fn resume(&self, pending: &[Pending]) -> Vec<Resumed> {
-        intent::resume(self, pending)
+    /// Each is tried again by [`Staged::commit`] or let go by [`Staged::abandon`]. `moved` tells
+    /// under which key a file stands now.
+    pub fn resume(&self, pending: &[Pending], moved: impl Fn(Key) -> Key) -> Vec<Resumed> {
+        resumed::resume(self, pending, &moved)
     }
 
     /// Begins to stage changes of a file whose bytes are `base`'s; none for a new file.
@@ -166,7 +130,17 @@ impl Engine {
         let (stays_local, lost) = (AtomicBool::new(false), AtomicBool::new(false));
         let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
         let engine = self.clone();
-        Ok(self.register(Staged { engine, stage, stream, stays_local, lost, promised, resumable }))
+        let journal = self.0.journal.clone();
+        Ok(self.register(Staged {
+            engine,
+            journal,
+            stage,
+            stream,
+            stays_local,
+            lost,
+            promised,
+            resumable,
+        }))
     }
 
     /// Waits until the uploads that were given up are gone, or the store would not hear of it.
@@ -214,6 +188,8 @@ impl Engine {
 #[derive(Debug)]
 pub struct Staged {
     engine: Engine,
+    /// Where the staging file lies: an earlier mount's, where that has left it.
+    journal: Journal,
     stage: Stage,
     /// Held by whoever changes or commits the file.
     stream: Mutex<Stream>,
@@ -346,14 +322,33 @@ impl Staged {
     /// Asks whether S3 has done the commit that an earlier process began; then nothing is left of
     /// it to do. Where S3 does not say, the commit itself asks again.
     pub async fn is_over(&self, target: &Target) -> bool {
-        commit::is_over(self, target).await
+        settle::is_over(self, target).await
+    }
+
+    /// The object under `key`, where it is a commit of this file that was given up because no
+    /// answer came; it is underneath the file from then on.
+    ///
+    /// # Errors
+    /// The store's: then nobody knows.
+    pub async fn arrived(&self, key: &Key) -> Result<Option<Arc<Version>>> {
+        settle::arrived(self, key).await
+    }
+
+    /// True where the bytes of both lie in the same folder of the journal.
+    pub fn lies_beside(&self, other: &Self) -> bool {
+        self.journal.folder() == other.journal.folder()
     }
 
     /// Brings S3 up to date and returns what stands there; sends nothing where nothing is dirty.
+    /// `target` is asked when nothing of the file changes any more, so that what has been promised
+    /// of it until then is sent.
     ///
     /// # Errors
     /// The store's, [`Error::Conflict`] or [`Error::Exists`]; the bytes stay staged.
-    pub async fn commit(&self, target: &Target) -> Result<Option<Committed>> {
+    pub async fn commit(
+        &self,
+        target: impl FnOnce() -> Target + Send,
+    ) -> Result<Option<Committed>> {
         commit::commit(self, target).await
     }
 
@@ -418,7 +413,7 @@ impl Staged {
             commit::fill(self, key, run.range, Quota::MayBePassed).await?;
         }
         self.stage.adopt_copied(source);
-        self.renew_promise().map_err(Error::Journal)
+        self.renew_promise(key).await
     }
 
     /// The objects that have bytes of this file until it is committed.
@@ -556,11 +551,4 @@ impl Staged {
             StageError::Disk(source) => Error::Staging { key: key.clone(), source },
         }
     }
-}
-
-/// The properties with a commit's id among them.
-fn with_id(properties: &Properties, id: &str) -> Properties {
-    let mut properties = properties.clone();
-    properties.user_metadata.insert(COMMIT_ID.into(), id.into());
-    properties
 }

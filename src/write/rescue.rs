@@ -8,7 +8,8 @@ use std::pin::pin;
 
 use futures::StreamExt;
 
-use super::stage::{Quota, Slice};
+use super::stage::Slice;
+use super::staging::Quota;
 use super::{Error, Staged};
 use crate::journal::{Lost, Reason, Recovered};
 use crate::naming::Key;
@@ -47,7 +48,9 @@ pub(super) async fn keep(
     let (recovery, path) = (recovery.clone(), path.to_owned());
     // It waits until the disk has the bytes.
     let kept = tokio::task::spawn_blocking(move || recovery.keep(&path, lost)).await;
-    kept.map_err(io::Error::other)?.map(Some)
+    let kept = kept.map_err(io::Error::other)??;
+    staged.stage.moved_away();
+    Ok(Some(kept))
 }
 
 /// What does not fit into the staging folder any more is as good as not cached.

@@ -10,16 +10,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::copied::{Copied, CopiedRun};
 use super::extents::Extents;
 use super::plan::Edit;
+use super::staging::{Quota, Staging};
 use crate::naming::Key;
 use crate::store::Version;
 use crate::units::ByteRange;
@@ -29,84 +29,6 @@ use crate::units::ByteRange;
 /// before half as many of its closes do, so an older one than these arrives no more. 35 bytes each
 /// in a record of the journal.
 const UNKNOWN_MAX: usize = 128;
-
-/// Where staging files lie, and their quota.
-#[derive(Debug)]
-pub struct Staging {
-    /// None keeps them in memory.
-    folder: Option<PathBuf>,
-    quota: AtomicU64,
-    used: AtomicU64,
-    next: AtomicU64,
-    /// Counts every change of every file, so that the stages of one inode, one after the other,
-    /// never give the same epoch twice.
-    epochs: AtomicU64,
-}
-
-impl Staging {
-    /// Staging files in `folder`, or in memory where there is none, at most `quota` bytes
-    /// together.
-    pub fn new(folder: Option<&Path>, quota: u64) -> Arc<Self> {
-        let (used, next, epochs) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let (folder, quota) = (folder.map(Path::to_owned), AtomicU64::new(quota));
-        Arc::new(Self { folder, quota, used, next, epochs })
-    }
-
-    fn create(&self) -> io::Result<(File, Option<PathBuf>)> {
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let name = format!("{number}.stage");
-            let Some(folder) = &self.folder else {
-                let memory = memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?;
-                return Ok((File::from(memory), None));
-            };
-            let path = folder.join(name);
-            match File::options().read(true).write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok((file, Some(path))),
-                // An earlier mount's, whose commit is being taken up.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The quota in bytes.
-    pub fn quota(&self) -> u64 {
-        self.quota.load(Ordering::Relaxed)
-    }
-
-    /// Another quota for what is staged from here on.
-    pub fn set_quota(&self, quota: u64) {
-        self.quota.store(quota, Ordering::Relaxed);
-    }
-
-    /// Bytes staged by all files together.
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn next_epoch(&self) -> u64 {
-        self.epochs.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Charges what is there already.
-    fn charge_whatever(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn charge(&self, bytes: u64, quota: Quota) -> bool {
-        let limit = match quota {
-            Quota::Kept => self.quota(),
-            Quota::MayBePassed => u64::MAX,
-        };
-        let within = |used: u64| used.checked_add(bytes).filter(|&total| total <= limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
-    }
-
-    fn refund(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// Where a byte of a staged file is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,14 +67,6 @@ pub(super) enum StageError {
     Disk(io::Error),
 }
 
-/// Whether bytes are staged beyond the quota.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quota {
-    Kept,
-    /// For a commit, which gives more back than it takes: at most the parts it has on their way.
-    MayBePassed,
-}
-
 /// One inode's staging file; removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -162,6 +76,8 @@ pub(super) struct Stage {
     account: Mutex<Account>,
     /// The journal speaks of the file: it outlives this process.
     is_kept: AtomicBool,
+    /// The file was moved to where nobody looks for it here: its name may be another's by now.
+    is_gone: AtomicBool,
 }
 
 /// What the bytes of the file are.
@@ -282,7 +198,8 @@ impl Stage {
         };
         let (file, staging) = (Arc::new(file), Arc::clone(staging));
         let (account, is_kept) = (Mutex::new(account), AtomicBool::new(false));
-        Ok(Self { file, path, staging, account, is_kept })
+        let is_gone = AtomicBool::new(false);
+        Ok(Self { file, path, staging, account, is_kept, is_gone })
     }
 
     /// The staging file of an earlier process, as `account` says it was. All of it is dirty.
@@ -292,18 +209,28 @@ impl Stage {
         mut account: Account,
     ) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
+        if file.metadata()?.len() < account.present.end() {
+            // A power cut took what had been promised to nobody, or somebody has cut it.
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is shorter than it was"));
+        }
         // What was written behind the end since then was promised to nobody.
         file.set_len(account.size)?;
         staging.charge_whatever(account.present.total());
         (account.epoch, account.committed) = (staging.next_epoch(), 0);
         let (file, path, staging) = (Arc::new(file), Some(path.to_owned()), Arc::clone(staging));
         let (account, is_kept) = (Mutex::new(account), AtomicBool::new(true));
-        Ok(Self { file, path, staging, account, is_kept })
+        let is_gone = AtomicBool::new(false);
+        Ok(Self { file, path, staging, account, is_kept, is_gone })
     }
 
     /// Whether the file outlives this process.
     pub(super) fn keep(&self, is_kept: bool) {
         self.is_kept.store(is_kept, Ordering::Relaxed);
+    }
+
+    /// The file lies somewhere else now.
+    pub(super) fn moved_away(&self) {
+        self.is_gone.store(true, Ordering::Relaxed);
     }
 
     /// The file's name in its folder; none for one in memory.
@@ -343,8 +270,12 @@ impl Stage {
         if range.end > account.size {
             self.file.set_len(range.end).map_err(StageError::Disk)?;
         }
-        self.let_go(&mut account, range).map_err(StageError::Disk)?;
         account.take_copy(run);
+        // Bytes that stay on the disk count no more either way.
+        let _takes_room = self.let_go(&mut account, range);
+        let stays: u64 = account.present.within(range).map(|part| part.len()).sum();
+        account.present.remove(range);
+        self.staging.refund(stays);
         account.epoch = self.staging.next_epoch();
         Ok(())
     }
@@ -389,10 +320,20 @@ impl Stage {
         }
         if let Err(error) = self.file.write_all_at(bytes, range.start) {
             self.staging.refund(fresh);
+            self.undo(account, range);
             return Err(StageError::Disk(error));
         }
         account.present.insert(range);
         Ok(())
+    }
+
+    /// What a write that failed has left where nothing was: a hole is sent as zeros, and so it must
+    /// be some. A disk that cannot even do that takes no further write.
+    fn undo(&self, account: &Account, range: ByteRange) {
+        let _as_far_as_it_goes = self.file.set_len(account.size);
+        for gap in account.present.gaps(range.intersect(ByteRange::new(0, account.size))) {
+            let _as_far_as_it_goes = punch_hole(&self.file, gap);
+        }
     }
 
     /// Sets the size: bytes beyond it are gone, bytes up to it are zeros.
@@ -502,12 +443,7 @@ impl Stage {
         let parts: Vec<ByteRange> = account.present.within(range).collect();
         for part in parts {
             account.lets_go += 1;
-            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let (start, len) = (part.start.try_into(), part.len().try_into());
-            let (Ok(start), Ok(len)) = (start, len) else {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            };
-            fallocate(&*self.file, hole, start, len)?;
+            punch_hole(&self.file, part)?;
             account.present.remove(part);
             self.staging.refund(part.len());
         }
@@ -535,6 +471,15 @@ impl Stage {
         }
     }
 
+    /// An earlier commit of this very file has become `version`: what was another version's of the
+    /// same object stands in its own place there, and what changed since is dirty.
+    pub(super) fn rebase_committed(&self, version: Arc<Version>) {
+        let mut account = self.account();
+        account.base_len = account.base_len.min(version.size);
+        account.copied.settle_in(&version);
+        account.base = Some(version);
+    }
+
     /// An upload that was given up has become `version` after all: it has what was punched, and
     /// nothing else of it is sure to be the file's still.
     pub(super) fn rebase_punched(&self, version: Arc<Version>) {
@@ -557,12 +502,22 @@ impl Stage {
     }
 }
 
+fn punch_hole(file: &File, range: ByteRange) -> io::Result<()> {
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (start, len) = (range.start.try_into(), range.len().try_into());
+    let (Ok(start), Ok(len)) = (start, len) else {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    };
+    Ok(fallocate(file, hole, start, len)?)
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
         let account = self.account.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.staging.refund(account.present.total());
-        if let Some(path) = self.path.as_ref().filter(|_| !self.is_kept.load(Ordering::Relaxed)) {
-            // Gone already where the bytes were moved for recovery.
+        let stays = self.is_kept.load(Ordering::Relaxed) || self.is_gone.load(Ordering::Relaxed);
+        if let Some(path) = self.path.as_ref().filter(|_| !stays) {
+            // Somebody may have emptied the folder.
             let _gone_already = std::fs::remove_file(path);
         }
     }

@@ -14,7 +14,8 @@ use tokio::sync::oneshot;
 
 use super::extents::Extents;
 use super::plan::{PartSource, Plan, plan, stream_part_size};
-use super::stage::{Account, Quota, Stage};
+use super::stage::{Account, Stage};
+use super::staging::Quota;
 use super::upload::Open;
 use super::{Engine, Limits, Result, Staged, Target, commit};
 use crate::store::{self, ErrorKind, PartTag, PartTarget, Payload, Version};
@@ -264,7 +265,7 @@ async fn begin(staged: &Staged, target: &Target, parts: Vec<Part>) -> Option<Run
             return None;
         }
     }
-    let commit_id = commit::new_id();
+    let commit_id = super::new_commit_id();
     match Open::begin(&staged.engine, target, &target.streamed, &commit_id).await {
         Ok(open) => Some(Running { open, parts }),
         Err(error) => {
@@ -424,7 +425,19 @@ impl Running {
                     check_staged(staged, part.range)?;
                     commit::fill(staged, &open.upload.key, part.range, Quota::MayBePassed).await?;
                 }
-                let tag = order.send(&**store, &target).await?;
+                let tag = match (order.send(&**store, &target).await, &order) {
+                    (Err(error), Order::Copy(..)) if *error.kind() == ErrorKind::Unsupported => {
+                        // The bytes go through here instead.
+                        let key = &open.upload.key;
+                        commit::fill(staged, key, part.range, Quota::MayBePassed).await?;
+                        part.source = PartSource::Upload;
+                        Order::of(part, staged).send(&**store, &target).await?
+                    }
+                    (Err(error), Order::Copy(source, _)) => {
+                        return Err(commit::source_error(error, source));
+                    }
+                    (sent, _) => sent?,
+                };
                 open.sent(&tag, part.range);
                 part.state = PartState::Sent(tag);
                 Ok(())

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Engine, Target, with_id};
 use crate::journal::{Kind, Record};
+use crate::naming::Key;
 use crate::store::{self, PartTag, PartTarget, Properties, Upload};
 use crate::units::ByteRange;
 
@@ -60,8 +61,26 @@ impl Open {
         properties: &Properties,
         commit_id: &str,
     ) -> store::Result<Self> {
-        let key = &target.key;
-        let id = engine.0.store.create_upload(key, &with_id(properties, commit_id)).await?;
+        let sent = with_id(properties, commit_id);
+        Self::create(engine, &target.key, &sent, (properties, commit_id)).await
+    }
+
+    /// Begins the upload of a copy of an object. No later process goes on with it.
+    pub(super) async fn begin_copy(
+        engine: &Engine,
+        key: &Key,
+        properties: &Properties,
+    ) -> store::Result<Self> {
+        Self::create(engine, key, properties, (properties, "")).await
+    }
+
+    async fn create(
+        engine: &Engine,
+        key: &Key,
+        sent: &Properties,
+        (properties, commit_id): (&Properties, &str),
+    ) -> store::Result<Self> {
+        let id = engine.0.store.create_upload(key, sent).await?;
         let upload = Upload { key: key.clone(), id };
         let intent = UploadIntent {
             upload: upload.clone(),

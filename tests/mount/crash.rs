@@ -1,15 +1,17 @@
 //! What survives SIGKILL of the daemon at any moment: everything that a call had acknowledged.
 //!
 //! One bucket and one cache folder live through all rounds; in each a writer works on a mount
-//! until the daemon is killed, and the next mount must show, for every name, what was acknowledged
-//! or what the one call under way would have made. Strictly, what a close() acknowledged is in the
-//! bucket at that moment; with `--write-back` it is there once the next mount has ended.
+//! until the daemon is killed, and the next mount must show all that was acknowledged, with or
+//! without what the one call under way would have made. Strictly, what a close() acknowledged is in
+//! the bucket at that moment; with `--write-back` it is there once the next mount has ended.
 
-use std::collections::BTreeMap;
+mod tree;
+
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -17,179 +19,15 @@ use nix::mount::{MntFlags, umount2};
 use s3pod_testkit::{Bucket, Fault, Mount, Op, ServerOptions, TestServer, is_fuse_mount};
 
 use crate::bench::{close, eventually, pattern};
+use tree::Tree;
 
 const BUCKET: &str = "photos";
-const NAMES: u64 = 8;
 /// Three parts.
 const LARGE: usize = 20 << 20;
 
 fn rounds() -> usize {
     let asked = std::env::var("S3POD_CRASH_ROUNDS").ok();
     asked.map_or(40, |count| count.parse().unwrap())
-}
-
-/// What a name may hold: the bytes, or none where there is no file. The first is what was
-/// acknowledged.
-type May = Vec<Option<Vec<u8>>>;
-
-/// One call, and what it makes of its names.
-#[derive(Debug)]
-enum Step {
-    /// The whole file, through a truncating open.
-    Replace(String, Vec<u8>),
-    Append(String, Vec<u8>),
-    /// Four bytes at the beginning, where there are so many.
-    Edit(String),
-    /// Half of the file, by ftruncate(2).
-    Cut(String),
-    /// The whole file, with an fsync behind its first half.
-    Checkpoint(String, Vec<u8>),
-    Unlink(String),
-    Rename(String, String),
-}
-
-struct Tree {
-    may: BTreeMap<String, May>,
-    random: fastrand::Rng,
-    /// What is appended may be there in part where nothing has acknowledged it: with
-    /// `--write-back` an earlier close of the file may be sent while it is written to again.
-    shows_parts: bool,
-}
-
-impl Tree {
-    fn now(&self, name: &str) -> Option<&Vec<u8>> {
-        self.may.get(name).and_then(|may| may[0].as_ref())
-    }
-
-    fn step(&mut self) -> Step {
-        let name =
-            |random: &mut fastrand::Rng| format!("d{}/f{}", random.u64(..2), random.u64(..NAMES));
-        let (one, other) = (name(&mut self.random), name(&mut self.random));
-        let is_there = self.now(&one).is_some();
-        let len = match self.random.u8(..20) {
-            0 => LARGE + self.random.usize(..1000),
-            1..8 => self.random.usize(..200_000),
-            _ => self.random.usize(1..2000),
-        };
-        let mut bytes = pattern(len);
-        bytes[..len.min(8)].fill(self.random.u8(..));
-        match self.random.u8(..10) {
-            0..2 if is_there => Step::Append(one, bytes),
-            2..4 if is_there => Step::Edit(one),
-            4 if is_there => Step::Unlink(one),
-            5..7 if is_there && one != other => Step::Rename(one, other),
-            7 if is_there => Step::Cut(one),
-            8 => Step::Checkpoint(one, bytes),
-            _ => Step::Replace(one, bytes),
-        }
-    }
-
-    /// What a step may leave where it is cut off, by name; the last is what it leaves when done.
-    fn after(&self, step: &Step) -> Vec<(String, May)> {
-        let was = |name: &String| self.now(name).cloned();
-        match step {
-            // An open that truncates empties the file by itself.
-            Step::Replace(name, bytes) => {
-                vec![(name.clone(), vec![was(name), Some(Vec::new()), Some(bytes.clone())])]
-            }
-            Step::Append(name, bytes) => {
-                let longer = [was(name).unwrap(), bytes.clone()].concat();
-                vec![(name.clone(), vec![was(name), Some(longer)])]
-            }
-            Step::Edit(name) => {
-                let mut edited = was(name).unwrap();
-                edited.iter_mut().take(4).for_each(|byte| *byte ^= 0x55);
-                vec![(name.clone(), vec![was(name), Some(edited)])]
-            }
-            Step::Cut(name) => {
-                let whole = was(name).unwrap();
-                let half = whole[..whole.len() / 2].to_vec();
-                vec![(name.clone(), vec![Some(whole), Some(half)])]
-            }
-            Step::Checkpoint(name, bytes) => {
-                let half = bytes[..bytes.len() / 2].to_vec();
-                let states = [Vec::new(), half, bytes.clone()];
-                let may = std::iter::once(was(name)).chain(states.map(Some)).collect();
-                vec![(name.clone(), may)]
-            }
-            Step::Unlink(name) => vec![(name.clone(), vec![was(name), None])],
-            Step::Rename(from, to) => {
-                vec![(from.clone(), vec![was(from), None]), (to.clone(), vec![was(to), was(from)])]
-            }
-        }
-    }
-
-    /// The step was acknowledged, or it is in doubt.
-    fn note(&mut self, step: &Step, is_done: bool) {
-        for (name, mut may) in self.after(step) {
-            if is_done {
-                may = vec![may.pop().unwrap()];
-            }
-            self.may.insert(name, may);
-        }
-    }
-
-    /// What is there is what may be there; from here on it is what is.
-    fn settle(&mut self, round: usize, read: impl Fn(&str) -> Option<Vec<u8>>) {
-        for (name, may) in &mut self.may {
-            let found = read(name);
-            let is_known = may.contains(&found) || self.shows_parts && is_between(&found, may);
-            let lens = |may: &May| may.iter().map(|m| m.as_ref().map(Vec::len)).collect::<Vec<_>>();
-            assert!(
-                is_known,
-                "round {round}: {name} has {:?} bytes, and not one of {:?}",
-                found.as_ref().map(Vec::len),
-                lens(may)
-            );
-            *may = vec![found];
-        }
-    }
-}
-
-/// True for an append that was cut off: some of its bytes are there.
-fn is_between(found: &Option<Vec<u8>>, may: &May) -> bool {
-    let [Some(before), Some(after)] = may.as_slice() else { return false };
-    let is_append = after.starts_with(before);
-    is_append && found.as_ref().is_some_and(|f| f.starts_with(before) && after.starts_with(f))
-}
-
-fn carry_out(root: &Path, step: &Step) -> io::Result<()> {
-    let closed = |file| close(file).map_err(io::Error::from);
-    match step {
-        Step::Replace(name, bytes) => {
-            let mut file = fs::File::create(root.join(name))?;
-            file.write_all(bytes)?;
-            closed(file)
-        }
-        Step::Checkpoint(name, bytes) => {
-            let mut file = fs::File::create(root.join(name))?;
-            let (first, second) = bytes.split_at(bytes.len() / 2);
-            file.write_all(first)?;
-            file.sync_all()?;
-            file.write_all(second)?;
-            closed(file)
-        }
-        Step::Cut(name) => {
-            let file = OpenOptions::new().write(true).open(root.join(name))?;
-            file.set_len(file.metadata()?.len() / 2)?;
-            closed(file)
-        }
-        Step::Append(name, bytes) => {
-            let mut file = OpenOptions::new().append(true).open(root.join(name))?;
-            file.write_all(bytes)?;
-            closed(file)
-        }
-        Step::Edit(name) => {
-            let file = OpenOptions::new().read(true).write(true).open(root.join(name))?;
-            let mut head = [0; 4];
-            let len = file.read_at(&mut head, 0)?;
-            head.iter_mut().for_each(|byte| *byte ^= 0x55);
-            file.write_all_at(&head[..len], 0)?;
-            closed(file)
-        }
-        Step::Unlink(name) => fs::remove_file(root.join(name)),
-        Step::Rename(from, to) => fs::rename(root.join(from), root.join(to)),
-    }
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {
@@ -226,8 +64,17 @@ impl Site {
     }
 
     fn mount(&self) -> Mount {
+        self.mount_with("cache")
+    }
+
+    /// A mount that has nothing but the bucket.
+    fn mount_elsewhere(&self) -> Mount {
+        self.mount_with("another")
+    }
+
+    fn mount_with(&self, cache: &str) -> Mount {
         let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &self.server.s3_endpoint(BUCKET));
-        let cache = self.folder.path().join("cache");
+        let cache = self.folder.path().join(cache);
         let options = options.at(self.root()).without_own_cache().arg("--cache-dir").arg(cache);
         options.args(&self.arguments).start().unwrap()
     }
@@ -245,17 +92,20 @@ impl Site {
 /// Works on the mount until it is killed `after` so long.
 fn work_until_killed(site: &Site, tree: &mut Tree, mount: Mount, after: Duration) {
     let root = site.root();
+    let is_killed = AtomicBool::new(false);
     thread::scope(|scope| {
-        let killer = scope.spawn(move || {
+        let killer = scope.spawn(|| {
             thread::sleep(after);
+            is_killed.store(true, Ordering::SeqCst);
             site.crash(mount);
         });
         loop {
             let step = tree.step();
-            let done = carry_out(&root, &step);
+            let done = step.carry_out(&root);
             tree.note(&step, done.is_ok());
             if let Err(error) = done {
-                assert!(killed(&error), "{step:?}: {error}", step = name_of(&step));
+                let is_killed = is_killed.load(Ordering::SeqCst);
+                assert!(is_killed && dead(&error), "{step}: {error}");
                 break;
             }
         }
@@ -263,20 +113,8 @@ fn work_until_killed(site: &Site, tree: &mut Tree, mount: Mount, after: Duration
     });
 }
 
-fn name_of(step: &Step) -> String {
-    match step {
-        Step::Replace(name, bytes) => format!("replace {name} by {} bytes", bytes.len()),
-        Step::Append(name, bytes) => format!("append {} bytes to {name}", bytes.len()),
-        Step::Edit(name) => format!("edit {name}"),
-        Step::Cut(name) => format!("cut {name}"),
-        Step::Checkpoint(name, bytes) => format!("write {name} of {} bytes twice", bytes.len()),
-        Step::Unlink(name) => format!("unlink {name}"),
-        Step::Rename(from, to) => format!("rename {from} to {to}"),
-    }
-}
-
 /// True for what a dead mount answers; without it the directory beneath is empty.
-fn killed(error: &io::Error) -> bool {
+fn dead(error: &io::Error) -> bool {
     use nix::libc::{ECONNABORTED, EIO, ENODEV, ENOENT, ENOTCONN};
     error
         .raw_os_error()
@@ -289,39 +127,28 @@ fn crash_again_and_again(arguments: &[&'static str], is_strict: bool) {
         .ok()
         .map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("S3POD_CRASH_SEED={seed}");
-    let mut tree = Tree {
-        may: BTreeMap::new(),
-        random: fastrand::Rng::with_seed(seed),
-        shows_parts: !is_strict,
-    };
+    let mut tree = Tree::new(seed, !is_strict);
+    let mount = site.mount();
+    tree.plant(&site.root());
+    assert!(mount.unmount().unwrap().success());
     for round in 0..rounds() {
         let mount = site.mount();
-        for folder in ["d0", "d1"] {
-            fs::create_dir_all(site.root().join(folder)).unwrap();
-        }
-        tree.settle(round, |name| read(&site.root().join(name)));
-        let after = Duration::from_millis(tree.random.u64(20..600));
+        tree.settle(&format!("round {round}"), &site.root());
+        let after = Duration::from_millis(tree.random(20..600));
         work_until_killed(&site, &mut tree, mount, after);
         if is_strict {
-            in_the_bucket_already(&site, &tree, round);
+            tree.is_in_the_bucket(round, |name| site.bucket().get(name).map(Vec::from));
         }
     }
     let mount = site.mount();
-    tree.settle(rounds(), |name| read(&site.root().join(name)));
+    tree.settle("the last mount", &site.root());
     assert!(mount.unmount().unwrap().success());
-    tree.settle(rounds(), |name| site.bucket().get(name).map(Vec::from));
+    let mount = site.mount_elsewhere();
+    tree.settle("a mount that knows nothing", &site.root());
+    assert!(mount.unmount().unwrap().success());
     // One whose creation was answered to nobody has no parts, and is in no journal.
     let costs = |site: &Site| site.bucket().uploads().iter().any(|one| !one.parts.is_empty());
     eventually("no upload with parts is left behind", || !costs(&site));
-}
-
-/// What close() acknowledged of bytes is in the bucket although nobody came after; names that were
-/// taken away may still be there, since their deletes were only written down.
-fn in_the_bucket_already(site: &Site, tree: &Tree, round: usize) {
-    for (name, may) in tree.may.iter().filter(|(_, may)| may[0].is_some()) {
-        let found = site.bucket().get(name).map(Vec::from);
-        assert!(may.contains(&found), "round {round}: {name} is not what close() acknowledged");
-    }
 }
 
 #[test]

@@ -9,6 +9,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test waits for processes by the real clock")]
 
 mod bench;
+mod between;
 mod capacity;
 mod conflict;
 mod consistency;

@@ -178,6 +178,7 @@ pub(crate) fn settings(metadata_ttl: Duration, clock: &Clock) -> Settings {
         metadata_ttl,
         attr_delay: Duration::ZERO,
         empty_delay: Duration::from_millis(100),
+        retry_delay: Duration::from_secs(5),
         write_back: false,
         exclusive_create: ExclusiveCreate::Commit,
         delete: DeleteMode::Queue,

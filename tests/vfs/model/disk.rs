@@ -11,7 +11,7 @@ mod names;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use super::operation::How;
+use super::operation::{How, PART};
 
 pub(super) use names::Change;
 
@@ -342,6 +342,10 @@ impl Disk {
         let is_one_file = self.handles[&from].node == self.handles[&to].node;
         if is_one_file && at.max(into) < at.min(into).saturating_add(len) {
             return want(got.map(drop), Err("EINVAL"));
+        }
+        if len >= PART {
+            // The store copies what it has, so the source is sent before.
+            self.commit(self.handles[&from].node, got.map(drop))?;
         }
         if got != Ok(len) {
             return Err(format!("copied {got:?}, not {len} bytes"));

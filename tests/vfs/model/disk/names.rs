@@ -167,11 +167,17 @@ impl Disk {
         if self.nodes[id].is_directory() {
             self.rename_directory(from, to, got)
         } else {
-            self.rename_file(id, from, to, got)
+            self.rename_file(id, from, (to, noreplace), got)
         }
     }
 
-    fn rename_file(&mut self, id: Id, from: &str, to: &str, got: Answer) -> Checked {
+    fn rename_file(
+        &mut self,
+        id: Id,
+        from: &str,
+        (to, keeps): (&str, bool),
+        got: Answer,
+    ) -> Checked {
         if self.nodes[id].version.is_some() && self.is_due(id) {
             let conflict = self.conflict(id, false);
             want(got, conflict.map_or(Ok(()), Err))?;
@@ -201,6 +207,8 @@ impl Disk {
             }
             self.nodes[id].hides = stands_there;
             self.nodes[id].exclusive &= !stands_there;
+            // Whether another client has made the name is decided by the commit.
+            self.nodes[id].exclusive |= keeps && !stands_there;
         }
         self.names.remove(from);
         self.names.insert(to.to_owned(), id);

@@ -118,7 +118,8 @@ impl World {
         let (own, kept) = (Arc::clone(&store), cache.clone());
         let engine = Engine::new(own, kept, budget, staging, journal, LIMITS, Some(recovery));
         let settings = bench::settings(ttl, &self.clock);
-        let settings = Settings { attr_delay, delete, empty_delay: NEVER, ..settings };
+        let (empty_delay, retry_delay) = (NEVER, NEVER);
+        let settings = Settings { attr_delay, delete, empty_delay, retry_delay, ..settings };
         Vfs::new(settings, store, cache, engine, self.clock.clone())
     }
 
