@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::fetch::Terms;
+use super::fetch::{Terms, is_small};
 use super::flight::{Pending, Piece};
 use super::{BLOCK_SIZE, Cache, proof};
 use crate::store::{Error, ErrorKind, Operation, Result, Version};
@@ -31,14 +31,8 @@ pub struct Demand {
 }
 
 impl Cache {
-    /// Finds `range` of `version`, cut to its size, and orders what is missing. Where anything is,
-    /// all of `reach` around it is ordered in the same GET.
-    pub async fn demand(
-        &self,
-        version: &Arc<Version>,
-        range: ByteRange,
-        reach: ByteRange,
-    ) -> Demand {
+    /// Finds `range` of `version`, cut to its size, and orders what is missing.
+    pub async fn demand(&self, version: &Arc<Version>, range: ByteRange) -> Demand {
         let range = range.intersect(ByteRange::new(0, version.size));
         let mut demand = Demand {
             cache: self.clone(),
@@ -50,7 +44,7 @@ impl Cache {
         };
         if !range.is_empty() {
             demand._admitted = Some(self.admitted(range).await);
-            demand.order(reach);
+            demand.order();
         }
         demand
     }
@@ -68,12 +62,12 @@ impl Demand {
         self.missed
     }
 
-    fn order(&mut self, reach: ByteRange) {
-        let reach = reach.intersect(ByteRange::new(0, self.version.size));
-        let whole =
-            ByteRange::new(reach.start.min(self.range.start), reach.end.max(self.range.end));
-        let sought =
-            if self.cache.is_known(&self.version, self.range) { self.range } else { whole };
+    /// Where anything is missing of a small object, all of it is ordered: it comes with the GET.
+    fn order(&mut self) {
+        let comes_whole =
+            is_small(&self.version) && !self.cache.is_known(&self.version, self.range);
+        let whole = ByteRange::new(0, self.version.size);
+        let sought = if comes_whole { whole } else { self.range };
         let mut missed = 0;
         let pending = self.cache.find(&self.version, sought, |run, call| {
             missed += run.iter().map(|landing| landing.range().len()).sum::<u64>();
@@ -96,7 +90,7 @@ impl Demand {
                 return Err(proof::wrong(&self.version));
             }
             if attempt > 0 {
-                self.order(self.range);
+                self.order();
             }
             if let Some(found) = self.pieces().await {
                 return found.map(|pieces| self.joined(&pieces));

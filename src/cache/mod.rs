@@ -47,10 +47,6 @@ pub const BLOCK_SIZE: u64 = 128 * KIB;
 /// The longest run of blocks that one GET fetches.
 pub const RUN_SIZE_MAX: u64 = 8 * MIB;
 
-/// Up to this size an object is fetched whole by whoever reads its beginning: one GET, whose bytes
-/// are compared with the store's checksum before anybody has them.
-pub const SMALL_OBJECT: u64 = fetch::VERIFIED_MAX;
-
 /// GETs under way at once, where nobody says.
 const REQUESTS: u32 = 64;
 
@@ -145,7 +141,7 @@ impl Cache {
     /// # Errors
     /// What the store said of the GET that was to bring one of the blocks.
     pub async fn get_or_fetch(&self, version: &Arc<Version>, range: ByteRange) -> Result<Bytes> {
-        self.demand(version, range, range).await.bytes().await
+        self.demand(version, range).await.bytes().await
     }
 
     /// What of `range` is in memory or on disk, in order and block by block; nothing is fetched.
@@ -197,7 +193,7 @@ impl Cache {
     }
 
     /// Keeps one GET open that brings what is missing of `range`, as far as `until` says. None
-    /// where no request is free for it; else how far it reaches.
+    /// where no request is free for it, or the object comes whole; else how far it reaches.
     pub fn drain(
         &self,
         version: &Arc<Version>,
@@ -206,7 +202,8 @@ impl Cache {
         reader: &Arc<()>,
     ) -> Option<u64> {
         let range = range.intersect(ByteRange::new(0, version.size));
-        if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
+        let comes_whole = fetch::is_small(version);
+        if range.is_empty() || comes_whole || !version.is_certain(self.0.clock.wall()) {
             return None;
         }
         let mut slot = Some(self.0.fetcher.drain_slot()?);
@@ -338,7 +335,7 @@ impl Cache {
     /// The store has told what it keeps of all of the version's bytes: once all of them have come,
     /// they are compared with it. Small ones are where they come.
     pub fn expect(&self, version: &Arc<Version>, told: Checksum) {
-        if version.size > fetch::VERIFIED_MAX {
+        if !fetch::is_small(version) {
             self.0.fetcher.proofs.expect(version, told);
         }
     }

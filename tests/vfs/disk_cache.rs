@@ -17,7 +17,7 @@ use s3pod::naming::Key;
 use s3pod::store::s3::S3Store;
 use s3pod::store::{ObjectStore, Version};
 use s3pod::units::{ByteRange, GIB, KIB, MIB};
-use s3pod_testkit::{Bucket, Op, ServerOptions, TestServer};
+use s3pod_testkit::{Bucket, Fault, Op, ServerOptions, TestServer};
 
 use crate::bench::s3_settings;
 
@@ -165,6 +165,21 @@ async fn only_what_is_missing_is_fetched() {
     lab.asserts_read(&disk, &version, &bytes, 4).await;
     let sent = lab.server.log().bytes_out() - sent;
     assert!((11 * BLOCK..12 * BLOCK).contains(&sent), "{sent}");
+    lab.asserts_read(&disk, &version, &bytes, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_of_a_small_object_is_one_get_and_compared() {
+    let lab = Lab::new().await;
+    let bytes = pattern(5 * BLOCK, 17);
+    let version = lab.put("f", &bytes).await;
+    let disk = lab.disk(GIB);
+    lab.asserts_read(&disk, &version, &bytes, 1).await;
+    for block in [1, 3] {
+        flip(&lab.file("whole"), block * BLOCK + 9, 1);
+    }
+    lab.server.faults().add(Fault::FlipByte { at: 9 }.on(Op::Get));
+    lab.asserts_read(&disk, &version, &bytes, 2).await;
     lab.asserts_read(&disk, &version, &bytes, 0).await;
 }
 
@@ -413,17 +428,17 @@ async fn every_flipped_byte_ends_what_the_kernel_may_have() {
 async fn who_wants_a_version_whole_is_told_when_its_last_block_is_there() {
     let lab = Lab::new().await;
     let disk = lab.disk(GIB);
-    let bytes = pattern(3 * BLOCK + 5, 15);
+    let bytes = pattern(9 * BLOCK + 5, 15);
     let version = lab.put("f", &bytes).await;
     let cache = lab.cache(&disk);
     let whole = tokio::spawn(cache.when_whole(&version));
-    for end in [BLOCK, 3 * BLOCK] {
+    for end in [BLOCK, 9 * BLOCK] {
         cache.get_or_fetch(&version, ByteRange::new(0, end)).await.unwrap();
         disk.flush().await;
         assert!(cache.verified_file(&version).await.is_none(), "a block is missing");
         assert!(!whole.is_finished());
     }
-    cache.get_or_fetch(&version, ByteRange::at(3 * BLOCK, 5)).await.unwrap();
+    cache.get_or_fetch(&version, ByteRange::at(9 * BLOCK, 5)).await.unwrap();
     assert!(whole.await.unwrap());
     assert!(cache.verified_file(&version).await.is_some());
     let without = Cache::over(Arc::clone(&lab.store), Budget::new(64 * MIB), 64, None);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use super::super::fetch::Fetcher;
+use super::super::fetch::{Fetcher, is_small};
 use super::super::flight::Landing;
 use super::super::pool::{Pool, Promise};
 use super::super::proof::{Arriving, Condemned};
@@ -68,7 +68,7 @@ struct Back {
     wrong: Option<(Landing, Condemned)>,
 }
 
-/// Adjacent blocks that have to be fetched.
+/// Blocks that have to be fetched, each run with one GET.
 type Runs = Vec<Vec<Landing>>;
 
 impl Disk {
@@ -283,12 +283,15 @@ fn follows(before: &[Landing], landing: &Landing) -> bool {
     before.last().is_some_and(|last| last.key().index + 1 == landing.key().index)
 }
 
-/// Landings in order, split where blocks are not adjacent.
+/// Landings in order, split where blocks are not adjacent. A small object comes whole, so what is
+/// missing of it is one run.
 fn runs(landings: Vec<Landing>) -> Runs {
     let mut runs: Runs = Vec::new();
+    let belongs =
+        |run: &[Landing], next: &Landing| is_small(&next.key().version) || follows(run, next);
     for landing in landings {
         match runs.last_mut() {
-            Some(run) if follows(run, &landing) => run.push(landing),
+            Some(run) if belongs(run, &landing) => run.push(landing),
             _ => runs.push(vec![landing]),
         }
     }
