@@ -239,6 +239,17 @@ fn a_small_object_is_compared_wherever_it_is_read_first() {
 }
 
 #[test]
+fn a_small_object_whose_body_breaks_off_is_compared_too() {
+    let bytes = crate::bench::pattern(700_001);
+    let lab = Lab::new(&[], |bucket| drop(bucket.put("f", bytes.clone())));
+    lab.server().faults().add(Fault::ResetResponse { after: 300_000 }.on(Op::Get));
+    lab.server().faults().add(Fault::FlipByte { at: 3 }.on(Op::Get));
+    assert!(read(&lab.path("f")) == bytes, "the wrong byte was given out");
+    // The rest of the first body, and all of it once more.
+    assert_eq!(lab.count().count(Op::Get), 3);
+}
+
+#[test]
 fn a_small_object_is_one_get_and_compared_with_its_checksum() {
     let bytes = crate::bench::pattern(700_001);
     let lab = Lab::new(&[], |bucket| {

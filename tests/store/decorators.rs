@@ -36,6 +36,8 @@ struct Scripted {
     script: Arc<Mutex<VecDeque<Turn>>>,
     seen: Arc<Mutex<Vec<String>>>,
     open_bodies: Arc<AtomicUsize>,
+    /// Its bodies are compared with something that only all of them can be compared with.
+    compares: bool,
 }
 
 impl Scripted {
@@ -104,7 +106,7 @@ impl ObjectStore for Scripted {
             let _open = &guard;
             frame
         });
-        Ok(GetResponse { head: head(key), range, body: body.boxed() })
+        Ok(GetResponse { head: head(key), range, is_divisible: !self.compares, body: body.boxed() })
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
@@ -322,6 +324,14 @@ async fn a_reader_may_take_its_time() {
 async fn a_body_is_not_resumed_at_another_version() {
     let store = Scripted::new([Turn::BreakAfter(3), Turn::Fail(ErrorKind::Changed)]);
     assert!(read(&retry(&store)).await.unwrap_err().is_changed());
+}
+
+#[tokio::test]
+async fn a_body_that_is_compared_whole_is_not_taken_up_again() {
+    let store = Scripted { compares: true, ..Scripted::new([Turn::BreakAfter(3)]) };
+    assert!(read(&retry(&store)).await.unwrap_err().is_damage());
+    assert_eq!(store.seen().len(), 1);
+    assert_eq!(read(&retry(&store)).await.unwrap(), CONTENT);
 }
 
 #[tokio::test]
