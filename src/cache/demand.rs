@@ -15,9 +15,10 @@ use super::{BLOCK_SIZE, Cache, proof};
 use crate::store::{Error, ErrorKind, Operation, Result, Version};
 use crate::units::{ByteRange, KIB};
 
-/// A flight that was given up is asked for again so often; the second time somebody waits for it,
-/// so it is given up only when the mount ends.
-const TRIES: u32 = 3;
+/// A flight that was given up is asked for again so often. What this read has begun itself is
+/// given up only when the mount ends; but each time it may meet what others have just begun ahead
+/// of a reader and are about to give up.
+const TRIES: u32 = 100;
 
 /// A read under way: what is missing was ordered.
 #[derive(Debug)]
@@ -90,6 +91,8 @@ impl Demand {
                 return Err(proof::wrong(&self.version));
             }
             if attempt > 0 {
+                // Whoever gives up what is met gets his turn.
+                tokio::task::yield_now().await;
                 self.order();
             }
             if let Some(found) = self.pieces().await {
@@ -126,5 +129,65 @@ impl Demand {
             joined.extend_from_slice(&piece.slice(self.range));
         }
         joined.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::super::memory::Block;
+    use super::super::{BlockKey, flight::Landing};
+    use super::*;
+    use crate::budget::Budget;
+    use crate::naming::Key;
+    use crate::store::s3::{Credentials, S3Settings, S3Store};
+    use crate::units::MIB;
+
+    /// A cache in front of nothing.
+    async fn cache() -> Cache {
+        let [access_key_id, secret_access_key] = ["key", "secret"].map(str::to_owned);
+        let settings = S3Settings {
+            endpoint_url: Some("http://127.0.0.1:9".to_owned()),
+            region: Some("us-east-1".to_owned()),
+            credentials: Some(Credentials {
+                access_key_id,
+                secret_access_key,
+                session_token: None,
+            }),
+            ..S3Settings::new("bucket")
+        };
+        let store = S3Store::connect(settings).await.unwrap();
+        Cache::new(Arc::new(store), Budget::new(64 * MIB))
+    }
+
+    fn begin(cache: &Cache, key: &BlockKey) -> Landing {
+        let (call, memory) = (Arc::default(), cache.memory());
+        cache.0.flights.join_or_begin(key.clone(), memory, &call).1.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_read_outlasts_flights_that_are_given_up() {
+        let cache = cache().await;
+        let version = Arc::new(Version {
+            key: Key::from("f"),
+            etag: Some("\"1\"".into()),
+            version_id: None,
+            size: 5,
+            last_modified: UNIX_EPOCH,
+        });
+        let key = BlockKey { version: Arc::clone(&version), index: 0 };
+        let mut landing = begin(&cache, &key);
+        let (own, range) = (cache.clone(), key.range());
+        let reading = tokio::spawn(async move { own.get_or_fetch(&version, range).await });
+        for _ in 0..10 {
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+            drop(landing);
+            landing = begin(&cache, &key);
+        }
+        landing.land(Arc::new(Block::new(0, Bytes::from_static(b"hello"), None)));
+        assert_eq!(reading.await.unwrap().unwrap(), "hello");
     }
 }

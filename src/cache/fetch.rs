@@ -72,6 +72,14 @@ pub(super) struct Room {
     pub(super) promise: Promise,
 }
 
+impl Room {
+    /// The part of it for a run of blocks; none where it is not enough.
+    pub(super) fn split(&mut self, run: &[Landing]) -> Option<Self> {
+        let grant = self.grant.split(run.iter().map(|landing| landing.range().len()).sum())?;
+        Some(Self { grant, promise: self.promise.split(run.len()) })
+    }
+}
+
 /// The right to keep a GET open for a reader: one of those that run ahead, and not of the last.
 #[derive(Debug)]
 pub(super) struct DrainSlot(#[expect(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
@@ -139,11 +147,11 @@ impl Fetcher {
         })
     }
 
-    /// The same for a run of blocks.
-    pub(super) fn room(&self, run: &[Landing]) -> Option<Room> {
+    /// The same for blocks of so many bytes together.
+    pub(super) fn room(&self, blocks: usize, bytes: u64) -> Option<Room> {
         // Before the grant: what is evicted for it is what these blocks will lie in.
-        let promise = self.pool.promise(run.len());
-        let grant = self.spare(run.iter().map(|landing| landing.range().len()).sum())?;
+        let promise = self.pool.promise(blocks);
+        let grant = self.spare(bytes)?;
         Some(Room { grant, promise })
     }
 

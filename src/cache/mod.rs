@@ -181,8 +181,16 @@ impl Cache {
         if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
             return true;
         }
+        let missing = blocks_of(version, range).filter(|key| !self.has(key));
+        let lengths: Vec<u64> = missing.map(|key| key.range().len()).collect();
+        if lengths.is_empty() {
+            return true;
+        }
+        // Before anything is begun: who joins what is then given up has to ask anew.
+        let room = self.0.fetcher.room(lengths.len(), lengths.iter().sum());
+        let Some(mut room) = room else { return false };
         let mut fits = true;
-        self.find(version, range, |run, call| match self.0.fetcher.room(&run) {
+        self.find(version, range, |run, call| match room.split(&run) {
             Some(room) if fits => {
                 let terms = Terms::Ahead(room, Arc::downgrade(reader));
                 self.launch(version, run, call, terms);
@@ -267,7 +275,11 @@ impl Cache {
     /// True where every byte of `range` is in memory or on its way.
     pub fn is_known(&self, version: &Arc<Version>, range: ByteRange) -> bool {
         blocks_of(version, range.intersect(ByteRange::new(0, version.size)))
-            .all(|key| self.memory().has(&key) || self.0.flights.has(&key))
+            .all(|key| self.has(&key))
+    }
+
+    fn has(&self, key: &BlockKey) -> bool {
+        self.memory().has(key) || self.0.flights.has(key)
     }
 
     /// True where the bytes of a whole object are in memory or on their way, or, as far as they
