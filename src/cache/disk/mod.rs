@@ -227,8 +227,12 @@ impl Disk {
         self.0.writer.forget(identity, index);
     }
 
-    /// A version's files cannot be read, or are not its own: they go, so that they fail once.
+    /// A version's files cannot be read, or are not its own: they go, so that they fail once. What
+    /// passes leaves them, and was a miss.
     fn failed(&self, identity: &Arc<Identity>, error: &io::Error) {
+        if folder::is_passing(error) {
+            return self.0.said.failure(error);
+        }
         self.0.opened.close(identity.id);
         let is_foreign = error.kind() == io::ErrorKind::InvalidData;
         if is_foreign {
@@ -256,5 +260,49 @@ impl Disk {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use bytes::Bytes;
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::naming::Key;
+    use crate::units::GIB;
+
+    #[tokio::test]
+    async fn who_could_not_open_a_file_leaves_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = DiskSettings {
+            folder: folder.path().to_owned(),
+            place: "here".to_owned(),
+            size: GIB,
+            free_min: 0,
+            queue: MIB,
+            table: MIB,
+        };
+        let disk = Disk::open(&settings, Clock::system()).unwrap();
+        let version = Arc::new(Version {
+            key: Key::from("f"),
+            etag: Some("\"1\"".into()),
+            version_id: None,
+            size: 5,
+            last_modified: UNIX_EPOCH,
+        });
+        disk.offer(&version, 0, &Arc::new(Block::new(0, Bytes::from_static(b"hello"), None)));
+        disk.flush().await;
+        let identity = Arc::new(Identity::new("here", &version).unwrap());
+        for (errno, left) in
+            [(Errno::EMFILE, 5), (Errno::ENFILE, 5), (Errno::ENOMEM, 5), (Errno::EIO, 0)]
+        {
+            disk.failed(&identity, &io::Error::from(errno));
+            disk.flush().await;
+            assert_eq!(disk.present(&version).await, left, "{errno}");
+        }
+        assert_eq!(disk.snapshot().errors, 4);
     }
 }

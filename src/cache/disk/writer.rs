@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::super::{BLOCK_SIZE, Block};
 use super::counters::Counters;
 use super::draft::Draft;
-use super::folder::Folder;
+use super::folder::{Folder, is_passing};
 use super::format::{Id, Identity};
 use super::opened::{OpenFiles, Opened};
 use super::room::Room;
@@ -373,8 +373,12 @@ impl Desk {
         drafts: &mut Drafts,
     ) -> io::Result<()> {
         // As above: others may have replaced the files since they were seen.
-        if unless_good && Opened::open(&self.folder, identity).is_ok() {
-            return Ok(());
+        if unless_good {
+            match Opened::open(&self.folder, identity) {
+                Ok(_) => return Ok(()),
+                Err(error) if is_passing(&error) => return Err(error),
+                Err(_) => {}
+            }
         }
         drafts.pop(&identity.id);
         self.room.remove(identity.id)
