@@ -187,7 +187,7 @@ impl Fetcher {
                 let _turn = tokio::select! {
                     biased;
                     turn = self.ahead.take(1) => Some(turn),
-                    () = call.is_demanded() => None,
+                    () = call.is_demanded(range.start) => None,
                 };
                 if is_pointless(&reader, &call, range) {
                     return;
@@ -300,7 +300,7 @@ async fn drained(
         }
         let patience = if may_come { LOOKED_FOR_MEMORY } else { DRAIN_IDLE };
         tokio::select! {
-            () = call.is_demanded() => {}
+            () = call.is_demanded(block.start) => {}
             moved = until.changed() => if moved.is_err() && call.demanded() < block.end {
                 return None;
             },
