@@ -119,9 +119,12 @@ impl Budget {
         if !is_worth_repeating(&error) || self.attempts >= self.policy.max_attempts {
             return Err(error);
         }
-        let delay = self.delays.next().unwrap_or(self.policy.max_delay);
-        let delay = delay.max(error.retry_after().unwrap_or_default());
-        if delay >= self.remaining() {
+        let remaining = self.remaining();
+        let asked = error.retry_after().unwrap_or_default();
+        // A store that wants to be left alone for longer is tried within the time there is.
+        let asked = if asked < remaining { asked } else { remaining / 2 };
+        let delay = self.delays.next().unwrap_or(self.policy.max_delay).max(asked);
+        if delay >= remaining {
             return Err(error);
         }
         tracing::debug!(%error, ?delay, attempt = self.attempts, "the request is repeated");

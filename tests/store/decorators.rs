@@ -26,6 +26,8 @@ enum Turn {
     Done,
     /// It fails so.
     Fail(ErrorKind),
+    /// It is to be sent again after so long.
+    Busy(Duration),
     /// Its body breaks off after so many bytes.
     BreakAfter(usize),
 }
@@ -53,6 +55,9 @@ impl Scripted {
         self.seen.lock().unwrap().push(format!("{} {what}", operation.as_str()));
         match self.script.lock().unwrap().pop_front().unwrap_or(Turn::Done) {
             Turn::Fail(kind) => Err(Error::new(operation, kind)),
+            Turn::Busy(wait) => {
+                Err(Error::new(operation, ErrorKind::Throttled).with_retry_after(Some(wait)))
+            }
             turn => Ok(turn),
         }
     }
@@ -247,6 +252,15 @@ async fn a_wait_beyond_the_budget_is_not_waited() {
     let error = store_with_no_time.put(&put_request(Condition::None), &payload).await.unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Throttled);
     assert_eq!(store.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_wants_to_be_left_alone_for_too_long_is_tried_in_time() {
+    let store = Scripted::new([Turn::Busy(Duration::from_secs(3600))]);
+    let policy = RetryPolicy { op_timeout: Duration::from_millis(100), ..patient() };
+    let hurried = Retry::new(store.clone(), policy, Clock::manual());
+    hurried.head(&Key::from("f")).await.unwrap();
+    assert_eq!(store.seen().len(), 2);
 }
 
 #[tokio::test]
