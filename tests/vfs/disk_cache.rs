@@ -44,6 +44,10 @@ impl Lab {
     }
 
     fn disk(&self, size: u64) -> Disk {
+        self.disk_by(Clock::system(), size)
+    }
+
+    fn disk_by(&self, clock: Clock, size: u64) -> Disk {
         let settings = DiskSettings {
             folder: self.folder.path().to_owned(),
             place: "here".to_owned(),
@@ -52,7 +56,7 @@ impl Lab {
             queue: 64 * MIB,
             table: MIB,
         };
-        Disk::open(&settings, Clock::system()).unwrap()
+        Disk::open(&settings, clock).unwrap()
     }
 
     /// A cache without anything in memory.
@@ -96,6 +100,14 @@ impl Lab {
         let mut files = self.files(suffix);
         assert_eq!(files.len(), 1, "{files:?}");
         files.remove(0)
+    }
+
+    /// Files of the folder that were removed and that this process has open.
+    fn kept_open(&self) -> usize {
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        let is_gone = |target: &PathBuf| target.to_string_lossy().ends_with("(deleted)");
+        targets.filter(|target| target.starts_with(self.folder.path()) && is_gone(target)).count()
     }
 
     /// Bytes that the file system has allocated below the folder, without folders.
@@ -371,6 +383,29 @@ async fn two_mounts_share_what_they_read_and_one_bound() {
     let allocated = lab.allocated();
     assert!(allocated <= SIZE * 2, "{allocated}");
     assert_eq!(disks.map(|disk| disk.snapshot().damaged), [0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_mount_evicts_is_closed_by_one_that_is_never_idle() {
+    let lab = Lab::new().await;
+    let clock = Clock::manual();
+    let disk = lab.disk_by(clock.clone(), GIB);
+    let bytes = pattern(900, 18);
+    let version = lab.put("f", &bytes).await;
+    for gets in [1, 0] {
+        lab.asserts_read(&disk, &version, &bytes, gets).await;
+    }
+    for suffix in ["meta", "whole"] {
+        fs::remove_file(lab.file(suffix)).unwrap();
+    }
+    assert_eq!(lab.kept_open(), 2);
+    clock.advance(Duration::from_secs(10));
+    // The first is when it looks, the second behind that.
+    for key in ["g", "h"] {
+        let other = lab.put(key, &bytes).await;
+        lab.asserts_read(&disk, &other, &bytes, 1).await;
+    }
+    assert_eq!(lab.kept_open(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

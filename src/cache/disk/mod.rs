@@ -103,7 +103,7 @@ impl Disk {
         let counters = Arc::new(Counters::default());
         let bounds =
             Bounds { size: settings.size, free_min: settings.free_min, table: settings.table };
-        let room = Room::new(Arc::clone(&folder), bounds, Arc::clone(&counters), clock);
+        let room = Room::new(Arc::clone(&folder), bounds, Arc::clone(&counters), clock.clone());
         let (room, place) = (Arc::new(room), Arc::from(settings.place.as_str()));
         let said = Arc::new(Said::new(Arc::clone(&counters), Arc::clone(&folder)));
         let (opened, wanted) = (Arc::new(OpenFiles::default()), Arc::new(Wanted::default()));
@@ -115,6 +115,7 @@ impl Disk {
             opened: Arc::clone(&opened),
             said: Arc::clone(&said),
             wanted: Arc::clone(&wanted),
+            clock,
         };
         let blocks = (settings.queue.min(QUEUE_MAX) / BLOCK_SIZE).max(8);
         let writer = Writer::start(desk, usize::try_from(blocks).unwrap_or(8))?;
