@@ -3,8 +3,9 @@
 //! Owns the disk's part of the cache: files that outlive the mount, one sparse file per version,
 //! bounded in bytes and by what must stay free. Promises: what it gives are the bytes that were
 //! fetched, checked again at each read; damage, a full disk, a failing one, or files of another
-//! program are a miss and a number, never an error; a reader never waits for a write. Mounts that
-//! share a folder share what they read. Must not know how blocks are fetched.
+//! program are a miss and a number, never an error, and so is a disk that does not answer; a reader
+//! never waits for a write. Mounts that share a folder share what they read. Must not know how
+//! blocks are fetched.
 //!
 //! ```text
 //!   land ──> offer ──> queue ──> writer ──> draft ──> files      eviction <── room
@@ -19,6 +20,7 @@ mod folder;
 mod format;
 mod opened;
 mod room;
+mod turns;
 mod wanted;
 mod whole;
 mod writer;
@@ -40,6 +42,7 @@ use folder::Folder;
 use format::Identity;
 use opened::{OpenFiles, Opened};
 use room::{Bounds, Room};
+use turns::Turns;
 use wanted::Wanted;
 use whole::{Seals, Verdict};
 use writer::{Desk, Said, Writer};
@@ -48,10 +51,6 @@ pub(super) use back::{Held, Means};
 pub use counters::DiskSnapshot;
 pub(super) use whole::ReadThrough;
 pub use whole::{Seal, WholeFile};
-
-/// Reads from disk at once: a few keep any disk busy, and the blocking threads are shared with
-/// staging and journal.
-const READS_MAX: usize = 8;
 
 /// The most that waits to be written, whatever memory there is: what a disk of 500 MiB/s writes
 /// in an eighth of a second.
@@ -88,7 +87,7 @@ struct Inner {
     opened: Arc<OpenFiles>,
     seals: Seals,
     wanted: Arc<Wanted>,
-    reads: Arc<Semaphore>,
+    turns: Turns,
     verifications: Arc<Semaphore>,
     writer: Writer,
 }
@@ -124,11 +123,11 @@ impl Disk {
             folder,
             room,
             counters,
+            turns: Turns::new(Arc::clone(&said)),
             said,
             opened,
             seals: Seals::default(),
             wanted,
-            reads: Arc::new(Semaphore::new(READS_MAX)),
             verifications: Arc::new(Semaphore::new(1)),
             writer,
         })))
