@@ -40,19 +40,16 @@ impl Fetcher {
                 };
                 join(join_all(missing.into_iter().map(fly)), self.land(&version, held, None)).await;
             }
-            (Some(held), Terms::Ahead(room, reader)) => {
-                let Room { mut grant, promise } = room;
-                // As many buffers as are needed are promised anew, to each its own.
-                drop(promise);
+            (Some(held), Terms::Ahead(mut room, reader)) => {
                 let ahead = missing.into_iter().filter_map(|run| {
-                    let bytes = run.iter().map(|landing| landing.range().len()).sum();
-                    let promise = self.pool.promise(run.len());
-                    let room = Room { grant: grant.split(bytes)?, promise };
-                    let terms = Terms::Ahead(room, Weak::clone(&reader));
+                    let terms = Terms::Ahead(room.split(&run)?, Weak::clone(&reader));
                     let (fetcher, version) = (Arc::clone(&self), Arc::clone(&version));
                     Some(fetcher.fly(version, run, Arc::clone(&call), terms))
                 });
                 let ahead: Vec<_> = ahead.collect();
+                let Room { grant, promise } = room;
+                // What is read back has buffers promised as it is.
+                drop(promise);
                 let means = Some((grant, reader));
                 join(join_all(ahead), self.land(&version, held, means)).await;
             }

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::fetch::Terms;
+use super::fetch::{Terms, is_small};
 use super::flight::{Pending, Piece};
 use super::{BLOCK_SIZE, Cache, proof};
 use crate::store::{Error, ErrorKind, Operation, Result, Version};
 use crate::units::{ByteRange, KIB};
 
-/// A flight that was given up is asked for again so often; the second time somebody waits for it,
-/// so it is given up only when the mount ends.
-const TRIES: u32 = 3;
+/// A flight that was given up is asked for again so often. What this read has begun itself is
+/// given up only when the mount ends; but each time it may meet what others have just begun ahead
+/// of a reader and are about to give up.
+const TRIES: u32 = 100;
 
 /// A read under way: what is missing was ordered.
 #[derive(Debug)]
@@ -31,14 +32,8 @@ pub struct Demand {
 }
 
 impl Cache {
-    /// Finds `range` of `version`, cut to its size, and orders what is missing. Where anything is,
-    /// all of `reach` around it is ordered in the same GET.
-    pub async fn demand(
-        &self,
-        version: &Arc<Version>,
-        range: ByteRange,
-        reach: ByteRange,
-    ) -> Demand {
+    /// Finds `range` of `version`, cut to its size, and orders what is missing.
+    pub async fn demand(&self, version: &Arc<Version>, range: ByteRange) -> Demand {
         let range = range.intersect(ByteRange::new(0, version.size));
         let mut demand = Demand {
             cache: self.clone(),
@@ -50,7 +45,7 @@ impl Cache {
         };
         if !range.is_empty() {
             demand._admitted = Some(self.admitted(range).await);
-            demand.order(reach);
+            demand.order();
         }
         demand
     }
@@ -68,12 +63,12 @@ impl Demand {
         self.missed
     }
 
-    fn order(&mut self, reach: ByteRange) {
-        let reach = reach.intersect(ByteRange::new(0, self.version.size));
-        let whole =
-            ByteRange::new(reach.start.min(self.range.start), reach.end.max(self.range.end));
-        let sought =
-            if self.cache.is_known(&self.version, self.range) { self.range } else { whole };
+    /// Where anything is missing of a small object, all of it is ordered: it comes with the GET.
+    fn order(&mut self) {
+        let comes_whole =
+            is_small(&self.version) && !self.cache.is_known(&self.version, self.range);
+        let whole = ByteRange::new(0, self.version.size);
+        let sought = if comes_whole { whole } else { self.range };
         let mut missed = 0;
         let pending = self.cache.find(&self.version, sought, |run, call| {
             missed += run.iter().map(|landing| landing.range().len()).sum::<u64>();
@@ -96,7 +91,9 @@ impl Demand {
                 return Err(proof::wrong(&self.version));
             }
             if attempt > 0 {
-                self.order(self.range);
+                // Whoever gives up what is met gets his turn.
+                tokio::task::yield_now().await;
+                self.order();
             }
             if let Some(found) = self.pieces().await {
                 return found.map(|pieces| self.joined(&pieces));
@@ -132,5 +129,65 @@ impl Demand {
             joined.extend_from_slice(&piece.slice(self.range));
         }
         joined.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::super::memory::Block;
+    use super::super::{BlockKey, flight::Landing};
+    use super::*;
+    use crate::budget::Budget;
+    use crate::naming::Key;
+    use crate::store::s3::{Credentials, S3Settings, S3Store};
+    use crate::units::MIB;
+
+    /// A cache in front of nothing.
+    async fn cache() -> Cache {
+        let [access_key_id, secret_access_key] = ["key", "secret"].map(str::to_owned);
+        let settings = S3Settings {
+            endpoint_url: Some("http://127.0.0.1:9".to_owned()),
+            region: Some("us-east-1".to_owned()),
+            credentials: Some(Credentials {
+                access_key_id,
+                secret_access_key,
+                session_token: None,
+            }),
+            ..S3Settings::new("bucket")
+        };
+        let store = S3Store::connect(settings).await.unwrap();
+        Cache::new(Arc::new(store), Budget::new(64 * MIB))
+    }
+
+    fn begin(cache: &Cache, key: &BlockKey) -> Landing {
+        let (call, memory) = (Arc::default(), cache.memory());
+        cache.0.flights.join_or_begin(key.clone(), memory, &call).1.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_read_outlasts_flights_that_are_given_up() {
+        let cache = cache().await;
+        let version = Arc::new(Version {
+            key: Key::from("f"),
+            etag: Some("\"1\"".into()),
+            version_id: None,
+            size: 5,
+            last_modified: UNIX_EPOCH,
+        });
+        let key = BlockKey { version: Arc::clone(&version), index: 0 };
+        let mut landing = begin(&cache, &key);
+        let (own, range) = (cache.clone(), key.range());
+        let reading = tokio::spawn(async move { own.get_or_fetch(&version, range).await });
+        for _ in 0..10 {
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+            drop(landing);
+            landing = begin(&cache, &key);
+        }
+        landing.land(Arc::new(Block::new(0, Bytes::from_static(b"hello"), None)));
+        assert_eq!(reading.await.unwrap().unwrap(), "hello");
     }
 }

@@ -29,9 +29,15 @@ use crate::clock::Clock;
 use crate::store::{Error, ErrorKind, GetPin, GetRequest, ObjectStore, Operation, Result, Version};
 use crate::units::{ByteRange, MIB};
 
-/// Up to this size an object that is fetched whole is given out when its checksum has been seen
-/// to be right: it takes 11 ms to arrive at 90 MB/s, about what its first byte takes.
-pub(super) const VERIFIED_MAX: u64 = MIB;
+/// Up to this size an object is fetched whole, whatever is wanted of it, and given out when its
+/// checksum has been seen to be right: a store tells that only of all of it, which takes 11 ms to
+/// arrive at 90 MB/s, about what its first byte takes.
+const VERIFIED_MAX: u64 = MIB;
+
+/// True for an object that comes with one GET, and is compared before anybody has its bytes.
+pub(super) const fn is_small(version: &Version) -> bool {
+    version.size <= VERIFIED_MAX
+}
 
 /// A drained GET whose reader does not come on is given up after this, so that its connection
 /// serves others; coming back costs one more GET.
@@ -64,6 +70,14 @@ pub(super) enum Terms {
 pub(super) struct Room {
     pub(super) grant: Grant,
     pub(super) promise: Promise,
+}
+
+impl Room {
+    /// The part of it for a run of blocks; none where it is not enough.
+    pub(super) fn split(&mut self, run: &[Landing]) -> Option<Self> {
+        let grant = self.grant.split(run.iter().map(|landing| landing.range().len()).sum())?;
+        Some(Self { grant, promise: self.promise.split(run.len()) })
+    }
 }
 
 /// The right to keep a GET open for a reader: one of those that run ahead, and not of the last.
@@ -133,11 +147,11 @@ impl Fetcher {
         })
     }
 
-    /// The same for a run of blocks.
-    pub(super) fn room(&self, run: &[Landing]) -> Option<Room> {
+    /// The same for blocks of so many bytes together.
+    pub(super) fn room(&self, blocks: usize, bytes: u64) -> Option<Room> {
         // Before the grant: what is evicted for it is what these blocks will lie in.
-        let promise = self.pool.promise(run.len());
-        let grant = self.spare(run.iter().map(|landing| landing.range().len()).sum())?;
+        let promise = self.pool.promise(blocks);
+        let grant = self.spare(bytes)?;
         Some(Room { grant, promise })
     }
 
@@ -161,8 +175,7 @@ impl Fetcher {
         terms: Terms,
     ) {
         let Some(range) = span(&run) else { return };
-        let run = VecDeque::from(run);
-        let mut flight = Flight { fetcher: &self, version: &version, range, run };
+        let mut flight = Flight { fetcher: &self, version: &version, range, run: run.into() };
         let flown = match terms {
             Terms::Demand => {
                 // Before the grant, as for what runs ahead.
@@ -174,7 +187,7 @@ impl Fetcher {
                 let _turn = tokio::select! {
                     biased;
                     turn = self.ahead.take(1) => Some(turn),
-                    () = call.is_demanded() => None,
+                    () = call.is_demanded(range.start) => None,
                 };
                 if is_pointless(&reader, &call, range) {
                     return;
@@ -197,7 +210,7 @@ impl Fetcher {
     /// A piece of an object begins to come; none where there is nothing to compare. A small object
     /// is compared where it comes as a whole.
     pub(super) fn arriving(&self, version: &Arc<Version>, start: u64) -> Option<Arriving> {
-        (version.size > VERIFIED_MAX).then(|| self.proofs.begin(version, start)).flatten()
+        (!is_small(version)).then(|| self.proofs.begin(version, start)).flatten()
     }
 
     /// An object came whole and is not what was stored: all of it goes. What was given out cannot
@@ -287,7 +300,7 @@ async fn drained(
         }
         let patience = if may_come { LOOKED_FOR_MEMORY } else { DRAIN_IDLE };
         tokio::select! {
-            () = call.is_demanded() => {}
+            () = call.is_demanded(block.start) => {}
             moved = until.changed() => if moved.is_err() && call.demanded() < block.end {
                 return None;
             },
@@ -300,6 +313,7 @@ async fn drained(
 struct Flight<'a> {
     fetcher: &'a Fetcher,
     version: &'a Arc<Version>,
+    /// From the first wanted block to the last.
     range: ByteRange,
     /// What has not landed yet.
     run: VecDeque<Landing>,
@@ -307,19 +321,18 @@ struct Flight<'a> {
 
 impl Flight<'_> {
     async fn land(&mut self, supply: Supply<'_>) -> Result<()> {
-        let is_whole = self.range == ByteRange::new(0, self.version.size);
-        let is_drained = matches!(supply.grants, Grants::Each { .. });
-        if is_whole && self.range.len() <= VERIFIED_MAX && !is_drained {
+        if is_small(self.version) {
             self.land_verified(supply).await
         } else {
-            self.land_as_it_comes(supply, is_drained).await
+            self.land_as_it_comes(supply).await
         }
     }
 
     /// Lands each block when it is full, the last one when what came is not seen to be wrong.
-    async fn land_as_it_comes(&mut self, mut supply: Supply<'_>, is_drained: bool) -> Result<()> {
+    async fn land_as_it_comes(&mut self, mut supply: Supply<'_>) -> Result<()> {
+        let is_drained = matches!(supply.grants, Grants::Each { .. });
         let mut arriving = self.fetcher.arriving(self.version, self.range.start);
-        let mut body = self.open(false).await?;
+        let mut body = self.open(Some(self.range)).await?;
         while let Some(landing) = self.run.front() {
             let wanted = landing.range();
             let Some(granted) = supply.grants.next(wanted).await else {
@@ -354,8 +367,8 @@ impl Flight<'_> {
         Ok(())
     }
 
-    /// Lands all blocks of a small object when its checksum has been compared; what was wrong is
-    /// fetched once more.
+    /// Lands blocks of a small object when the checksum of all of it has been compared; what was
+    /// wrong is fetched once more.
     async fn land_verified(&mut self, mut supply: Supply<'_>) -> Result<()> {
         let blocks = match self.gather(&mut supply.promise).await {
             Err(error) if error.is_damage() => {
@@ -370,9 +383,10 @@ impl Flight<'_> {
         };
         for (start, bytes) in blocks {
             let Some(landing) = self.run.pop_front() else { break };
-            let granted = supply.grants.next(landing.range()).await;
-            let grant = granted.and_then(|granted| granted.grant);
-            self.landed(landing, Block::new(start, bytes, grant));
+            // Nobody wants the rest any more.
+            let Some(granted) = supply.grants.next(landing.range()).await else { break };
+            let block = Block::new(start, bytes, granted.grant);
+            self.landed(landing, block.ahead_of(granted.reader));
         }
         Ok(())
     }
@@ -385,31 +399,35 @@ impl Flight<'_> {
         landing.land(block);
     }
 
+    /// Fetches all of the object, and keeps what is wanted of it.
     async fn gather(&self, promise: &mut Promise) -> Result<Vec<(u64, Bytes)>> {
-        let mut body = self.open(true).await?;
+        let mut body = self.open(None).await?;
         let mut blocks = Vec::with_capacity(self.run.len());
         for landing in &self.run {
             let wanted = landing.range();
+            body.pass_to(wanted.start).await?;
             blocks.push((wanted.start, body.fill(wanted, promise, None).await?));
         }
+        body.pass_to(self.version.size).await?;
         body.end().await?;
-        self.fetcher.finished(body.started, body.answered, self.range.len());
+        self.fetcher.finished(body.started, body.answered, self.version.size);
         Ok(blocks)
     }
 
-    async fn open(&self, is_whole: bool) -> Result<Body> {
+    /// A store tells the checksum of an object only to those who ask for all of it: no `range`.
+    async fn open(&self, range: Option<ByteRange>) -> Result<Body> {
         let pin = GetPin::Version(Version::clone(self.version));
-        // A store tells the checksum of an object only to those who ask for all of it.
-        let range = (!is_whole).then_some(self.range);
+        let wanted = range.unwrap_or(ByteRange::new(0, self.version.size));
         let started = self.fetcher.clock.now();
         let response = self.fetcher.store.get(&GetRequest { pin, range }).await?;
-        if response.range != self.range {
-            let said = format!("asked for {}, and {} came", self.range, response.range);
+        if response.range != wanted {
+            let said = format!("asked for {wanted}, and {} came", response.range);
             let error = Error::new(Operation::Get, ErrorKind::Damaged(said));
             return Err(error.with_key(&self.version.key));
         }
         let answered = self.fetcher.clock.now();
-        Ok(Body { frames: response.body, spare: Bytes::new(), started, answered })
+        let (frames, at) = (response.body, wanted.start);
+        Ok(Body { frames, spare: Bytes::new(), at, started, answered })
     }
 }
 
@@ -423,6 +441,8 @@ struct Body {
     frames: BoxStream<'static, Result<Bytes>>,
     /// What is left of the last frame.
     spare: Bytes,
+    /// Where that is in the object.
+    at: u64,
     started: Instant,
     answered: Instant,
 }
@@ -439,18 +459,31 @@ impl Body {
         let size = usize::try_from(wanted.len()).unwrap_or(usize::MAX);
         let mut bytes = Gathered::new(wanted, promise);
         while bytes.len() < size {
-            if self.spare.is_empty() {
-                self.spare = match self.frames.next().await {
-                    Some(frame) => frame?,
-                    None => return Err(ended_early(size - bytes.len())),
-                };
-            }
-            bytes.append(&self.spare.split_to(self.spare.len().min(size - bytes.len())));
+            bytes.append(&self.next(size - bytes.len()).await?);
             if let Some(landing) = shown {
                 landing.progress(bytes.filled());
             }
         }
         Ok(bytes.freeze())
+    }
+
+    /// Lets go of what comes before `place`: somebody has it already.
+    async fn pass_to(&mut self, place: u64) -> Result<()> {
+        while self.at < place {
+            self.next(usize::try_from(place - self.at).unwrap_or(usize::MAX)).await?;
+        }
+        Ok(())
+    }
+
+    /// The next bytes, of `missing` that are to come.
+    async fn next(&mut self, missing: usize) -> Result<Bytes> {
+        if self.spare.is_empty() {
+            let Some(frame) = self.frames.next().await else { return Err(ended_early(missing)) };
+            self.spare = frame?;
+        }
+        let next = self.spare.split_to(self.spare.len().min(missing));
+        self.at += next.len() as u64;
+        Ok(next)
     }
 
     /// Waits for the end of a body all of whose bytes have come.

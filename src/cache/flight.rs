@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::BlockKey;
 use super::memory::{Block, Memory};
@@ -28,26 +28,28 @@ struct Arrived {
 /// One GET, as those see it who wait for some of its blocks.
 #[derive(Debug, Default)]
 pub(super) struct Call {
-    /// Up to where somebody waits.
-    demanded: AtomicU64,
-    changed: Notify,
+    /// Up to where somebody waits. What is partly on disk is several GETs, each of which looks.
+    demanded: watch::Sender<u64>,
 }
 
 impl Call {
     fn demand(&self, end: u64) {
-        if self.demanded.fetch_max(end, Ordering::AcqRel) < end {
-            self.changed.notify_one();
-        }
+        self.demanded.send_if_modified(|demanded| {
+            let is_more = *demanded < end;
+            *demanded = end.max(*demanded);
+            is_more
+        });
     }
 
     /// Up to where somebody waits; 0 where nobody does.
     pub(super) fn demanded(&self) -> u64 {
-        self.demanded.load(Ordering::Acquire)
+        *self.demanded.borrow()
     }
 
-    /// Waits until somebody waits for more than before. Only one may ask.
-    pub(super) async fn is_demanded(&self) {
-        self.changed.notified().await;
+    /// Waits until somebody waits for what is at `place`, or behind it.
+    pub(super) async fn is_demanded(&self, place: u64) {
+        // It lives as long as this call does.
+        let _ = self.demanded.subscribe().wait_for(|demanded| *demanded > place).await;
     }
 }
 
@@ -221,5 +223,25 @@ impl Flights {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::BLOCK_SIZE;
+    use super::*;
+
+    #[test]
+    fn whoever_waits_wakes_each_get_that_brings_what_is_before_him() {
+        let call = Call::default();
+        let mut gets = [0, 4, 8].map(|block| Box::pin(call.is_demanded(block * BLOCK_SIZE)));
+        let mut woken = || gets.each_mut().map(|get| get.now_or_never().is_some());
+        assert_eq!(woken(), [false; 3]);
+        call.demand(5 * BLOCK_SIZE);
+        assert_eq!(woken(), [true, true, false]);
+        assert_eq!(call.demanded(), 5 * BLOCK_SIZE);
+        assert!(call.is_demanded(4 * BLOCK_SIZE).now_or_never().is_some(), "he waits still");
     }
 }

@@ -47,10 +47,6 @@ pub const BLOCK_SIZE: u64 = 128 * KIB;
 /// The longest run of blocks that one GET fetches.
 pub const RUN_SIZE_MAX: u64 = 8 * MIB;
 
-/// Up to this size an object is fetched whole by whoever reads its beginning: one GET, whose bytes
-/// are compared with the store's checksum before anybody has them.
-pub const SMALL_OBJECT: u64 = fetch::VERIFIED_MAX;
-
 /// GETs under way at once, where nobody says.
 const REQUESTS: u32 = 64;
 
@@ -145,7 +141,7 @@ impl Cache {
     /// # Errors
     /// What the store said of the GET that was to bring one of the blocks.
     pub async fn get_or_fetch(&self, version: &Arc<Version>, range: ByteRange) -> Result<Bytes> {
-        self.demand(version, range, range).await.bytes().await
+        self.demand(version, range).await.bytes().await
     }
 
     /// What of `range` is in memory or on disk, in order and block by block; nothing is fetched.
@@ -185,8 +181,16 @@ impl Cache {
         if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
             return true;
         }
+        let missing = blocks_of(version, range).filter(|key| !self.has(key));
+        let lengths: Vec<u64> = missing.map(|key| key.range().len()).collect();
+        if lengths.is_empty() {
+            return true;
+        }
+        // Before anything is begun: who joins what is then given up has to ask anew.
+        let room = self.0.fetcher.room(lengths.len(), lengths.iter().sum());
+        let Some(mut room) = room else { return false };
         let mut fits = true;
-        self.find(version, range, |run, call| match self.0.fetcher.room(&run) {
+        self.find(version, range, |run, call| match room.split(&run) {
             Some(room) if fits => {
                 let terms = Terms::Ahead(room, Arc::downgrade(reader));
                 self.launch(version, run, call, terms);
@@ -197,7 +201,7 @@ impl Cache {
     }
 
     /// Keeps one GET open that brings what is missing of `range`, as far as `until` says. None
-    /// where no request is free for it; else how far it reaches.
+    /// where no request is free for it, or the object comes whole; else how far it reaches.
     pub fn drain(
         &self,
         version: &Arc<Version>,
@@ -206,7 +210,8 @@ impl Cache {
         reader: &Arc<()>,
     ) -> Option<u64> {
         let range = range.intersect(ByteRange::new(0, version.size));
-        if range.is_empty() || !version.is_certain(self.0.clock.wall()) {
+        let comes_whole = fetch::is_small(version);
+        if range.is_empty() || comes_whole || !version.is_certain(self.0.clock.wall()) {
             return None;
         }
         let mut slot = Some(self.0.fetcher.drain_slot()?);
@@ -270,7 +275,11 @@ impl Cache {
     /// True where every byte of `range` is in memory or on its way.
     pub fn is_known(&self, version: &Arc<Version>, range: ByteRange) -> bool {
         blocks_of(version, range.intersect(ByteRange::new(0, version.size)))
-            .all(|key| self.memory().has(&key) || self.0.flights.has(&key))
+            .all(|key| self.has(&key))
+    }
+
+    fn has(&self, key: &BlockKey) -> bool {
+        self.memory().has(key) || self.0.flights.has(key)
     }
 
     /// True where the bytes of a whole object are in memory or on their way, or, as far as they
@@ -338,7 +347,7 @@ impl Cache {
     /// The store has told what it keeps of all of the version's bytes: once all of them have come,
     /// they are compared with it. Small ones are where they come.
     pub fn expect(&self, version: &Arc<Version>, told: Checksum) {
-        if version.size > fetch::VERIFIED_MAX {
+        if !fetch::is_small(version) {
             self.0.fetcher.proofs.expect(version, told);
         }
     }

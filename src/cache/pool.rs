@@ -121,6 +121,13 @@ impl Promise {
         let pages = kept.unwrap_or_else(|| Pages::new(self.pool.size));
         Buffer { pages: Some(pages), filled: 0, pool: Arc::clone(&self.pool) }
     }
+
+    /// Splits off so many of the buffers.
+    pub(super) fn split(&mut self, buffers: usize) -> Self {
+        let left = buffers.min(self.left);
+        self.left -= left;
+        Self { pool: Arc::clone(&self.pool), left }
+    }
 }
 
 impl Drop for Promise {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::cache::{Cache, SMALL_OBJECT};
+use crate::cache::Cache;
 use crate::store::{Result, Version};
 use crate::units::ByteRange;
 
@@ -54,15 +54,12 @@ impl Reader {
     /// # Errors
     /// What the store said; [`crate::store::ErrorKind::Changed`] where the version is gone.
     pub async fn read_at(&self, version: &Arc<Version>, range: ByteRange) -> Result<Bytes> {
-        let whole = ByteRange::new(0, version.size);
-        let range = range.intersect(whole);
+        let range = range.intersect(ByteRange::new(0, version.size));
         if range.is_empty() {
             return Ok(Bytes::new());
         }
         // Before it is ordered, since who waits for memory comes behind those who came before.
-        let is_small = range.start == 0 && version.size <= SMALL_OBJECT;
-        let reach = if is_small { whole } else { range };
-        let demand = self.cache.demand(version, range, reach).await;
+        let demand = self.cache.demand(version, range).await;
         let is_passed = self.look_ahead(version, range, demand.missed());
         let bytes = demand.bytes().await?;
         if is_passed {

@@ -209,9 +209,10 @@ fn judge(operation: &'static str, answer: Result<()>) -> Result<bool> {
     Ok(keeps)
 }
 
-/// True where the store may have meant the condition.
+/// True where the store has meant the condition. Any other answer may be about something else, and
+/// a request that goes without its condition cannot be taken back.
 fn is_refusal(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Other(_))
+    *error.kind() == ErrorKind::Unsupported
 }
 
 /// True where the store may not be asked to keep it: there is nothing to send.
@@ -298,7 +299,7 @@ impl<S: ObjectStore> ObjectStore for Conditional<S> {
             return self.inner.copy(source, &plain()).await;
         }
         match self.inner.copy(source, request).await {
-            Err(error) if *error.kind() == ErrorKind::Unsupported => {
+            Err(error) if is_refusal(&error) => {
                 let copied = self.inner.copy(source, &plain()).await?;
                 if !self.copy_refuses.swap(true, Ordering::Relaxed) {
                     drop(judge("COPY", Err(error)));

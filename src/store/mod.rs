@@ -257,7 +257,7 @@ pub struct ObjectHead {
     pub properties: Properties,
     /// How many tags the object has.
     pub tag_count: u32,
-    /// What the store keeps of all of the bytes; only a HEAD tells.
+    /// What the store keeps of all of the bytes; only a HEAD tells, or a GET of all of them.
     pub checksum: Option<Checksum>,
 }
 
@@ -298,6 +298,9 @@ pub struct GetResponse {
     pub head: ObjectHead,
     /// The bytes that `body` will yield, in full or ending in an error.
     pub range: ByteRange,
+    /// A body that breaks off can be taken up again: nothing is compared with it as it comes, or
+    /// the head's checksum, which pieces can be compared with too.
+    pub is_divisible: bool,
     /// Frames in order.
     pub body: BoxStream<'static, Result<Bytes>>,
 }

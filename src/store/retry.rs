@@ -2,8 +2,9 @@
 //!
 //! Owns [`Retry`] and [`RetryPolicy`]. Promises: a call ends within `op_timeout` of its last
 //! progress plus the deadline of one request; a body broken off midway goes on where it stopped,
-//! pinned to the version it began with; an error that may be the echo of an earlier attempt's
-//! success says so ([`Error::is_ambiguous`]). Must not know which store it talks to.
+//! pinned to the version it began with, and all of it is compared with the checksum that came with
+//! its beginning; an error that may be the echo of an earlier attempt's success says so
+//! ([`Error::is_ambiguous`]). Must not know which store it talks to.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use super::{
-    Condition, CopyRequest, Deletion, Error, ErrorKind, GetPin, GetRequest, GetResponse, ListPage,
-    ListRequest, ObjectHead, ObjectStore, Operation, PartTag, PartTarget, Payload, Properties,
-    PutRequest, Result, Upload, UploadId, Version,
+    Checksum, Condition, CopyRequest, Deletion, Error, ErrorKind, GetPin, GetRequest, GetResponse,
+    ListPage, ListRequest, ObjectHead, ObjectStore, Operation, PartTag, PartTarget, Payload,
+    Properties, PutRequest, Result, Summing, Upload, UploadId, Version,
 };
 use crate::clock::Clock;
 use crate::naming::Key;
@@ -118,9 +119,12 @@ impl Budget {
         if !is_worth_repeating(&error) || self.attempts >= self.policy.max_attempts {
             return Err(error);
         }
-        let delay = self.delays.next().unwrap_or(self.policy.max_delay);
-        let delay = delay.max(error.retry_after().unwrap_or_default());
-        if delay >= self.remaining() {
+        let remaining = self.remaining();
+        let asked = error.retry_after().unwrap_or_default();
+        // A store that wants to be left alone for longer is tried within the time there is.
+        let asked = if asked < remaining { asked } else { remaining / 2 };
+        let delay = self.delays.next().unwrap_or(self.policy.max_delay).max(asked);
+        if delay >= remaining {
             return Err(error);
         }
         tracing::debug!(%error, ?delay, attempt = self.attempts, "the request is repeated");
@@ -219,6 +223,9 @@ struct Resumed<S> {
     version: Version,
     left: ByteRange,
     body: Option<BoxStream<'static, Result<Bytes>>>,
+    /// Of a whole object, whose rest comes without a checksum: what it is to be, and what it was.
+    compared: Option<(Checksum, Summing)>,
+    is_divisible: bool,
 }
 
 impl<S: ObjectStore> Resumed<S> {
@@ -237,9 +244,12 @@ impl<S: ObjectStore> Resumed<S> {
                     let start = self.left.start + bytes.len() as u64;
                     self.left = ByteRange::new(start, self.left.end);
                     self.budget.progressed();
+                    if let Some((_, summing)) = &mut self.compared {
+                        summing.update(&bytes);
+                    }
                     return Ok(Some(bytes));
                 }
-                None if self.left.is_empty() => return Ok(None),
+                None if self.left.is_empty() => return self.ended(),
                 None => damaged(&self.version.key, "the body ended early"),
                 Some(Err(error)) => error,
             };
@@ -248,7 +258,21 @@ impl<S: ObjectStore> Resumed<S> {
             if self.left.is_empty() {
                 return Err(error); // All bytes came, and then proved wrong.
             }
+            if !self.is_divisible {
+                return Err(damaged(&self.version.key, "it broke off, and is compared whole"));
+            }
             self.budget.after(error).await?;
+        }
+    }
+
+    /// All bytes came, perhaps in pieces that nobody has compared.
+    fn ended(&self) -> Result<Option<Bytes>> {
+        let is_wrong = |(told, summing): &(Checksum, Summing)| summing.summed().checksum() != *told;
+        match &self.compared {
+            Some(compared) if is_wrong(compared) => {
+                Err(damaged(&self.version.key, "what came in pieces has another checksum"))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -292,12 +316,15 @@ impl<S: ObjectStore + 'static> ObjectStore for Retry<S> {
         let key = Some(request.pin.key());
         let response =
             self.repeat(&mut budget, Operation::Get, key, || self.inner.get(request)).await?;
+        let told = response.head.checksum.filter(|_| request.range.is_none());
         let resumed = Resumed {
             inner: Arc::clone(&self.inner),
             budget,
             version: response.head.version.clone(),
             left: response.range,
             body: Some(response.body),
+            compared: told.map(|told| (told, Summing::new(told.kind))),
+            is_divisible: response.is_divisible,
         };
         let body = futures::stream::try_unfold(resumed, |mut resumed| async move {
             Ok(resumed.frame().await?.map(|bytes| (bytes, resumed)))

@@ -23,9 +23,6 @@ use crate::units::KIB;
 /// rare that they are not worth a HEAD for each object of their size: READDIR calls them files.
 pub(super) const SPECIAL_MAX: u64 = KIB;
 
-/// The longest symlink, Linux's `PATH_MAX` without its NUL: what is larger is a file for certain.
-pub(super) const LINK_MAX: u64 = 4 * KIB - 1;
-
 /// The largest body that is fetched where a HEAD would do: at 1 Gbit/s it takes half a
 /// millisecond, and a second request 10 or more.
 const BODY_MAX: u64 = 64 * KIB;

@@ -10,7 +10,7 @@ use tokio::sync::{MutexGuard, RwLockReadGuard, oneshot};
 
 use super::attr::{Fh, FileKind, Seek};
 use super::handle::Handle;
-use super::inode::Inode;
+use super::inode::{Inode, LINK_MAX};
 use super::{Error, Result, Vfs};
 use crate::naming::Key;
 use crate::store::{self, ErrorKind, Operation, Version};
@@ -492,7 +492,7 @@ impl Vfs {
     /// The target of a symbolic link.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for anything else; the store's.
+    /// [`Error::Invalid`] for anything else, and for what is too long for one; the store's.
     pub async fn readlink(&self, ino: super::Ino) -> Result<Bytes> {
         let inode = self.inode(ino)?;
         if inode.kind != FileKind::Symlink {
@@ -506,6 +506,9 @@ impl Vfs {
             return Ok(target);
         }
         let Some(version) = version else { return Err(Error::NotFound) };
+        if version.size > LINK_MAX {
+            return Err(Error::Invalid);
+        }
         let whole = ByteRange::new(0, version.size);
         let target = self.0.cache.get_or_fetch(&version, whole).await?;
         inode.state().link_target = Some(target.clone());

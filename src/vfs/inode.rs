@@ -19,7 +19,11 @@ use crate::journal::Record;
 use crate::naming::{Key, Name, content_type};
 use crate::posix_metadata::{self, MAX_USER_METADATA, PosixMetadata};
 use crate::store::{Checksum, Condition, ObjectHead, Properties, Version};
+use crate::units::KIB;
 use crate::write::{COMMIT_ID, COMMIT_ID_BYTES, Staged, Target};
+
+/// The longest symlink, Linux's `PATH_MAX` without its NUL: what is larger is a file for certain.
+pub(super) const LINK_MAX: u64 = 4 * KIB - 1;
 
 /// An inode.
 #[derive(Debug)]
@@ -412,6 +416,8 @@ pub(super) fn kind_of(head: &ObjectHead, settings: &Settings) -> FileKind {
         return FileKind::Symlink;
     }
     match metadata.type_bits.and_then(FileKind::from_mode) {
+        // Its bytes are the target, and all of them would be read for it.
+        Some(FileKind::Symlink) if head.version.size > LINK_MAX => FileKind::File,
         Some(kind @ (FileKind::Symlink | FileKind::Fifo | FileKind::Socket)) => kind,
         _ => FileKind::File,
     }

@@ -7,9 +7,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::ahead::LINK_MAX;
 use super::attr::{Attr, Entry, Fh, FileKind, Ino};
-use super::inode::{Inode, State, kind_of};
+use super::inode::{Inode, LINK_MAX, State, kind_of};
 use super::listed::{Hint, Listed};
 use super::table::Table;
 use super::{Error, Metadata, Result, Vfs};

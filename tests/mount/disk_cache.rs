@@ -4,9 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use s3pod_testkit::{Bucket, Mount, Op, ServerOptions, TestServer};
 
-use crate::bench::{pattern, read};
+use crate::bench::{eventually, pattern, read};
 use crate::disk::Mounted;
 
 const MIB: u64 = 1 << 20;
@@ -235,6 +237,47 @@ fn a_full_disk_is_no_error_for_the_reader() {
     assert!(read(&mount.path().join("g")) == bytes, "the bytes differ");
     assert!(other.exists());
     unmount(mount);
+}
+
+/// Stops a mount's process, or lets it go on.
+fn signal(mount: &Mount, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(mount.pid()).unwrap()), signal).unwrap();
+}
+
+/// True where each of its threads is stopped; that takes a moment.
+fn is_stopped(mount: &Mount) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", mount.pid())).unwrap();
+    let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status"));
+    let is_stopped =
+        |status: std::io::Result<String>| status.is_ok_and(|status| status.contains("State:\tT"));
+    threads.map(|thread| status(thread.unwrap())).all(is_stopped)
+}
+
+#[test]
+fn a_disk_that_hangs_is_a_miss() {
+    let buckets = [BUCKET, "disk"].map(str::to_owned).to_vec();
+    let server = TestServer::spawn(ServerOptions { buckets, ..ServerOptions::default() });
+    let journal = tempfile::tempdir().unwrap();
+    let binary = env!("CARGO_BIN_EXE_s3pod");
+    // A disk that can be stopped.
+    let disk = Mount::start(binary, &server.s3_endpoint("disk"), &[]).unwrap();
+    let mount = Mount::options(binary, &server.s3_endpoint(BUCKET)).without_own_cache();
+    let mount = mount.arg("--cache-dir").arg(disk.path()).arg("--journal-dir").arg(journal.path());
+    let mount = mount.start().unwrap();
+    let bytes = pattern(3 * MIB as usize);
+    for name in ["before", "while", "after"] {
+        server.bucket(BUCKET).put(name, bytes.clone());
+    }
+    let read = |name| read(&mount.path().join(name)) == bytes;
+    assert!(read("before"), "the bytes differ");
+    signal(&disk, Signal::SIGSTOP);
+    eventually("it is stopped", || is_stopped(&disk));
+    assert!(read("while"), "the bytes differ");
+    assert!(mount.stderr().contains("the disk cache fails"), "{}", mount.stderr());
+    signal(&disk, Signal::SIGCONT);
+    assert!(read("after"), "the bytes differ");
+    unmount(mount);
+    unmount(disk);
 }
 
 #[test]

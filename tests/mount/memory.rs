@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
+use nix::fcntl::PosixFadviseAdvice;
 use s3pod_testkit::{Bucket, Fault, Mount, Op, ServerOptions, TestServer, synthetic_bytes};
 
 use crate::bench::read;
@@ -206,6 +207,46 @@ fn what_runs_ahead_of_a_file_ends_with_its_last_close() {
     let log = lab.count();
     // What was read, the kernel's read-ahead, and the GETs that were under way.
     assert!(log.bytes_out() <= 32 * MIB, "{} MiB", log.bytes_out() / MIB);
+}
+
+#[test]
+fn a_small_object_is_compared_wherever_it_is_read_first() {
+    let bytes = crate::bench::pattern(700_001);
+    let lab = Lab::new(&[], |bucket| {
+        for key in ["right", "once", "always"] {
+            bucket.put(key, bytes.clone());
+        }
+    });
+    let flip = |key| Fault::FlipByte { at: 3 }.on(Op::Get).key(key);
+    lab.server().faults().add(flip("once"));
+    lab.server().faults().add(flip("always").always());
+    let read_at = |name, at: u64| {
+        let file = File::open(lab.path(name)).unwrap();
+        nix::fcntl::posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
+        let mut page = vec![0; 4096];
+        file.read_exact_at(&mut page, at).map(|()| page == bytes[at as usize..][..4096])
+    };
+    for at in [512 * KIB, 0, 128 * KIB, 640 * KIB] {
+        for name in ["right", "once"] {
+            assert!(read_at(name, at).unwrap(), "{name} at {at}: the bytes differ");
+        }
+    }
+    let error = read_at("always", 512 * KIB).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
+    let log = lab.count();
+    let gets = |key| log.requests_of(Op::Get).iter().filter(|one| one.key == key).count();
+    assert_eq!((gets("right"), gets("once")), (1, 2), "{:?}", log.counts());
+}
+
+#[test]
+fn a_small_object_whose_body_breaks_off_is_compared_too() {
+    let bytes = crate::bench::pattern(700_001);
+    let lab = Lab::new(&[], |bucket| drop(bucket.put("f", bytes.clone())));
+    lab.server().faults().add(Fault::ResetResponse { after: 300_000 }.on(Op::Get));
+    lab.server().faults().add(Fault::FlipByte { at: 3 }.on(Op::Get));
+    assert!(read(&lab.path("f")) == bytes, "the wrong byte was given out");
+    // The rest of the first body, and all of it once more.
+    assert_eq!(lab.count().count(Op::Get), 3);
 }
 
 #[test]

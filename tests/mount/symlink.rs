@@ -1,13 +1,15 @@
 //! symlink(2), link(2) and FIFOs: names that are not plain files.
 
-use std::fs;
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, FileTypeExt, symlink};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
+use s3pod_testkit::{Attributes, Op, synthetic_bytes};
 
 use crate::bench::{Bench, errno, read, write};
+use crate::lab::Lab;
 
 pub(crate) fn a_link_is_followed_and_read(bench: &Bench) {
     fs::create_dir(bench.path("d")).unwrap();
@@ -49,4 +51,28 @@ pub(crate) fn a_fifo_survives_a_remount(bench: &Bench) {
     let seen = fs::symlink_metadata(other.path().join("fifo")).unwrap();
     assert!(seen.file_type().is_fifo());
     other.unmount().unwrap();
+}
+
+#[test]
+fn an_object_too_long_for_a_link_is_a_file_whatever_it_says() {
+    const SIZE: u64 = 64 << 20;
+    let link = || Attributes::with_metadata([("mode", "0120777")]);
+    let lab = Lab::new(&[], |bucket| {
+        bucket.put_synthetic_with("huge", SIZE, 1, link());
+        bucket.put_with("longer", "x".repeat(4096), link());
+        bucket.put_with("longest", "x".repeat(4095), link());
+    });
+    assert_eq!(fs::read_link(lab.path("longest")).unwrap().as_os_str().len(), 4095);
+    lab.log().clear();
+    for (name, size) in [("huge", SIZE), ("longer", 4096)] {
+        let seen = fs::symlink_metadata(lab.path(name)).unwrap();
+        assert!(seen.is_file(), "{name}: {seen:?}");
+        assert_eq!(seen.len(), size);
+        assert_eq!(errno(fs::read_link(lab.path(name))), Errno::EINVAL);
+    }
+    assert_eq!(lab.log().count(Op::Get), 0);
+    let mut page = vec![0; 4096];
+    File::open(lab.path("huge")).unwrap().read_exact_at(&mut page, SIZE - 4096).unwrap();
+    assert!(page == synthetic_bytes(1, SIZE - 4096..SIZE), "the bytes differ");
+    assert!(lab.end().success());
 }

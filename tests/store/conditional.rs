@@ -169,6 +169,26 @@ async fn where_no_version_can_be_named_whatever_stands_there_goes() {
 }
 
 #[tokio::test]
+async fn an_odd_answer_is_no_refusal_of_a_condition() {
+    let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
+    let stale = stale(&store).await;
+    let Condition::Unchanged(version) = stale.clone() else { panic!("{stale:?}") };
+    for op in [Op::Delete, Op::DeleteMany] {
+        server.faults().add(Fault::status(400, "InvalidArgument").on(op));
+    }
+    let is_odd = |error: &s3pod::store::Error| matches!(error.kind(), ErrorKind::Other(_));
+    assert!(store.delete(&version.key, &stale).await.is_err_and(|error| is_odd(&error)));
+    let many = [Deletion::from(version.clone())];
+    assert!(store.delete_many(&many).await.is_err_and(|error| is_odd(&error)));
+    // The condition is still sent, and what stands there is another client's.
+    assert!(store.delete(&version.key, &stale).await.is_err_and(|error| error.is_changed()));
+    let failed = store.delete_many(&many).await.unwrap();
+    assert!(matches!(&failed[..], [(_, error)] if error.is_changed()), "{failed:?}");
+    assert_eq!(server.bucket(BUCKET).get("f").unwrap(), "theirs");
+    assert_eq!((server.log().count(Op::Delete), server.log().count(Op::DeleteMany)), (2, 2));
+}
+
+#[tokio::test]
 async fn a_copy_whose_condition_is_refused_goes_without() {
     let options = ServerOptions { put_keeps: Keeps::Refuses, ..ServerOptions::with_bucket(BUCKET) };
     let (server, store) = made(options).await;

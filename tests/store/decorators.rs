@@ -26,6 +26,8 @@ enum Turn {
     Done,
     /// It fails so.
     Fail(ErrorKind),
+    /// It is to be sent again after so long.
+    Busy(Duration),
     /// Its body breaks off after so many bytes.
     BreakAfter(usize),
 }
@@ -36,6 +38,8 @@ struct Scripted {
     script: Arc<Mutex<VecDeque<Turn>>>,
     seen: Arc<Mutex<Vec<String>>>,
     open_bodies: Arc<AtomicUsize>,
+    /// Its bodies are compared with something that only all of them can be compared with.
+    compares: bool,
 }
 
 impl Scripted {
@@ -51,6 +55,9 @@ impl Scripted {
         self.seen.lock().unwrap().push(format!("{} {what}", operation.as_str()));
         match self.script.lock().unwrap().pop_front().unwrap_or(Turn::Done) {
             Turn::Fail(kind) => Err(Error::new(operation, kind)),
+            Turn::Busy(wait) => {
+                Err(Error::new(operation, ErrorKind::Throttled).with_retry_after(Some(wait)))
+            }
             turn => Ok(turn),
         }
     }
@@ -104,7 +111,7 @@ impl ObjectStore for Scripted {
             let _open = &guard;
             frame
         });
-        Ok(GetResponse { head: head(key), range, body: body.boxed() })
+        Ok(GetResponse { head: head(key), range, is_divisible: !self.compares, body: body.boxed() })
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
@@ -248,6 +255,15 @@ async fn a_wait_beyond_the_budget_is_not_waited() {
 }
 
 #[tokio::test]
+async fn a_store_that_wants_to_be_left_alone_for_too_long_is_tried_in_time() {
+    let store = Scripted::new([Turn::Busy(Duration::from_secs(3600))]);
+    let policy = RetryPolicy { op_timeout: Duration::from_millis(100), ..patient() };
+    let hurried = Retry::new(store.clone(), policy, Clock::manual());
+    hurried.head(&Key::from("f")).await.unwrap();
+    assert_eq!(store.seen().len(), 2);
+}
+
+#[tokio::test]
 async fn an_echo_of_a_lost_success_says_so() {
     let lost = Turn::Fail(ErrorKind::Timeout);
     let store = Scripted::new([lost.clone(), Turn::Fail(ErrorKind::Changed)]);
@@ -322,6 +338,14 @@ async fn a_reader_may_take_its_time() {
 async fn a_body_is_not_resumed_at_another_version() {
     let store = Scripted::new([Turn::BreakAfter(3), Turn::Fail(ErrorKind::Changed)]);
     assert!(read(&retry(&store)).await.unwrap_err().is_changed());
+}
+
+#[tokio::test]
+async fn a_body_that_is_compared_whole_is_not_taken_up_again() {
+    let store = Scripted { compares: true, ..Scripted::new([Turn::BreakAfter(3)]) };
+    assert!(read(&retry(&store)).await.unwrap_err().is_damage());
+    assert_eq!(store.seen().len(), 1);
+    assert_eq!(read(&retry(&store)).await.unwrap(), CONTENT);
 }
 
 #[tokio::test]

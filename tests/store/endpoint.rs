@@ -284,6 +284,18 @@ async fn an_answer_that_is_cut_off_is_no_success() {
 }
 
 #[tokio::test]
+async fn a_listed_object_without_a_size_is_no_empty_one() {
+    for size in ["", "<Size>-1</Size>"] {
+        let line = format!("<Contents><Key>f</Key>{size}</Contents>");
+        let page = EMPTY_PAGE.replace("<IsTruncated>", &format!("{line}<IsTruncated>"));
+        let server = Canned::answering(ok(&page)).await;
+        let listed = server.store().await.list(&ListRequest::default()).await;
+        let error = listed.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::NotS3(said) if said.contains("size")), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn checksums_are_left_out_once_a_store_refuses_them() {
     let refusal = "<Error><Code>InvalidArgument</Code><Message>Unsupported header \
                    'x-amz-checksum-crc32' received for this API call.</Message></Error>";

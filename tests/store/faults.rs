@@ -212,6 +212,27 @@ async fn wrong_bytes_of_a_whole_object_are_found_out() {
 }
 
 #[tokio::test]
+async fn wrong_bytes_are_found_out_in_a_body_that_broke_off_too() {
+    let (subject, store) = subject("flip-resumed").await;
+    let content = bytes(100_000);
+    let version = put(&*store, "f", content.clone(), Condition::None).await.unwrap();
+    let (faults, log) = (subject.server().faults(), subject.server().log());
+    for flip in [None, Some(3), Some(59_999)] {
+        log.clear();
+        faults.add(Fault::ResetResponse { after: 40_000 }.on(Op::Get));
+        if let Some(at) = flip {
+            faults.add(Fault::FlipByte { at }.on(Op::Get));
+        }
+        let read = read(&*store, GetPin::Version(version.clone()), None).await;
+        match flip {
+            None => assert_eq!(read.unwrap(), content),
+            Some(_) => assert!(read.unwrap_err().is_damage(), "{flip:?}"),
+        }
+        assert_eq!(log.count(Op::Get), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_told_from_a_refusal() {
     let (subject, store) = subject("lost").await;
     subject.server().faults().add(Fault::LoseResponse.on(Op::Put));

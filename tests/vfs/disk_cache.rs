@@ -17,7 +17,7 @@ use s3pod::naming::Key;
 use s3pod::store::s3::S3Store;
 use s3pod::store::{ObjectStore, Version};
 use s3pod::units::{ByteRange, GIB, KIB, MIB};
-use s3pod_testkit::{Bucket, Op, ServerOptions, TestServer};
+use s3pod_testkit::{Bucket, Fault, Op, ServerOptions, TestServer};
 
 use crate::bench::s3_settings;
 
@@ -44,6 +44,10 @@ impl Lab {
     }
 
     fn disk(&self, size: u64) -> Disk {
+        self.disk_by(Clock::system(), size)
+    }
+
+    fn disk_by(&self, clock: Clock, size: u64) -> Disk {
         let settings = DiskSettings {
             folder: self.folder.path().to_owned(),
             place: "here".to_owned(),
@@ -52,7 +56,7 @@ impl Lab {
             queue: 64 * MIB,
             table: MIB,
         };
-        Disk::open(&settings, Clock::system()).unwrap()
+        Disk::open(&settings, clock).unwrap()
     }
 
     /// A cache without anything in memory.
@@ -96,6 +100,14 @@ impl Lab {
         let mut files = self.files(suffix);
         assert_eq!(files.len(), 1, "{files:?}");
         files.remove(0)
+    }
+
+    /// Files of the folder that were removed and that this process has open.
+    fn kept_open(&self) -> usize {
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        let is_gone = |target: &PathBuf| target.to_string_lossy().ends_with("(deleted)");
+        targets.filter(|target| target.starts_with(self.folder.path()) && is_gone(target)).count()
     }
 
     /// Bytes that the file system has allocated below the folder, without folders.
@@ -165,6 +177,21 @@ async fn only_what_is_missing_is_fetched() {
     lab.asserts_read(&disk, &version, &bytes, 4).await;
     let sent = lab.server.log().bytes_out() - sent;
     assert!((11 * BLOCK..12 * BLOCK).contains(&sent), "{sent}");
+    lab.asserts_read(&disk, &version, &bytes, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_of_a_small_object_is_one_get_and_compared() {
+    let lab = Lab::new().await;
+    let bytes = pattern(5 * BLOCK, 17);
+    let version = lab.put("f", &bytes).await;
+    let disk = lab.disk(GIB);
+    lab.asserts_read(&disk, &version, &bytes, 1).await;
+    for block in [1, 3] {
+        flip(&lab.file("whole"), block * BLOCK + 9, 1);
+    }
+    lab.server.faults().add(Fault::FlipByte { at: 9 }.on(Op::Get));
+    lab.asserts_read(&disk, &version, &bytes, 2).await;
     lab.asserts_read(&disk, &version, &bytes, 0).await;
 }
 
@@ -359,6 +386,29 @@ async fn two_mounts_share_what_they_read_and_one_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_mount_evicts_is_closed_by_one_that_is_never_idle() {
+    let lab = Lab::new().await;
+    let clock = Clock::manual();
+    let disk = lab.disk_by(clock.clone(), GIB);
+    let bytes = pattern(900, 18);
+    let version = lab.put("f", &bytes).await;
+    for gets in [1, 0] {
+        lab.asserts_read(&disk, &version, &bytes, gets).await;
+    }
+    for suffix in ["meta", "whole"] {
+        fs::remove_file(lab.file(suffix)).unwrap();
+    }
+    assert_eq!(lab.kept_open(), 2);
+    clock.advance(Duration::from_secs(10));
+    // The first is when it looks, the second behind that.
+    for key in ["g", "h"] {
+        let other = lab.put(key, &bytes).await;
+        lab.asserts_read(&disk, &other, &bytes, 1).await;
+    }
+    assert_eq!(lab.kept_open(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_whole_file_is_given_out_verified_and_untouched() {
     let lab = Lab::new().await;
     let disk = lab.disk(GIB);
@@ -413,17 +463,17 @@ async fn every_flipped_byte_ends_what_the_kernel_may_have() {
 async fn who_wants_a_version_whole_is_told_when_its_last_block_is_there() {
     let lab = Lab::new().await;
     let disk = lab.disk(GIB);
-    let bytes = pattern(3 * BLOCK + 5, 15);
+    let bytes = pattern(9 * BLOCK + 5, 15);
     let version = lab.put("f", &bytes).await;
     let cache = lab.cache(&disk);
     let whole = tokio::spawn(cache.when_whole(&version));
-    for end in [BLOCK, 3 * BLOCK] {
+    for end in [BLOCK, 9 * BLOCK] {
         cache.get_or_fetch(&version, ByteRange::new(0, end)).await.unwrap();
         disk.flush().await;
         assert!(cache.verified_file(&version).await.is_none(), "a block is missing");
         assert!(!whole.is_finished());
     }
-    cache.get_or_fetch(&version, ByteRange::at(3 * BLOCK, 5)).await.unwrap();
+    cache.get_or_fetch(&version, ByteRange::at(9 * BLOCK, 5)).await.unwrap();
     assert!(whole.await.unwrap());
     assert!(cache.verified_file(&version).await.is_some());
     let without = Cache::over(Arc::clone(&lab.store), Budget::new(64 * MIB), 64, None);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use super::super::fetch::Fetcher;
+use super::super::fetch::{Fetcher, is_small};
 use super::super::flight::Landing;
 use super::super::pool::{Pool, Promise};
 use super::super::proof::{Arriving, Condemned};
@@ -68,7 +68,7 @@ struct Back {
     wrong: Option<(Landing, Condemned)>,
 }
 
-/// Adjacent blocks that have to be fetched.
+/// Blocks that have to be fetched, each run with one GET.
 type Runs = Vec<Vec<Landing>>;
 
 impl Disk {
@@ -84,15 +84,9 @@ impl Disk {
         let Some(first) = run.first().map(|landing| landing.key().index) else {
             return (Vec::new(), None);
         };
-        let Ok(turn) = Arc::clone(&self.0.reads).acquire_owned().await else {
-            return (vec![run], None);
-        };
         let (disk, identity, count) = (self.clone(), Arc::new(identity), run.len());
-        let looked = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            disk.records(&identity, first, count)
-        });
-        match looked.await.ok().flatten() {
+        let looked = self.0.turns.take(move || disk.records(&identity, first, count));
+        match looked.await.flatten() {
             Some((opened, records)) => self.split(opened, run, &records),
             None => {
                 self.0.counters.misses.add(run.len() as u64);
@@ -163,14 +157,12 @@ impl Disk {
     /// Bytes of the version that are there.
     pub(in crate::cache) async fn present(&self, version: &Version) -> u64 {
         let Some(identity) = Identity::new(&self.0.place, version).map(Arc::new) else { return 0 };
-        let Ok(turn) = Arc::clone(&self.0.reads).acquire_owned().await else { return 0 };
         let disk = self.clone();
-        let counted = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let counted = self.0.turns.take(move || {
             let (opened, _) = disk.records(&identity, 0, 1)?;
             opened.present().ok()
         });
-        counted.await.ok().flatten().unwrap_or(0)
+        counted.await.flatten().unwrap_or(0)
     }
 
     /// One block's bytes, if they are there, for whoever wants no more than that.
@@ -181,10 +173,8 @@ impl Disk {
         pool: &Arc<Pool>,
     ) -> Option<Bytes> {
         let identity = Arc::new(Identity::new(&self.0.place, version)?);
-        let turn = Arc::clone(&self.0.reads).acquire_owned().await.ok()?;
         let (disk, mut promise) = (self.clone(), pool.promise(1));
-        let read = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let read = self.0.turns.take(move || {
             let (opened, records) = disk.records(&identity, index, 1)?;
             let Some(Record::Present { checksum }) = records.first() else { return None };
             match opened.read(index, &[*checksum], &mut promise) {
@@ -195,7 +185,7 @@ impl Disk {
                 Err(_) => None,
             }
         });
-        read.await.ok().flatten()
+        read.await.flatten()
     }
 }
 
@@ -205,24 +195,20 @@ impl Held {
         let Self { disk, opened, steps } = self;
         disk.0.room.used(opened.identity.id);
         let mut lost = Vec::new();
-        for step in steps {
+        for Step { landings, checksums } in steps {
             // Before the grant: what is evicted for it is what these blocks will lie in.
-            let promise = means.fetcher.pool.promise(step.landings.len());
-            let bytes = step.landings.iter().map(|landing| landing.range().len()).sum();
+            let promise = means.fetcher.pool.promise(landings.len());
+            let bytes = landings.iter().map(|landing| landing.range().len()).sum();
             let (grant, reader) = means.next(bytes).await;
-            let Ok(turn) = Arc::clone(&disk.0.reads).acquire_owned().await else {
-                lost.extend(step.landings);
+            let (first, start) = landings.first().map_or((0, 0), place);
+            let arriving = means.fetcher.arriving(means.version, start);
+            let file = Arc::clone(&opened);
+            let read = move || Read::new(&file, (first, &checksums), (grant, promise), arriving);
+            let Some(read) = disk.0.turns.take(read).await else {
+                lost.extend(landings);
                 continue;
             };
-            let (disk, opened) = (disk.clone(), Arc::clone(&opened));
-            let start = step.landings.first().map_or(0, |landing| landing.range().start);
-            let arriving = means.fetcher.arriving(means.version, start);
-            let read = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                disk.read_back(&opened, step, (grant, promise, reader), arriving)
-            });
-            // A thread that panicked has dropped its landings, which tells their readers.
-            let back = read.await.unwrap_or_default();
+            let back = disk.read_back(&opened, landings, read, &reader);
             lost.extend(back.lost);
             if let Some((_landing, condemned)) = back.wrong {
                 means.fetcher.remove(condemned).await;
@@ -234,17 +220,51 @@ impl Held {
     }
 }
 
+/// Which block a landing is for, and where in the object.
+fn place(landing: &Landing) -> (u64, u64) {
+    (landing.key().index, landing.range().start)
+}
+
+/// Blocks that were read, what their memory is counted under, and what is to be compared of them.
+struct Read {
+    blocks: io::Result<Vec<opened::Block>>,
+    grant: Grant,
+    arriving: Option<Arriving>,
+}
+
+impl Read {
+    /// Blocks, on the disk.
+    fn new(
+        opened: &Opened,
+        (first, checksums): (u64, &[u32]),
+        (grant, mut promise): (Grant, Promise),
+        mut arriving: Option<Arriving>,
+    ) -> Self {
+        let blocks = opened.read(first, checksums, &mut promise);
+        for block in blocks.iter().flatten() {
+            match block {
+                opened::Block::Sound(bytes) => {
+                    if let Some(arriving) = &mut arriving {
+                        arriving.update(bytes);
+                    }
+                }
+                // What comes behind a gap is not counted with what came before it.
+                opened::Block::Damaged => arriving = None,
+            }
+        }
+        Self { blocks, grant, arriving }
+    }
+}
+
 impl Disk {
+    /// Lands what was read.
     fn read_back(
         &self,
         opened: &Opened,
-        step: Step,
-        (mut grant, mut promise, reader): (Grant, Promise, Weak<()>),
-        mut arriving: Option<Arriving>,
+        landings: Vec<Landing>,
+        Read { blocks, mut grant, mut arriving }: Read,
+        reader: &Weak<()>,
     ) -> Back {
-        let Step { landings, checksums } = step;
-        let first = landings.first().map_or(0, |landing| landing.key().index);
-        let blocks: io::Result<Vec<_>> = opened.read(first, &checksums, &mut promise);
         let blocks = match blocks {
             Ok(blocks) => blocks,
             Err(error) => {
@@ -258,14 +278,9 @@ impl Disk {
             let opened::Block::Sound(bytes) = block else {
                 self.is_damaged(&opened.identity, landing.key().index);
                 back.lost.push(landing);
-                // What comes behind a gap is not counted with what came before it.
-                arriving = None;
                 continue;
             };
             self.0.counters.hits.add(1);
-            if let Some(arriving) = &mut arriving {
-                arriving.update(&bytes);
-            }
             let arrived = arriving.take_if(|_| last == Some(landing.key().index));
             if let Some(condemned) = arrived.and_then(Arriving::settle) {
                 back.wrong = Some((landing, condemned));
@@ -273,7 +288,7 @@ impl Disk {
             }
             let range = landing.range();
             let block = Block::new(range.start, bytes, grant.split(range.len()));
-            landing.land(Arc::new(block.ahead_of(Weak::clone(&reader))));
+            landing.land(Arc::new(block.ahead_of(Weak::clone(reader))));
         }
         back
     }
@@ -283,12 +298,15 @@ fn follows(before: &[Landing], landing: &Landing) -> bool {
     before.last().is_some_and(|last| last.key().index + 1 == landing.key().index)
 }
 
-/// Landings in order, split where blocks are not adjacent.
+/// Landings in order, split where blocks are not adjacent. A small object comes whole, so what is
+/// missing of it is one run.
 fn runs(landings: Vec<Landing>) -> Runs {
     let mut runs: Runs = Vec::new();
+    let belongs =
+        |run: &[Landing], next: &Landing| is_small(&next.key().version) || follows(run, next);
     for landing in landings {
         match runs.last_mut() {
-            Some(run) if follows(run, &landing) => run.push(landing),
+            Some(run) if belongs(run, &landing) => run.push(landing),
             _ => runs.push(vec![landing]),
         }
     }

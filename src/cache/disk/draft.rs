@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::super::BLOCK_SIZE;
-use super::folder::{Folder, Kind, allocated};
+use super::folder::{Folder, Kind, allocated, is_passing};
 use super::format::{Identity, RECORD_SIZE, Record, crc32c};
 use crate::units::KIB;
 
@@ -74,6 +74,7 @@ impl Draft {
                 }
                 created => (created?, true),
             },
+            Err(error) if is_passing(&error) => return Err(error),
             Err(_) => return Ok(Opened::Foreign),
         };
         let meta = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -249,6 +250,7 @@ fn open_data(
             Ok(Some(data)) if !is_new && data.metadata()?.len() == identity.size => {
                 return Ok(Some((data, is_whole)));
             }
+            Err(error) if is_passing(&error) => return Err(error),
             // New records know nothing of old bytes.
             Ok(Some(_)) | Err(_) => return Ok(None),
         }

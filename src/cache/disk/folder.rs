@@ -17,6 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::format::{FORMAT, Id};
@@ -202,6 +203,13 @@ impl Seen {
 pub(super) fn allocated(metadata: &fs::Metadata) -> u64 {
     // st_blocks counts 512 bytes whatever the file system's blocks are.
     metadata.blocks() * 512
+}
+
+/// True for a failure that says nothing of the file: the process or the machine was short of
+/// something, or was interrupted.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    let passing = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EAGAIN, Errno::EINTR];
+    passing.iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 fn parse(name: &str) -> Option<(Id, Kind)> {

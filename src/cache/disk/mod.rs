@@ -3,8 +3,9 @@
 //! Owns the disk's part of the cache: files that outlive the mount, one sparse file per version,
 //! bounded in bytes and by what must stay free. Promises: what it gives are the bytes that were
 //! fetched, checked again at each read; damage, a full disk, a failing one, or files of another
-//! program are a miss and a number, never an error; a reader never waits for a write. Mounts that
-//! share a folder share what they read. Must not know how blocks are fetched.
+//! program are a miss and a number, never an error, and so is a disk that does not answer; a reader
+//! never waits for a write. Mounts that share a folder share what they read. Must not know how
+//! blocks are fetched.
 //!
 //! ```text
 //!   land ──> offer ──> queue ──> writer ──> draft ──> files      eviction <── room
@@ -19,6 +20,7 @@ mod folder;
 mod format;
 mod opened;
 mod room;
+mod turns;
 mod wanted;
 mod whole;
 mod writer;
@@ -40,6 +42,7 @@ use folder::Folder;
 use format::Identity;
 use opened::{OpenFiles, Opened};
 use room::{Bounds, Room};
+use turns::Turns;
 use wanted::Wanted;
 use whole::{Seals, Verdict};
 use writer::{Desk, Said, Writer};
@@ -48,10 +51,6 @@ pub(super) use back::{Held, Means};
 pub use counters::DiskSnapshot;
 pub(super) use whole::ReadThrough;
 pub use whole::{Seal, WholeFile};
-
-/// Reads from disk at once: a few keep any disk busy, and the blocking threads are shared with
-/// staging and journal.
-const READS_MAX: usize = 8;
 
 /// The most that waits to be written, whatever memory there is: what a disk of 500 MiB/s writes
 /// in an eighth of a second.
@@ -88,7 +87,7 @@ struct Inner {
     opened: Arc<OpenFiles>,
     seals: Seals,
     wanted: Arc<Wanted>,
-    reads: Arc<Semaphore>,
+    turns: Turns,
     verifications: Arc<Semaphore>,
     writer: Writer,
 }
@@ -103,7 +102,7 @@ impl Disk {
         let counters = Arc::new(Counters::default());
         let bounds =
             Bounds { size: settings.size, free_min: settings.free_min, table: settings.table };
-        let room = Room::new(Arc::clone(&folder), bounds, Arc::clone(&counters), clock);
+        let room = Room::new(Arc::clone(&folder), bounds, Arc::clone(&counters), clock.clone());
         let (room, place) = (Arc::new(room), Arc::from(settings.place.as_str()));
         let said = Arc::new(Said::new(Arc::clone(&counters), Arc::clone(&folder)));
         let (opened, wanted) = (Arc::new(OpenFiles::default()), Arc::new(Wanted::default()));
@@ -115,6 +114,7 @@ impl Disk {
             opened: Arc::clone(&opened),
             said: Arc::clone(&said),
             wanted: Arc::clone(&wanted),
+            clock,
         };
         let blocks = (settings.queue.min(QUEUE_MAX) / BLOCK_SIZE).max(8);
         let writer = Writer::start(desk, usize::try_from(blocks).unwrap_or(8))?;
@@ -123,11 +123,11 @@ impl Disk {
             folder,
             room,
             counters,
+            turns: Turns::new(Arc::clone(&said)),
             said,
             opened,
             seals: Seals::default(),
             wanted,
-            reads: Arc::new(Semaphore::new(READS_MAX)),
             verifications: Arc::new(Semaphore::new(1)),
             writer,
         })))
@@ -227,8 +227,12 @@ impl Disk {
         self.0.writer.forget(identity, index);
     }
 
-    /// A version's files cannot be read, or are not its own: they go, so that they fail once.
+    /// A version's files cannot be read, or are not its own: they go, so that they fail once. What
+    /// passes leaves them, and was a miss.
     fn failed(&self, identity: &Arc<Identity>, error: &io::Error) {
+        if folder::is_passing(error) {
+            return self.0.said.failure(error);
+        }
         self.0.opened.close(identity.id);
         let is_foreign = error.kind() == io::ErrorKind::InvalidData;
         if is_foreign {
@@ -256,5 +260,49 @@ impl Disk {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use bytes::Bytes;
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::naming::Key;
+    use crate::units::GIB;
+
+    #[tokio::test]
+    async fn who_could_not_open_a_file_leaves_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = DiskSettings {
+            folder: folder.path().to_owned(),
+            place: "here".to_owned(),
+            size: GIB,
+            free_min: 0,
+            queue: MIB,
+            table: MIB,
+        };
+        let disk = Disk::open(&settings, Clock::system()).unwrap();
+        let version = Arc::new(Version {
+            key: Key::from("f"),
+            etag: Some("\"1\"".into()),
+            version_id: None,
+            size: 5,
+            last_modified: UNIX_EPOCH,
+        });
+        disk.offer(&version, 0, &Arc::new(Block::new(0, Bytes::from_static(b"hello"), None)));
+        disk.flush().await;
+        let identity = Arc::new(Identity::new("here", &version).unwrap());
+        for (errno, left) in
+            [(Errno::EMFILE, 5), (Errno::ENFILE, 5), (Errno::ENOMEM, 5), (Errno::EIO, 0)]
+        {
+            disk.failed(&identity, &io::Error::from(errno));
+            disk.flush().await;
+            assert_eq!(disk.present(&version).await, left, "{errno}");
+        }
+        assert_eq!(disk.snapshot().errors, 4);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns which whole files this process has verified, block by block, and how it is seen that one
 //! was touched since. Promises: a file is given out only while inode, size, mtime and ctime are
-//! what they were before it was verified. Must not know who reads the file then.
+//! what they were before it was verified, and what was verified is on the disk. Must not know who
+//! reads the file then.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -152,6 +153,9 @@ pub(super) fn read_through(
     if Seal::from(&opened.data().metadata()?) != seal {
         return Ok(Verdict::NotWhole);
     }
+    // Before it is read: pages that cannot be written back are dropped without touching the seal,
+    // and whoever reads the file then finds what was on the disk before.
+    opened.data().sync_data()?;
     let (mut at, mut summing) = (0, kind.map(Summing::new));
     while at < identity.blocks() {
         let count = STEP.min(identity.blocks() - at);

@@ -19,11 +19,12 @@ use tokio::sync::oneshot;
 use super::super::{BLOCK_SIZE, Block};
 use super::counters::Counters;
 use super::draft::Draft;
-use super::folder::Folder;
+use super::folder::{Folder, is_passing};
 use super::format::{Id, Identity};
 use super::opened::{OpenFiles, Opened};
 use super::room::Room;
 use super::wanted::Wanted;
+use crate::clock::Clock;
 use crate::store::Version;
 use crate::telemetry::Once;
 use crate::units::{KIB, MIB};
@@ -42,7 +43,7 @@ const STEP_MAX: u64 = MIB;
 /// Nothing came for so long: the versions are closed, so that another mount may write them.
 const IDLE: Duration = Duration::from_millis(200);
 
-/// While nothing comes, it is looked so often what other mounts have removed.
+/// It is looked so often what other mounts have removed.
 const WATCH: Duration = Duration::from_secs(10);
 
 /// How long an ending mount waits for a disk that does not answer.
@@ -96,6 +97,7 @@ pub(super) struct Desk {
     pub(super) opened: Arc<OpenFiles>,
     pub(super) said: Arc<Said>,
     pub(super) wanted: Arc<Wanted>,
+    pub(super) clock: Clock,
 }
 
 /// Failures of the disk, counted, and said once a kind.
@@ -210,7 +212,7 @@ impl Desk {
         if let Err(error) = self.room.count_all() {
             self.said.failure(&error);
         }
-        let mut drafts = Drafts::new(DRAFTS_MAX);
+        let (mut drafts, mut looked) = (Drafts::new(DRAFTS_MAX), self.clock.now());
         loop {
             match orders.recv_timeout(if drafts.is_empty() { WATCH } else { IDLE }) {
                 Ok(order) => self.carry_out(gather(order, orders), &mut drafts),
@@ -224,7 +226,21 @@ impl Desk {
                 self.said.failure(&error);
             }
             self.close_gone(&mut drafts);
+            if self.clock.now().saturating_duration_since(looked) >= WATCH {
+                self.close_removed(&mut drafts);
+                looked = self.clock.now();
+            }
         }
+    }
+
+    /// Closes what other mounts have evicted, however much comes meanwhile.
+    fn close_removed(&self, drafts: &mut Drafts) {
+        let is_gone = |draft: &Draft| draft.is_removed().unwrap_or(true);
+        let gone = drafts.iter().filter(|(_, draft)| is_gone(draft)).map(|(id, _)| *id);
+        for id in gone.collect::<Vec<Id>>() {
+            drafts.pop(&id);
+        }
+        self.opened.close_removed();
     }
 
     /// Closes what was evicted: an open file keeps its place on disk.
@@ -373,8 +389,12 @@ impl Desk {
         drafts: &mut Drafts,
     ) -> io::Result<()> {
         // As above: others may have replaced the files since they were seen.
-        if unless_good && Opened::open(&self.folder, identity).is_ok() {
-            return Ok(());
+        if unless_good {
+            match Opened::open(&self.folder, identity) {
+                Ok(_) => return Ok(()),
+                Err(error) if is_passing(&error) => return Err(error),
+                Err(_) => {}
+            }
         }
         drafts.pop(&identity.id);
         self.room.remove(identity.id)

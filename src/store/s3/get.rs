@@ -50,22 +50,31 @@ async fn head_once(store: &S3Store, key: &Key, checked: bool) -> Result<ObjectHe
         .set_request_payer(store.payer.clone());
     let answer = store.within(Operation::Head, key, store.read_timeout, request.send()).await?;
     let size = length(Operation::Head, key, answer.content_length())?;
-    let checksum = whole_checksum(&answer);
-    Ok(ObjectHead { checksum, ..head_of_head(key, size, answer) })
+    Ok(head_of_head(key, size, answer))
 }
 
 /// The checksum of all of the object's bytes, where it is of a kind that pieces can be compared
 /// with: not one that is made of those of its parts.
-fn whole_checksum(answer: &HeadObjectOutput) -> Option<Checksum> {
-    if answer.checksum_type() != Some(&ChecksumType::FullObject) {
-        return None;
-    }
+fn whole_checksum(
+    told: [(ChecksumKind, Option<&str>); 3],
+    made_of: Option<&ChecksumType>,
+) -> Option<Checksum> {
+    let is_whole = made_of == Some(&ChecksumType::FullObject);
+    let read = |(kind, text): (_, Option<&str>)| Some(Checksum { kind, value: remainder(text?)? });
+    is_whole.then_some(told)?.into_iter().find_map(read)
+}
+
+/// True where the client compares something with the body as it comes: all that a store may tell
+/// but checksums of parts' checksums, whose number is behind a dash.
+fn is_compared(answer: &GetObjectOutput) -> bool {
     let told = [
-        (ChecksumKind::Crc64Nvme, answer.checksum_crc64_nvme()),
-        (ChecksumKind::Crc32c, answer.checksum_crc32_c()),
-        (ChecksumKind::Crc32, answer.checksum_crc32()),
+        answer.checksum_crc64_nvme(),
+        answer.checksum_crc32_c(),
+        answer.checksum_crc32(),
+        answer.checksum_sha256(),
+        answer.checksum_sha1(),
     ];
-    told.into_iter().find_map(|(kind, text)| Some(Checksum { kind, value: remainder(text?)? }))
+    told.into_iter().flatten().any(|text| !text.contains('-'))
 }
 
 /// A CRC as S3 writes it: big-endian, in base64.
@@ -107,6 +116,7 @@ pub(super) async fn get(store: &S3Store, request: &GetRequest) -> Result<GetResp
         builder = builder.checksum_mode(ChecksumMode::Enabled);
     }
     let answer = store.within(Operation::Get, key, store.read_timeout, builder.send()).await?;
+    let is_compared = request.range.is_none() && is_compared(&answer);
     let (head, range, body) = taken_apart(key, request.range, answer)?;
     if let GetPin::Version(wanted) = &request.pin
         && !head.version.is_same(wanted)
@@ -117,7 +127,8 @@ pub(super) async fn get(store: &S3Store, request: &GetRequest) -> Result<GetResp
     let body = futures::stream::try_unfold(frames, |mut frames| async move {
         Ok(frames.next().await?.map(|bytes| (bytes, frames)))
     });
-    Ok(GetResponse { head, range, body: body.boxed() })
+    let is_divisible = !is_compared || head.checksum.is_some();
+    Ok(GetResponse { head, range, is_divisible, body: body.boxed() })
 }
 
 /// A version's id pins it alone, and holds although the object was replaced. Stores without
@@ -196,9 +207,14 @@ macro_rules! head_of {
                 size,
                 last_modified: version::whole_seconds(answer.last_modified.as_ref()),
             };
+            let checksums = [
+                (ChecksumKind::Crc64Nvme, answer.checksum_crc64_nvme.as_deref()),
+                (ChecksumKind::Crc32c, answer.checksum_crc32_c.as_deref()),
+                (ChecksumKind::Crc32, answer.checksum_crc32.as_deref()),
+            ];
             ObjectHead {
                 version: told.of(key),
-                checksum: None,
+                checksum: whole_checksum(checksums, answer.checksum_type.as_ref()),
                 tag_count: answer.tag_count.map_or(0, |count| count.try_into().unwrap_or(0)),
                 properties: properties::Told {
                     content_type: answer.content_type,
@@ -267,6 +283,15 @@ mod tests {
         assert_eq!(content_range("bytes 5-9/100"), Some((ByteRange::new(5, 10), 100)));
         assert_eq!(content_range("bytes */100"), None);
         assert_eq!(content_range("items 0-1/2"), None);
+    }
+
+    #[test]
+    fn what_the_client_compares_is_any_checksum_of_the_whole() {
+        let answer = GetObjectOutput::builder;
+        assert!(!is_compared(&answer().build()));
+        assert!(!is_compared(&answer().checksum_crc32("4waSgw==-3").build()));
+        assert!(is_compared(&answer().checksum_crc32("4waSgw==").build()));
+        assert!(is_compared(&answer().checksum_sha256("47DEQpj8HBSa+/TImW+5JA==").build()));
     }
 
     #[test]

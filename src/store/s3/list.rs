@@ -35,10 +35,15 @@ fn page(answer: ListObjectsV2Output) -> Result<ListPage> {
     let mut lines = Vec::with_capacity(answer.contents().len() + answer.common_prefixes().len());
     for object in answer.contents() {
         let Some(key) = object.key().and_then(|key| decoded(key, is_encoded)) else { continue };
+        // Without one it would be a file that ends before its first byte.
+        let Some(size) = object.size().and_then(|size| size.try_into().ok()) else {
+            let said = ErrorKind::NotS3("a line of a listing has no size".to_owned());
+            return Err(Error::new(Operation::List, said).with_key(&Key::new(key)));
+        };
         let told = version::Told {
             etag: object.e_tag(),
             version_id: None,
-            size: object.size().and_then(|size| size.try_into().ok()).unwrap_or(0),
+            size,
             last_modified: version::whole_seconds(object.last_modified()),
         };
         lines.push(ListLine::Object(told.of(&Key::new(key))));
