@@ -15,6 +15,7 @@ mod consistency;
 mod copy_range;
 mod crash;
 mod create;
+mod deadlines;
 mod deletes;
 mod disk;
 mod disk_cache;
