@@ -42,6 +42,7 @@ mod readdir;
 mod recover;
 mod rename;
 mod requests;
+mod retries;
 mod rmdir;
 mod scale;
 mod setattr;
