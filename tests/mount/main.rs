@@ -52,6 +52,7 @@ mod statfs;
 mod streams;
 mod symlink;
 mod truncate;
+mod unheard;
 mod unlink;
 mod weak;
 mod warm;
