@@ -24,6 +24,7 @@ mod fallocate;
 mod fsync;
 mod integrity;
 mod interrupted;
+mod journal_order;
 mod lab;
 mod lock;
 mod memory;
