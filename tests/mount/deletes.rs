@@ -6,10 +6,10 @@ use std::os::unix::fs::symlink;
 use std::thread;
 
 use nix::errno::Errno;
-use s3pod_testkit::{Bucket, Fault, Hold, Op, RequestLog};
+use s3pod_testkit::{Bucket, Fault, Hold, Mount, Op, RequestLog, ServerOptions, TestServer};
 
 use crate::bench::{assert_waits, close, errno, eventually, names, read, shell, write};
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{BUCKET, Lab, PATIENCE};
 
 /// Long enough that no test outlives it.
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
@@ -166,6 +166,35 @@ fn a_key_that_cannot_be_deleted_is_back_and_rmdir_says_why() {
     lab.server().faults().clear();
     shell(&lab.path(""), "rm -r d");
     assert_eq!(lab.bucket().keys(), [""; 0]);
+}
+
+#[test]
+fn a_key_that_cannot_be_deleted_is_the_errno_of_its_directorys_fsync() {
+    let lab = Lab::new(&LONG, filled("d", 3));
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    lab.break_all(Op::Delete, Fault::status(403, "AccessDenied"));
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    let directory = File::open(lab.path("d")).unwrap();
+    assert_eq!(errno(directory.sync_all()), Errno::EACCES);
+    directory.sync_all().unwrap();
+    assert_eq!(names(&lab.path("d")), ["00001", "00002"]);
+    lab.server().faults().clear();
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    directory.sync_all().unwrap();
+    assert_eq!(lab.bucket().keys(), ["d/", "d/00002"]);
+}
+
+#[test]
+fn without_a_cache_folder_each_delete_is_waited_for() {
+    let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
+    filled("d", 3)(&server.bucket(BUCKET));
+    let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint(BUCKET));
+    let mount = options.without_own_cache().args(["--cache-dir", "none"]).start().unwrap();
+    for left in (0..3).rev() {
+        fs::remove_file(mount.path().join(format!("d/{left:05}"))).unwrap();
+        assert_eq!(server.bucket(BUCKET).keys().len(), 1 + left);
+    }
+    assert!(mount.unmount().unwrap().success());
 }
 
 #[test]

@@ -31,6 +31,19 @@ fn a_delete_that_is_done_and_never_answered_ends_the_rename() {
 }
 
 #[test]
+fn a_delete_that_is_refused_takes_the_copy_back() {
+    let lab = Lab::new(&BRIEF, |bucket| drop(bucket.put("old", "bytes")));
+    lab.server().faults().add(denied().on(Op::Delete).key("old").always());
+    assert_eq!(errno(fs::rename(lab.path("old"), lab.path("new"))), Errno::EACCES);
+    assert_eq!(lab.bucket().keys(), ["old"], "the copy was taken back");
+    assert_eq!(read(&lab.path("old")), b"bytes");
+    lab.server().faults().clear();
+    fs::rename(lab.path("old"), lab.path("new")).unwrap();
+    assert_eq!(lab.bucket().keys(), ["new"]);
+    assert_eq!(read(&lab.path("new")), b"bytes");
+}
+
+#[test]
 fn a_delete_that_may_be_done_yet_leaves_the_copy() {
     let lab = Lab::new(&BRIEF, |bucket| drop(bucket.put("old", "bytes")));
     lab.break_all(Op::Delete, Fault::InternalError);
