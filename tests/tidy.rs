@@ -85,15 +85,17 @@ fn the_house_is_tidy() {
     assert!(failures.is_empty(), "{} untidy places:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// True where a file of that name below `tests/` has a function of that name.
+/// True where a file of that name below `tests/` has a function of that name, or a script that is
+/// two tests, one on each server.
 fn has_test(files: &BTreeMap<String, String>, test: &str) -> bool {
     let Some((module, function)) = test.split_once("::") else { return false };
     let (file, folder) = (format!("/{module}.rs"), format!("/{module}/"));
-    let wanted = format!("fn {function}(");
+    let wanted = [format!("fn {function}("), format!("on_both!(\n    {function},")];
     let own = |path: &str| {
         path.starts_with("tests/") && (path.ends_with(&file) || path.contains(&folder))
     };
-    files.iter().any(|(path, text)| own(path) && text.contains(&wanted))
+    let has = |text: &String| wanted.iter().any(|wanted| text.contains(wanted));
+    files.iter().any(|(path, text)| own(path) && has(text))
 }
 
 #[test]

@@ -183,6 +183,9 @@ fn s3_settings(config: &Config) -> S3Settings {
         no_proxy: Some(s3.proxies.bypass.clone()).filter(|hosts| !hosts.is_empty()),
         connect_timeout: defaults.connect_timeout.min(config.op_timeout),
         read_timeout: defaults.read_timeout.min(config.op_timeout),
+        // No byte moves while the store copies, so nobody sees whether it still does: it has twice
+        // as long as what makes no progress.
+        attempt_timeout: defaults.attempt_timeout.min(config.op_timeout * 2),
         checksums: match upload.checksums {
             config::Checksums::Auto => Checksums::Auto,
             config::Checksums::Always => Checksums::Always,

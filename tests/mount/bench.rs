@@ -9,6 +9,7 @@ use std::os::fd::IntoRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,6 +20,9 @@ use crate::raw::Raw;
 const BUCKET: &str = "photos";
 /// What must come about does so within this time on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than a call takes which nothing holds back; on a slow machine a call that does not wait
+/// is overlooked, and no right one refused.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// A case: what it is called, and its body.
 pub(crate) type Case = (&'static str, fn(&Bench));
@@ -85,6 +89,13 @@ impl Bench {
         keys.iter().map(|key| key.strip_prefix(&root).unwrap().to_owned()).collect()
     }
 
+    /// Ends the mount, which has sent everything.
+    fn end(self) {
+        let said = self.mount.stderr();
+        let status = self.mount.unmount().unwrap();
+        assert!(status.success(), "{status}: something was not sent\n{said}");
+    }
+
     /// Another mount of the same prefix.
     pub(crate) fn another(&self, arguments: &[&str]) -> Mount {
         start(&self.endpoint, &self.prefix, arguments, self.kind)
@@ -122,7 +133,7 @@ pub(crate) fn on_ours(name: &str, case: fn(&Bench)) {
     let server = TestServer::spawn(options);
     let bench = Bench::new(server.s3_endpoint(BUCKET), name, Kind::Ours);
     case(&bench);
-    bench.mount.unmount().unwrap();
+    bench.end();
 }
 
 /// Runs cases on one SeaweedFS, one after the other, and names every one that failed.
@@ -144,7 +155,7 @@ fn all_of<'a>(cases: impl Iterator<Item = &'a Case>, endpoint: &S3Endpoint, kind
         let run = || {
             let bench = Bench::new(endpoint.clone(), name, kind);
             case(&bench);
-            bench.mount.unmount().unwrap();
+            bench.end();
         };
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             eprintln!("failed: {name}");
@@ -159,8 +170,14 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < PATIENCE, "in vain: until {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Asserts that a call which has begun waits for something that is still to come.
+pub(crate) fn assert_waits<T>(call: &ScopedJoinHandle<'_, T>) {
+    thread::sleep(MOMENT);
+    assert!(!call.is_finished(), "it waits for nothing");
 }
 
 /// close(2), with its answer.

@@ -44,6 +44,33 @@ fn a_replaced_object_is_a_new_file() {
 }
 
 #[test]
+fn in_a_versioned_bucket_a_handle_reads_its_version_to_the_end() {
+    let (old, new) = (pattern(40 * MIB), vec![b'n'; 40 * MIB]);
+    let lab = Lab::new(&FRESH, |bucket| {
+        bucket.enable_versioning();
+        for key in ["replaced", "deleted"] {
+            bucket.put(key, old.clone());
+        }
+    });
+    let open = |name: &str| File::open(lab.path(name)).unwrap();
+    let readers = ["replaced", "deleted"].map(open);
+    let mut bytes = vec![0; MIB];
+    for reader in &readers {
+        reader.read_exact_at(&mut bytes, 0).unwrap();
+    }
+    lab.bucket().put("replaced", new.clone());
+    lab.bucket().delete("deleted");
+    assert!(read(&lab.path("replaced")) == new, "a new open has the new bytes");
+    assert_eq!(errno(File::open(lab.path("deleted"))), Errno::ENOENT);
+    for reader in &readers {
+        for at in (0..40 * MIB).step_by(MIB).rev() {
+            reader.read_exact_at(&mut bytes, at as u64).unwrap();
+            assert!(bytes == old[at..at + MIB], "the bytes at {at} differ");
+        }
+    }
+}
+
+#[test]
 fn a_reader_never_sees_two_versions() {
     let (old, new) = (vec![b'o'; 40 * MIB], vec![b'n'; 40 * MIB]);
     let lab = Lab::new(&FRESH, |bucket| drop(bucket.put("f", old.clone())));
@@ -104,7 +131,7 @@ fn an_open_sees_every_commit_of_another_mount() {
         write(&writer.path().join("f"), text.as_bytes());
         assert_eq!(read(&reader.path().join("f")), text.as_bytes());
     }
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }
 
 #[test]
@@ -154,7 +181,7 @@ fn one_of_two_exclusive_creators_wins() {
     assert_eq!(lab.object("lock"), b"two");
     assert_eq!(read(&lab.path("lock")), b"two");
     assert_eq!(recovered(lab.mount()), [b"one".to_vec()]);
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }
 
 #[test]
@@ -171,7 +198,7 @@ fn an_exclusive_create_may_be_decided_at_open() {
     close(winner).unwrap();
     assert_eq!(lab.object("lock"), b"mine");
     assert_eq!(read(&other.path().join("lock")), b"mine");
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }
 
 #[test]

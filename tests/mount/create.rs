@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -55,6 +55,30 @@ pub(crate) fn names_that_cannot_be_keys_are_refused(bench: &Bench) {
     assert!(!bench.path(&too_long).exists());
 }
 
+pub(crate) fn names_whose_keys_would_be_too_long_are_refused_by_every_call(bench: &Bench) {
+    let deep = ["d"; 3].map(|name| name.repeat(250)).join("/");
+    fs::create_dir_all(bench.path(&deep)).unwrap();
+    write(&bench.path("f"), b"bytes");
+    let below = format!("from/{}/{}/{}", "e".repeat(250), "e".repeat(250), "e".repeat(220));
+    fs::create_dir_all(bench.path(&below)).unwrap();
+    write(&bench.path(&format!("{below}/{}", "n".repeat(150))), b"below");
+    let keys = bench.keys();
+    let long = bench.path(&format!("{deep}/{}", "n".repeat(255)));
+    let refused = [
+        errno(fs::create_dir(&long)),
+        errno(symlink("target", &long)),
+        errno(fs::rename(bench.path("f"), &long)),
+        // The directory's own name would fit, and that of what is below it would not.
+        errno(fs::rename(bench.path("from"), bench.path(&"t".repeat(200)))),
+    ];
+    assert_eq!(refused, [Errno::ENAMETOOLONG; 4]);
+    let made = mknod(&long, SFlag::S_IFIFO, Mode::S_IRWXU, 0);
+    assert_eq!(made, Err(Errno::ENAMETOOLONG));
+    assert_eq!(bench.keys(), keys, "nothing has moved");
+    assert_eq!(read(&bench.path(&format!("{below}/{}", "n".repeat(150)))), b"below");
+    assert_eq!(read(&bench.path("f")), b"bytes");
+}
+
 pub(crate) fn odd_names_come_back(bench: &Bench) {
     let odd = [
         " space ",
@@ -86,7 +110,7 @@ pub(crate) fn odd_names_come_back(bench: &Bench) {
     for name in odd {
         assert_eq!(read(&other.path().join(name)), name.as_bytes(), "{name}");
     }
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }
 
 pub(crate) fn mode_and_umask_are_kept(bench: &Bench) {

@@ -2,13 +2,14 @@
 //! fails.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::thread;
 
 use nix::errno::Errno;
-use s3pod_testkit::{Bucket, Fault, Op};
+use s3pod_testkit::{Bucket, Fault, Hold, Mount, Op, RequestLog, ServerOptions, TestServer};
 
-use crate::bench::{close, errno, eventually, names, read, shell, write};
-use crate::lab::{Lab, PATIENCE};
+use crate::bench::{assert_waits, close, errno, eventually, names, read, shell, write};
+use crate::lab::{BUCKET, Lab, PATIENCE};
 
 /// Long enough that no test outlives it.
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
@@ -23,10 +24,8 @@ fn filled(directory: &'static str, count: usize) -> impl FnOnce(&Bucket) {
     }
 }
 
-#[test]
-fn rm_r_of_ten_thousand_files_is_a_request_per_thousand() {
-    let arguments = ["--metadata-ttl", "10m", "--metadata", "list"];
-    let lab = Lab::new(&arguments, filled("d", 10_000));
+/// Removes a directory of ten thousand files; asserts what deletes and listings that takes.
+fn assert_rm_r(lab: Lab) -> RequestLog {
     shell(&lab.path(""), "rm -r d");
     let bucket = lab.bucket();
     assert_eq!(bucket.keys(), [""; 0], "rmdir waits for all of them");
@@ -35,10 +34,31 @@ fn rm_r_of_ten_thousand_files_is_a_request_per_thousand() {
     assert_eq!(log.count(Op::Delete), 2, "{:?}", log.counts());
     let batches = log.count(Op::DeleteMany);
     assert!((10..=20).contains(&batches), "{:?}", log.counts());
-    let listings = log.total() - batches - 2;
-    assert_eq!(listings, log.count(Op::List), "{:?}", log.counts());
     // Eleven pages of 10 001 keys; the directory found and read again; empty or not.
-    assert!(listings <= 16, "{:?}", log.counts());
+    assert!(log.count(Op::List) <= 16, "{:?}", log.counts());
+    let others = log.total() - batches - 2 - log.count(Op::List);
+    assert_eq!(others, log.count(Op::Head), "{:?}", log.counts());
+    log
+}
+
+#[test]
+fn rm_r_of_ten_thousand_files_is_a_request_per_thousand() {
+    let arguments = ["--metadata-ttl", "10m", "--metadata", "list"];
+    let log = assert_rm_r(Lab::new(&arguments, filled("d", 10_000)));
+    assert_eq!(log.count(Op::Head), 0);
+}
+
+#[test]
+fn rm_r_of_ten_thousand_files_with_attributes_is_no_more() {
+    let log = assert_rm_r(Lab::new(&LONG, |bucket| {
+        bucket.put("d/", "");
+        for number in 0..10_000 {
+            bucket.put_synthetic(&format!("d/{number:05}"), 5_000, 1);
+        }
+    }));
+    let heads: Vec<String> = log.requests_of(Op::Head).into_iter().map(|one| one.key).collect();
+    assert!(heads.iter().all(|key| key == "d" || key == "d/"), "{heads:?}");
+    assert!(heads.len() <= 2, "{heads:?}");
 }
 
 #[test]
@@ -71,26 +91,43 @@ fn a_queued_name_is_gone_for_everybody_on_the_mount() {
 
 #[test]
 fn whoever_stores_under_a_queued_key_waits_for_its_delete() {
-    let lab = Lab::new(&LONG, filled("d", 5));
-    fs::remove_file(lab.path("d/00000")).unwrap();
-    let hold = lab.server().faults().hold(Op::DeleteMany, "");
-    for name in ["d/00001", "d/00002", "d/00003"] {
-        fs::remove_file(lab.path(name)).unwrap();
-    }
-    thread::scope(|scope| {
-        let make = scope.spawn(|| write(&lab.path("d/00001"), b"made again"));
-        assert!(hold.wait_for_blocking(1, PATIENCE));
-        hold.release();
-        make.join().unwrap();
+    // Each in a directory of its own, where the kernel lets no two calls at once.
+    let directories = ["made", "renamed", "linked"];
+    let lab = Lab::new(&LONG, |bucket| {
+        directories.into_iter().for_each(|name| filled(name, 3)(bucket));
     });
-    fs::rename(lab.path("d/00004"), lab.path("d/00002")).unwrap();
-    std::os::unix::fs::symlink("target", lab.path("d/00003")).unwrap();
-    assert_eq!(read(&lab.path("d/00001")), b"made again");
-    assert_eq!(fs::read_link(lab.path("d/00003")).unwrap().to_str(), Some("target"));
+    for directory in directories {
+        fs::remove_file(lab.path(&format!("{directory}/00000"))).unwrap();
+    }
+    let holds = [Op::Delete, Op::DeleteMany].map(|op| lab.server().faults().hold(op, ""));
+    for directory in directories {
+        fs::remove_file(lab.path(&format!("{directory}/00001"))).unwrap();
+    }
+    let path = |directory: &str| lab.path(&format!("{directory}/00001"));
+    eventually("the delete is on its way", || holds.iter().any(|hold| hold.arrived() > 0));
+    let before = lab.log().requests().len();
+    thread::scope(|scope| {
+        let making = scope.spawn(|| write(&path("made"), b"made again"));
+        let renaming =
+            scope.spawn(|| fs::rename(lab.path("renamed/00002"), path("renamed")).unwrap());
+        let linking = scope.spawn(|| symlink("target", path("linked")).unwrap());
+        for call in [&making, &renaming, &linking] {
+            assert_waits(call);
+        }
+        let since: Vec<Op> = lab.log().requests()[before..].iter().map(|one| one.op).collect();
+        assert!(!since.iter().any(|op| matches!(op, Op::Put | Op::Copy)), "{since:?}");
+        holds.iter().for_each(Hold::release);
+        for call in [making, renaming, linking] {
+            call.join().unwrap();
+        }
+    });
+    assert_eq!(read(&path("made")), b"made again");
+    assert_eq!(fs::read_link(path("linked")).unwrap().to_str(), Some("target"));
     let bucket = lab.bucket();
     lab.count();
-    assert_eq!(bucket.keys(), ["d/", "d/00001", "d/00002", "d/00003"]);
-    assert_eq!(bucket.get("d/00002").unwrap(), "x");
+    let want = ["linked/", "linked/00001", "linked/00002", "made/", "made/00001", "made/00002"];
+    assert_eq!(bucket.keys(), [&want[..], &["renamed/", "renamed/00001"]].concat());
+    assert_eq!(bucket.get("renamed/00001").unwrap(), "x");
 }
 
 #[test]
@@ -129,6 +166,35 @@ fn a_key_that_cannot_be_deleted_is_back_and_rmdir_says_why() {
     lab.server().faults().clear();
     shell(&lab.path(""), "rm -r d");
     assert_eq!(lab.bucket().keys(), [""; 0]);
+}
+
+#[test]
+fn a_key_that_cannot_be_deleted_is_the_errno_of_its_directorys_fsync() {
+    let lab = Lab::new(&LONG, filled("d", 3));
+    fs::remove_file(lab.path("d/00000")).unwrap();
+    lab.break_all(Op::Delete, Fault::status(403, "AccessDenied"));
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    let directory = File::open(lab.path("d")).unwrap();
+    assert_eq!(errno(directory.sync_all()), Errno::EACCES);
+    directory.sync_all().unwrap();
+    assert_eq!(names(&lab.path("d")), ["00001", "00002"]);
+    lab.server().faults().clear();
+    fs::remove_file(lab.path("d/00001")).unwrap();
+    directory.sync_all().unwrap();
+    assert_eq!(lab.bucket().keys(), ["d/", "d/00002"]);
+}
+
+#[test]
+fn without_a_cache_folder_each_delete_is_waited_for() {
+    let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
+    filled("d", 3)(&server.bucket(BUCKET));
+    let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint(BUCKET));
+    let mount = options.without_own_cache().args(["--cache-dir", "none"]).start().unwrap();
+    for left in (0..3).rev() {
+        fs::remove_file(mount.path().join(format!("d/{left:05}"))).unwrap();
+        assert_eq!(server.bucket(BUCKET).keys().len(), 1 + left);
+    }
+    assert!(mount.unmount().unwrap().success());
 }
 
 #[test]

@@ -80,8 +80,13 @@ fn faults_in_passing_are_not_seen() {
 
 #[test]
 fn a_lost_answer_is_settled_by_the_commit_id() {
-    let lab = Lab::new(&[], |bucket| drop(bucket.put("edited", "0123456789")));
+    let lab = Lab::new(&[], |bucket| {
+        // Each commit that is carried out is a version of its own.
+        bucket.enable_versioning();
+        bucket.put("edited", "0123456789");
+    });
     let faults = lab.server().faults();
+    let versions = |key: &str| lab.bucket().versions(key).len();
     // Conditional: the second attempt is refused because the first one was done.
     faults.add(Fault::LoseResponse.on(Op::Put).key("new"));
     let mut new = File::create_new(lab.path("new")).unwrap();
@@ -98,6 +103,34 @@ fn a_lost_answer_is_settled_by_the_commit_id() {
     write(&lab.path("large"), &bytes);
     assert!(lab.object("large") == bytes, "the bytes differ");
     assert!(lab.bucket().uploads().is_empty(), "no upload is left behind");
+    assert_eq!(["new", "edited", "large"].map(versions), [1, 2, 1], "no commit was done twice");
+    let log = lab.count();
+    let parts = (log.count(Op::CreateUpload), log.count(Op::UploadPart));
+    assert_eq!(parts, (1, 3), "no byte of it went twice: {:?}", log.counts());
+}
+
+#[test]
+fn a_failure_is_one_line_with_its_key_its_request_and_what_to_do() {
+    let lab = Lab::new(&BRIEF, |bucket| drop(bucket.put("d/some-file", "bytes")));
+    lab.break_all(Op::Delete, Fault::status(403, "AccessDenied"));
+    lab.break_all(Op::Put, Fault::status(403, "AccessDenied"));
+    assert_eq!(errno(fs::remove_file(lab.path("d/some-file"))), Errno::EACCES);
+    assert_eq!(errno(fs::create_dir(lab.path("folder"))), Errno::EACCES);
+    let said = lab.mount().stderr();
+    let rows = [(Op::Delete, "unlink", "d/some-file"), (Op::Put, "mkdir", "folder/")];
+    for (op, call, key) in rows {
+        let mut asked = lab.log().requests_of(op);
+        asked.retain(|one| one.key == key);
+        assert_eq!(asked.len(), 1, "what is refused is not asked again");
+        // The server gives each request its number as its id.
+        let id = format!("{:016X}", asked[0].order);
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains(&id)).collect();
+        assert_eq!(lines.len(), 1, "{said}");
+        for word in ["WARN", call, key, "access denied", "policy"] {
+            assert!(lines[0].contains(word), "{word}: {}", lines[0]);
+        }
+        assert_eq!(said.matches(key).count(), 1, "{said}");
+    }
 }
 
 #[test]

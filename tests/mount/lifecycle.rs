@@ -285,6 +285,11 @@ fn what_cannot_be_sent_at_the_end_is_said() {
     let (code, said) = running.end();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("dirty") && said.contains("access denied"), "{said}");
+    let last = bench.server.log().requests_of(Op::Put).pop().unwrap();
+    let id = format!("{:016X}", last.order);
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains(&id)).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains("dirty") && lines[0].contains("access denied"), "{}", lines[0]);
 }
 
 #[test]

@@ -51,6 +51,6 @@ import sqlite3, sys
 db = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True)
 print(db.execute('select count(*) from t').fetchone()[0])";
     assert_eq!(python(check, &other.path().join("db")), "667");
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
     assert_eq!(bench.keys(), ["db"]);
 }

@@ -16,6 +16,7 @@ mod consistency;
 mod copy_range;
 mod crash;
 mod create;
+mod deadlines;
 mod deletes;
 mod disk;
 mod disk_cache;
@@ -24,6 +25,7 @@ mod fallocate;
 mod fsync;
 mod integrity;
 mod interrupted;
+mod journal_order;
 mod lab;
 mod lock;
 mod memory;
@@ -42,6 +44,7 @@ mod readdir;
 mod recover;
 mod rename;
 mod requests;
+mod retries;
 mod rmdir;
 mod scale;
 mod setattr;
@@ -51,6 +54,7 @@ mod statfs;
 mod streams;
 mod symlink;
 mod truncate;
+mod unheard;
 mod unlink;
 mod weak;
 mod warm;
@@ -92,6 +96,7 @@ cases! {
         a_new_file_is_there_before_it_is_closed,
         exclusive_create_of_an_existing_file_is_eexist,
         names_that_cannot_be_keys_are_refused,
+        names_whose_keys_would_be_too_long_are_refused_by_every_call,
         odd_names_come_back,
         mode_and_umask_are_kept,
         mknod_makes_files_and_refuses_devices,
@@ -176,6 +181,7 @@ cases! {
         a_file_of_another_writer_has_the_mounts_attributes,
         size_follows_writes_before_the_commit,
         foreign_dialects_are_understood,
+        dialects_with_names_of_their_own_are_understood,
         the_inode_number_is_the_same_everywhere,
         a_directory_has_one_link,
     }
@@ -219,6 +225,8 @@ cases! {
     xattr {
         user_attributes_come_back,
         other_namespaces_are_refused,
+        access_control_lists_are_refused,
+        what_others_wrote_is_shown_among_them,
         attributes_that_do_not_fit_are_refused,
         attributes_that_fit_are_committed,
     }

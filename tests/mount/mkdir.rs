@@ -14,7 +14,7 @@ pub(crate) fn a_directory_is_a_marker(bench: &Bench) {
     assert_eq!(names(&bench.path("d")), [""; 0]);
     let other = bench.another(&[]);
     assert!(fs::metadata(other.path().join("d")).unwrap().is_dir());
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }
 
 pub(crate) fn mkdir_of_an_existing_name_is_eexist(bench: &Bench) {
@@ -53,5 +53,5 @@ pub(crate) fn trees_are_made_and_walked(bench: &Bench) {
         assert_eq!(names(&other.path().join(directory)), ["leaf"]);
         assert_eq!(read(&other.path().join(&leaf)), directory.as_bytes());
     }
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }

@@ -8,12 +8,13 @@ use std::thread;
 use nix::errno::Errno;
 use s3pod_testkit::{Fault, Op, synthetic_bytes};
 
-use crate::bench::{close, errno, pattern, read, write};
+use crate::bench::{assert_waits, close, errno, pattern, read, write};
 use crate::lab::{Lab, PATIENCE};
 
 const BRIEF: [&str; 2] = ["--op-timeout", "2s"];
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
 const MIB: usize = 1 << 20;
+const GIB: u64 = 1 << 30;
 
 fn denied() -> Fault {
     Fault::status(403, "AccessDenied")
@@ -25,6 +26,19 @@ fn a_delete_that_is_done_and_never_answered_ends_the_rename() {
     lab.break_all(Op::Delete, Fault::LoseResponse);
     fs::rename(lab.path("old"), lab.path("new")).unwrap();
     lab.server().faults().clear();
+    assert_eq!(lab.bucket().keys(), ["new"]);
+    assert_eq!(read(&lab.path("new")), b"bytes");
+}
+
+#[test]
+fn a_delete_that_is_refused_takes_the_copy_back() {
+    let lab = Lab::new(&BRIEF, |bucket| drop(bucket.put("old", "bytes")));
+    lab.server().faults().add(denied().on(Op::Delete).key("old").always());
+    assert_eq!(errno(fs::rename(lab.path("old"), lab.path("new"))), Errno::EACCES);
+    assert_eq!(lab.bucket().keys(), ["old"], "the copy was taken back");
+    assert_eq!(read(&lab.path("old")), b"bytes");
+    lab.server().faults().clear();
+    fs::rename(lab.path("old"), lab.path("new")).unwrap();
     assert_eq!(lab.bucket().keys(), ["new"]);
     assert_eq!(read(&lab.path("new")), b"bytes");
 }
@@ -57,7 +71,10 @@ fn a_file_that_is_made_while_its_directory_moves_is_sent_to_where_it_stands_then
             file.write_all(rest).unwrap();
             close(file)
         });
-        assert_eq!(lab.log().count(Op::CreateUpload), 0);
+        assert_waits(&writing);
+        assert!(!renaming.is_finished());
+        let sent = lab.log().count(Op::CreateUpload) + lab.log().count(Op::Put);
+        assert_eq!(sent, 0, "under which key?");
         hold.release();
         renaming.join().unwrap().unwrap();
         writing.join().unwrap().unwrap();
@@ -150,4 +167,36 @@ fn what_another_client_puts_in_the_way_of_a_failed_rename_stays() {
     let files: Vec<String> = bucket.keys().into_iter().filter(|key| !key.ends_with('/')).collect();
     assert_eq!(files, ["d/x", "d/y", "e/x"]);
     assert_eq!(bucket.get("e/x").unwrap(), "theirs");
+}
+
+#[test]
+fn a_file_above_5_gib_moves_by_parts_that_are_copied_beside_each_other() {
+    let size = 6 * GIB + 5;
+    let lab = Lab::new(&LONG, |bucket| drop(bucket.put_synthetic("old", size, 4)));
+    let hold = lab.server().faults().hold(Op::CopyPart, "new");
+    thread::scope(|scope| {
+        let renaming = scope.spawn(|| fs::rename(lab.path("old"), lab.path("new")));
+        assert!(hold.wait_for_blocking(2, PATIENCE), "{} at once", hold.arrived());
+        assert!(lab.bucket().contains("old") && !lab.bucket().contains("new"));
+        hold.release();
+        renaming.join().unwrap().unwrap();
+    });
+    let bucket = lab.bucket();
+    let log = lab.count();
+    assert_eq!((bucket.keys(), bucket.uploads()), (vec!["new".to_owned()], Vec::new()));
+    let object = bucket.object("new").unwrap();
+    assert_eq!(object.size, size);
+    assert_eq!(log.count(Op::CopyPart), object.parts.len());
+    assert_eq!((log.count(Op::CompleteUpload), log.count(Op::Delete)), (1, 1));
+    // On both sides of every border between two parts, and at the end.
+    let borders = object.parts.iter().scan(0, |end, part| {
+        *end += part;
+        Some(*end)
+    });
+    for border in borders {
+        let range = border - 100..size.min(border + 100);
+        let moved = bucket.get_range("new", range.clone()).unwrap();
+        assert_eq!(moved, synthetic_bytes(4, range), "around {border}");
+    }
+    assert!(log.bytes_in() + log.bytes_out() < 100_000, "{:?}", log.counts());
 }

@@ -171,6 +171,9 @@ fn metadata_of_others_that_leaves_no_room_refuses_a_chmod() {
     let lab = Lab::new(&[], |bucket| drop(bucket.put_with("f", "bytes", full())));
     let chmod = fs::set_permissions(lab.path("f"), Permissions::from_mode(0o600));
     assert_eq!(errno(chmod), Errno::ENOSPC);
-    assert_eq!(fs::metadata(lab.path("f")).unwrap().mode(), 0o100_644);
+    let owner = std::os::unix::fs::chown(lab.path("f"), Some(1_000_000), Some(1_000_000));
+    assert_eq!(errno(owner), Errno::ENOSPC);
+    let seen = fs::metadata(lab.path("f")).unwrap();
+    assert_eq!((seen.mode(), seen.uid()), (0o100_644, 0));
     assert_eq!(lab.bucket().object("f").unwrap().attributes.metadata, full().metadata);
 }

@@ -17,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One answer.
 pub(crate) struct Answer {
-    status: u16,
+    pub(crate) status: u16,
     head: String,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -42,7 +42,14 @@ impl Raw {
         Self { endpoint }
     }
 
-    fn call(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    /// Any request, and its answer.
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let authority = self.endpoint.endpoint.strip_prefix("http://").expect("a plain endpoint");
         let mut stream = TcpStream::connect(authority).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -64,7 +71,8 @@ impl Raw {
         Answer { status, head, body: answer.split_off(end + 4) }
     }
 
-    fn target(&self, key: &str) -> String {
+    /// What a request for the object asks for.
+    pub(crate) fn target(&self, key: &str) -> String {
         format!("/{}/{}", self.endpoint.bucket, utf8_percent_encode(key, IN_A_PATH))
     }
 

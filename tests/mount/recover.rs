@@ -28,11 +28,16 @@ fn said(output: &Output) -> String {
 }
 
 /// What is kept, as programs see it.
-fn kept(cache: &Path) -> Vec<Value> {
+pub(crate) fn kept(cache: &Path) -> Vec<Value> {
     let output = recover(cache, &["list", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     let all: Value = serde_json::from_slice(&output.stdout).unwrap();
     all.as_array().unwrap().clone()
+}
+
+/// Saves what was listed as this.
+pub(crate) fn save(cache: &Path, one: &Value, target: &Path) -> Output {
+    recover(cache, &["save", &id_of(one), target.to_str().unwrap()])
 }
 
 fn id_of(one: &Value) -> String {
@@ -148,7 +153,7 @@ fn what_is_kept_outlives_the_mount_and_is_said_to_the_next_one() {
     let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &endpoint).without_own_cache();
     let next = options.arg("--cache-dir").arg(&cache).start().unwrap();
     assert!(next.stderr().contains("s3pod recover list"), "{}", next.stderr());
-    next.unmount().unwrap();
+    assert!(next.unmount().unwrap().success());
 
     let table = recover(&cache, &["list"]);
     let table = String::from_utf8(table.stdout).unwrap();
@@ -192,7 +197,7 @@ fn a_commit_that_a_killed_mount_had_begun_and_another_writer_beat_is_kept_by_the
 
     let next = start();
     eventually("the bytes are kept", || kept(folder.path()).len() == 1);
-    next.unmount().unwrap();
+    assert!(next.unmount().unwrap().success());
     let one = &kept(folder.path())[0];
     assert_eq!((&one["key"], &one["reason"]), (&"f".into(), &"changed".into()));
     assert_eq!(one["dirty"], serde_json::json!([{"start": 3, "end": 7}]));

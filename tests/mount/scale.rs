@@ -76,6 +76,31 @@ print(len(names))";
 }
 
 #[test]
+fn a_rename_of_a_large_tree_stays_within_its_memory() {
+    const MOVED: usize = 60;
+    let lab = Lab::new(&["--memory-limit", "64MiB", "--metadata-ttl", "10m"], |bucket| {
+        for directory in 0..MOVED {
+            for file in 0..FILES {
+                let key = format!("tree/{directory:03}/a-name-as-long-as-most-{file:06}.bin");
+                bucket.put_synthetic(&key, 100_000, 1);
+            }
+        }
+    });
+    fs::rename(lab.path("tree"), lab.path("moved")).unwrap();
+    let peak = lab.mount().rss_bytes().unwrap().peak;
+    assert!(peak < RSS_MAX, "{} MiB", peak >> 20);
+    let bucket = lab.bucket();
+    let log = lab.count();
+    let keys = bucket.keys();
+    let is_moved = |key: &&String| key.starts_with("moved/") && key.ends_with(".bin");
+    assert_eq!(keys.iter().filter(is_moved).count(), MOVED * FILES, "{:?}", log.counts());
+    assert!(keys.iter().all(|key| key.starts_with("moved/")));
+    assert_eq!(log.count(Op::Copy), MOVED * FILES, "{:?}", log.counts());
+    let batches = log.count(Op::DeleteMany);
+    assert!((MOVED..=MOVED + 2).contains(&batches), "{:?}", log.counts());
+}
+
+#[test]
 fn a_walk_over_many_files_stays_within_its_memory() {
     let lab = Lab::new(&["--metadata", "list", "--memory-limit", "64MiB"], many);
     let mut seen = 0;

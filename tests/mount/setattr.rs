@@ -17,7 +17,7 @@ fn seen_elsewhere(bench: &Bench, name: &str) -> Metadata {
     File::open(bench.path(name)).unwrap().sync_all().unwrap();
     let other = bench.another(&[]);
     let seen = fs::symlink_metadata(other.path().join(name)).unwrap();
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
     seen
 }
 

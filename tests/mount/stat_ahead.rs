@@ -4,11 +4,13 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use s3pod_testkit::{Attributes, Bucket, Fault, Op, RequestLog};
 
-use crate::bench::{errno, names, read, shell};
+use crate::bench::{errno, eventually, names, read, shell};
 use crate::lab::{Lab, PATIENCE};
 
 /// Long enough that no test outlives it.
@@ -162,11 +164,22 @@ fn whoever_only_looks_at_files_in_any_order_fetches_few_of_them() {
 }
 
 #[test]
-fn an_open_past_the_ttl_asks_and_reads_by_one_request() {
-    let lab = Lab::new(&["--metadata-ttl", "0s"], filled(10, 3 * KIB));
+fn an_open_past_the_ttl_asks_once_and_reads_what_has_changed() {
+    let lab = Lab::new(&["--metadata-ttl", "1s"], filled(10, 3 * KIB));
     read(&lab.path("d/00005"));
+    read(&lab.path("d/00002"));
     lab.bucket().put("d/00005", "changed");
+    thread::sleep(Duration::from_millis(1_200));
+    lab.log().clear();
+    assert_eq!(read(&lab.path("d/00002")), vec![b'x'; 3 * KIB]);
     assert_eq!(read(&lab.path("d/00005")), b"changed");
+    let log = lab.count();
+    let asked = |key: &str| -> Vec<Op> {
+        log.requests().iter().filter(|one| one.key == key).map(|one| one.op).collect()
+    };
+    assert_eq!(asked("d/00002"), [Op::Head], "its bytes are cached");
+    // The look-up finds another version under the name, which the kernel then looks up as well.
+    assert_eq!(asked("d/00005"), [Op::Head, Op::Head, Op::Get]);
 }
 
 #[test]
@@ -256,6 +269,22 @@ fn small_files_that_may_not_be_looked_at_are_listed() {
 
 #[test]
 fn questions_ahead_end_with_the_reader() {
+    let lab = Lab::new(&LONG, filled(3_000, 10));
+    let hold = lab.server().faults().hold_after(Op::Head, "d/0", 300);
+    let mut reader = fs::read_dir(lab.path("d")).unwrap();
+    assert_eq!(reader.next().unwrap().unwrap().file_name(), "00000");
+    assert!(hold.wait_for_blocking(2, PATIENCE), "questions are on their way");
+    drop(reader);
+    eventually("they are given up", || lab.log().under_way() == 0);
+    let asked = lab.log().count(Op::Head);
+    assert!(asked < 1_000, "{asked} questions");
+    hold.release();
+    let log = lab.count();
+    assert_eq!(log.count(Op::Head), asked, "and no other is asked");
+}
+
+#[test]
+fn questions_ahead_leave_room_for_others() {
     let lab = Lab::new(&LONG, filled(1_000, 10));
     let hold = lab.server().faults().hold(Op::Head, "d/0");
     let mut reader = Command::new("ls").arg("-f").arg(lab.path("d")).spawn().unwrap();

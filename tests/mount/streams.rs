@@ -11,6 +11,7 @@ use s3pod_testkit::{Fault, Op, RequestLog, synthetic_bytes};
 
 use crate::bench::{close, errno, eventually, pattern, read, write};
 use crate::lab::{Lab, PATIENCE};
+use crate::recover;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -288,6 +289,38 @@ fn an_upload_that_alone_has_bytes_is_completed_after_a_crash() {
     assert_eq!((lab.log().count(Op::CreateUpload), sent(lab.log())), (1, 200 * MIB));
 }
 
+/// Asserts that what `s3pod recover` lists and saves of the stream of 200 MiB is what staging still
+/// had, and that it names the rest.
+fn assert_kept(lab: &Lab) {
+    let cache = lab.mount().cache_folder().unwrap();
+    let all = recover::kept(&cache);
+    assert_eq!((all.len(), &all[0]["key"]), (1, &"f".into()), "{all:#?}");
+    let ranges = |name: &str| -> Vec<(u64, u64)> {
+        let ranges = all[0][name].as_array().unwrap().iter();
+        ranges.map(|one| (one["start"].as_u64().unwrap(), one["end"].as_u64().unwrap())).collect()
+    };
+    let (present, missing) = (ranges("present"), ranges("missing"));
+    assert!(present[0].0 == 0 && present[0].1 >= 16 * MIB, "its beginning goes last: {present:?}");
+    assert!(missing.iter().all(|(start, _)| *start >= 16 * MIB), "{missing:?}");
+    let lengths =
+        |ranges: &[(u64, u64)]| ranges.iter().map(|(start, end)| end - start).sum::<u64>();
+    assert!(lengths(&missing) >= 100 * MIB, "staging holds 64 MiB: {missing:?}");
+    assert_eq!(lengths(&present) + lengths(&missing), 200 * MIB);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("saved");
+    let saved = recover::save(&cache, &all[0], &target);
+    assert_eq!(saved.status.code(), Some(3), "something is missing");
+    let said = String::from_utf8_lossy(&saved.stderr).into_owned();
+    assert!(said.contains(&format!("{}..{}", missing[0].0, missing[0].1)), "{said}");
+    let saved = File::open(&target).unwrap();
+    assert_eq!(saved.metadata().unwrap().len(), 200 * MIB);
+    for (start, end) in present {
+        let mut bytes = vec![0; (end - start) as usize];
+        saved.read_exact_at(&mut bytes, start).unwrap();
+        assert!(bytes == synthetic_bytes(9, start..end), "{start}..{end} differs");
+    }
+}
+
 #[test]
 fn an_upload_that_is_gone_is_eio_and_says_what_is_missing() {
     let (lab, file) = much_streamed();
@@ -298,6 +331,7 @@ fn an_upload_that_is_gone_is_eio_and_says_what_is_missing() {
     assert!(!lab.bucket().contains("f"));
     let said = lab.mount().stderr();
     assert!(said.contains("recover") && said.contains("missing"), "{said}");
+    assert_kept(&lab);
     assert!(File::open(lab.path("f")).is_err(), "the name is free");
     write(&lab.path("f"), b"new");
     assert_eq!(lab.object("f"), b"new");

@@ -10,6 +10,7 @@ use s3pod_testkit::{Etags, Keeps, Op, ServerOptions};
 
 use crate::bench::{close, pattern, read, write};
 use crate::lab::Lab;
+use crate::recover;
 
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
 const MIB: usize = 1 << 20;
@@ -82,16 +83,31 @@ fn a_large_edit_wins_where_conditions_are_ignored() {
 }
 
 #[test]
+fn a_large_edit_of_what_another_replaced_is_refused_all_the_same() {
+    let lab = Lab::on(never(), &LONG, |bucket| drop(bucket.put("f", pattern(20 * MIB))));
+    // Its unchanged parts are copied from the version it was opened on, which is gone.
+    let theirs = vec![b't'; 20 * MIB];
+    assert_eq!(edit_against_another(&lab, theirs.clone()), Err(Errno::ESTALE));
+    assert!(lab.object("f") == theirs);
+    assert_eq!(lab.bucket().uploads(), []);
+    let kept = recover::kept(&lab.mount().cache_folder().unwrap());
+    assert_eq!((kept.len(), &kept[0]["key"]), (1, &"f".into()), "{kept:#?}");
+    assert_eq!(kept[0]["dirty"], serde_json::json!([{"start": 0, "end": 4}]));
+}
+
+#[test]
 fn everything_works_where_conditions_are_refused() {
     let lab = Lab::on(refusing(), &LONG, |bucket| drop(bucket.put("f", "0123456789")));
     assert_eq!(edit_against_another(&lab, b"theirs".to_vec()), Ok(()));
     assert_eq!(lab.object("f"), b"mine456789");
+    assert_eq!(said(&lab), 1, "{}", lab.mount().stderr());
     fs::create_dir(lab.path("d")).unwrap();
     std::os::unix::fs::symlink("f", lab.path("d/link")).unwrap();
     let file = OpenOptions::new().write(true).create_new(true).open(lab.path("d/new")).unwrap();
     (&file).write_all(b"new").unwrap();
     close(file).unwrap();
     fs::set_permissions(lab.path("f"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::File::open(lab.path("f")).unwrap().sync_all().unwrap();
     fs::rename(lab.path("d"), lab.path("e")).unwrap();
     write(&lab.path("large"), &pattern(20 * MIB));
     let file = OpenOptions::new().write(true).open(lab.path("large")).unwrap();
@@ -100,6 +116,20 @@ fn everything_works_where_conditions_are_refused() {
     assert_eq!(fs::read_link(lab.path("e/link")).unwrap().to_str(), Some("f"));
     assert_eq!(read(&lab.path("e/new")), b"new");
     assert_eq!(fs::metadata(lab.path("f")).unwrap().mode() & 0o777, 0o600);
+    let mut whole = pattern(20 * MIB);
+    whole[1..5].copy_from_slice(b"mine");
+    fs::remove_file(lab.path("e/new")).unwrap();
+    let told = lab.mount().stderr();
+    for operation in ["PUT", "COPY", "DELETE", "Complete"] {
+        let words = format!("wins operation=\"{operation}\"");
+        assert_eq!(told.matches(&words).count(), 1, "{told}");
+    }
+    assert_eq!(said(&lab), 4, "{told}");
+    let bucket = lab.bucket();
+    lab.count();
+    assert!(bucket.get("large").unwrap() == whole, "the bytes differ");
+    assert_eq!(bucket.keys(), ["e/", "e/link", "f", "large"]);
+    assert_eq!(bucket.object("f").unwrap().metadata("mode"), Some("0100600"));
 }
 
 #[test]

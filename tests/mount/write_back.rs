@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nix::fcntl::copy_file_range;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use s3pod_testkit::{Fault, Mount, Op, ServerOptions, TestServer};
 
-use crate::bench::{close, errno, eventually, pattern, read, write};
+use crate::bench::{assert_waits, close, errno, eventually, pattern, read, write};
 use crate::lab::{Lab, PATIENCE};
 
 const MIB: usize = 1 << 20;
@@ -48,6 +49,28 @@ fn a_file_that_is_emptied_and_written_anew_keeps_what_was_closed_until_then() {
     let log = lab.count();
     assert_eq!(bucket.get("f").unwrap(), "second");
     assert_eq!(log.count(Op::Put), 2, "both were promised: {:?}", log.counts());
+}
+
+#[test]
+fn no_more_than_64_closed_states_of_a_file_wait() {
+    let lab = Lab::empty(&WRITE_BACK);
+    let hold = lab.server().faults().hold(Op::Put, "f");
+    let state = |number: usize| format!("state {number}");
+    // The one that is under way or next to be, and those that truncations have left behind.
+    for number in 0..=64 {
+        write(&lab.path("f"), state(number).as_bytes());
+    }
+    thread::scope(|scope| {
+        let last = scope.spawn(|| write(&lab.path("f"), state(65).as_bytes()));
+        assert_waits(&last);
+        assert_eq!(hold.arrived(), 1, "they are sent in turn");
+        hold.release();
+        last.join().unwrap();
+    });
+    let bucket = lab.bucket();
+    let log = lab.count();
+    assert_eq!(bucket.get("f").unwrap(), state(65));
+    assert_eq!(log.count(Op::Put), 66, "each was promised: {:?}", log.counts());
 }
 
 #[test]
@@ -111,22 +134,72 @@ fn a_store_that_refuses_is_told_by_fsync_and_at_the_end() {
     assert_eq!(bucket.get("f").unwrap(), "bytes", "the drain tries once more");
 }
 
+/// Asserts that `--write-back` wants its journal nowhere below this folder, and takes it where the
+/// loss is accepted.
+fn assert_refused(server: &TestServer, folder: &Path, why: &str) {
+    let options = || {
+        let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint("photos"));
+        options.without_own_cache().arg("--cache-dir").arg(folder).arg("--write-back")
+    };
+    let refused = options().start().err().unwrap_or_else(|| panic!("{why} was taken"));
+    assert_eq!(refused.code(), Some(78), "{why}: {refused}");
+    assert!(refused.stderr.contains("--write-back-ephemeral"), "{why}: {refused}");
+    let accepted = options().arg("--write-back-ephemeral").start().unwrap();
+    assert!(accepted.unmount().unwrap().success(), "{why}");
+}
+
+/// A folder on which something is mounted, as long as this lives.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(at: PathBuf, source: &Path, kind: &str, flags: MsFlags, data: &str) -> Self {
+        fs::create_dir_all(&at).unwrap();
+        mount(Some(source), &at, Some(kind), flags, Some(data)).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 #[test]
 fn a_journal_that_goes_with_the_pod_is_refused() {
     let server = TestServer::spawn(ServerOptions::with_bucket("photos"));
-    let memory = tempfile::tempdir().unwrap();
-    mount(Some("none"), memory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    let options = || {
-        let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &server.s3_endpoint("photos"));
-        options.without_own_cache().arg("--cache-dir").arg(memory.path()).arg("--write-back")
-    };
-    let refused = options().start();
-    let accepted = options().arg("--write-back-ephemeral").start().map(Mount::unmount);
-    umount2(memory.path(), MntFlags::MNT_DETACH).unwrap();
-    let refused = refused.unwrap_err();
-    assert_eq!(refused.code(), Some(78), "{refused}");
-    assert!(refused.stderr.contains("--write-back-ephemeral"), "{refused}");
-    assert!(accepted.unwrap().unwrap().success());
+    let folder = tempfile::tempdir().unwrap();
+    let memory = folder.path().join("memory");
+    let none = Path::new("none");
+    let memory = Mounted::new(memory, none, "tmpfs", MsFlags::empty(), "");
+    assert_refused(&server, &memory.0, "a tmpfs");
+    // As kubelet names it, and mounts it into a container.
+    let volume = folder.path().join("pods/uid/volumes/kubernetes.io~empty-dir/staging");
+    fs::create_dir_all(&volume).unwrap();
+    let at = folder.path().join("staging");
+    let empty_dir = Mounted::new(at, &volume, "none", MsFlags::MS_BIND, "");
+    assert_refused(&server, &empty_dir.0, "an emptyDir");
+    assert_refused(&server, &empty_dir.0.join("below"), "a folder below an emptyDir");
+    drop(empty_dir);
+}
+
+#[test]
+fn a_journal_that_goes_with_the_container_is_refused() {
+    let server = TestServer::spawn(ServerOptions::with_bucket("photos"));
+    let folder = tempfile::tempdir().unwrap();
+    // An overlay cannot lie over another one, as which the tests' own folder may be.
+    let none = Path::new("none");
+    let layers = Mounted::new(folder.path().join("l"), none, "tmpfs", MsFlags::empty(), "");
+    for layer in ["lower", "upper", "work"] {
+        fs::create_dir(layers.0.join(layer)).unwrap();
+    }
+    let path = |layer: &str| layers.0.join(layer).display().to_string();
+    let (lower, upper, work) = (path("lower"), path("upper"), path("work"));
+    let data = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let at = folder.path().join("image");
+    let image = Mounted::new(at, none, "overlay", MsFlags::empty(), &data);
+    assert_refused(&server, &image.0, "what a container writes over its image");
+    drop(image);
 }
 
 #[test]

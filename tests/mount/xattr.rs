@@ -1,5 +1,7 @@
 //! Extended attributes, by Python, since safe Rust has no calls for them.
 
+use std::fs;
+
 use crate::bench::{Bench, python, write};
 
 pub(crate) fn user_attributes_come_back(bench: &Bench) {
@@ -26,7 +28,7 @@ print(sorted(os.listxattr(f)), os.getxattr(f, 'user.colour'))";
     assert_eq!(python(get, &bench.path("f")), want);
     let other = bench.another(&[]);
     assert_eq!(python(get, &other.path().join("f")), want);
-    other.unmount().unwrap();
+    assert!(other.unmount().unwrap().success());
 }
 
 pub(crate) fn other_namespaces_are_refused(bench: &Bench) {
@@ -40,6 +42,45 @@ for name in ['trusted.x', 'security.x']:
         print(e.errno == errno.EOPNOTSUPP)
 print(os.listxattr(sys.argv[1]))";
     assert_eq!(python(script, &bench.path("f")), "True\nTrue\n[]");
+}
+
+pub(crate) fn what_others_wrote_is_shown_among_them(bench: &Bench) {
+    let headers = [("x-amz-meta-colour", "blue"), ("x-amz-meta-mode", "0100640")];
+    bench.raw().put_with(&bench.key("f"), b"x", &headers);
+    let script = "
+import os, sys
+print(os.listxattr(sys.argv[1]), os.getxattr(sys.argv[1], 'user.colour'))";
+    assert_eq!(python(script, &bench.path("f")), "['user.colour'] b'blue'");
+    let change = "
+import os, sys
+os.setxattr(sys.argv[1], 'user.other', b'mine')
+os.fsync(os.open(sys.argv[1], os.O_RDONLY))";
+    python(change, &bench.path("f"));
+    let head = bench.raw().head(&bench.key("f")).unwrap();
+    assert_eq!(head.header("x-amz-meta-colour").as_deref(), Some("blue"), "it stays");
+}
+
+pub(crate) fn access_control_lists_are_refused(bench: &Bench) {
+    write(&bench.path("f"), b"x");
+    fs::create_dir(bench.path("d")).unwrap();
+    // As setfacl -m u:7:rw: version 2, then tag, permissions and id of each entry.
+    let script = "
+import os, sys, errno, struct
+entry = lambda tag, perm, who=0xffffffff: struct.pack('<HHI', tag, perm, who)
+acl = struct.pack('<I', 2) + b''.join(
+    [entry(1, 6), entry(2, 6, 7), entry(4, 4), entry(16, 6), entry(32, 4)])
+for path, name in [('f', 'access'), ('d', 'access'), ('d', 'default')]:
+    path = os.path.join(sys.argv[1], path)
+    for call in [lambda n: os.setxattr(path, n, acl), lambda n: os.getxattr(path, n)]:
+        try:
+            call('system.posix_acl_' + name)
+            print('taken')
+        except OSError as e:
+            print(errno.errorcode[e.errno])
+    assert os.listxattr(path) == []
+print(oct(os.stat(os.path.join(sys.argv[1], 'f')).st_mode))";
+    let said = python(script, &bench.path(""));
+    assert_eq!(said, format!("{}0o100644", "ENOTSUP\n".repeat(6)));
 }
 
 pub(crate) fn attributes_that_do_not_fit_are_refused(bench: &Bench) {

@@ -21,6 +21,15 @@ const TREE: &str = r#"
     done
 "#;
 
+/// A file of three parts, with a mode, an owner and a time of its own.
+const LARGE: &str = r#"
+    mkdir "$L/src"
+    head -c 20M /dev/urandom > "$L/src/large"
+    chmod 640 "$L/src/large"
+    chown 1001:2001 "$L/src/large"
+    touch -d @981173100.123456789 "$L/src/large"
+"#;
+
 /// Runs a script on a mount, which ends; the bucket, and what the part after `fill` cost.
 fn counted(fill: impl FnOnce(&Bucket), script: &str) -> (TestServer, RequestLog) {
     let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
@@ -126,4 +135,37 @@ fn chown_of_what_is_right_sends_nothing() {
     let asked = log.count(Op::Head) + log.count(Op::List);
     assert_eq!(log.total(), asked, "{:?}", log.counts());
     assert!(per_file(&log, Op::Head).values().all(|count| *count == 1), "{:?}", log.counts());
+}
+
+/// Asserts that the object carries the attributes of [`LARGE`].
+fn assert_large(bucket: &Bucket, key: &str) {
+    let object = bucket.object(key).unwrap_or_else(|| panic!("no object {key}"));
+    assert_eq!((object.size, bucket.keys().len()), (20 << 20, 1));
+    let metadata = ["mode", "uid", "gid", "mtime"].map(|name| object.metadata(name).unwrap());
+    assert_eq!(metadata, ["0100640", "1001", "2001", "981173100.123456789"]);
+    assert_eq!(bucket.uploads(), []);
+}
+
+#[test]
+fn cp_p_of_a_streamed_file_costs_one_copy_more() {
+    let script = format!("{LARGE}\ncp -p \"$L/src/large\" .; cmp large \"$L/src/large\"");
+    let (server, log) = counted(|_| {}, &script);
+    assert_large(&server.bucket(BUCKET), "large");
+    // Its metadata left with the first part, so what is set at the end goes by itself.
+    let uploads = [Op::CreateUpload, Op::UploadPart, Op::CompleteUpload].map(|op| log.count(op));
+    assert_eq!(uploads, [1, 3, 1], "{:?}", log.counts());
+    assert_eq!((log.count(Op::Copy), log.count(Op::CopyPart)), (1, 0), "{:?}", log.counts());
+    assert_eq!((log.count(Op::Put), log.count(Op::Delete)), (0, 0), "{:?}", log.counts());
+}
+
+#[test]
+fn rsync_of_a_streamed_file_costs_its_upload_a_copy_and_a_delete() {
+    let script = format!("{LARGE}\nrsync -a \"$L/src/large\" large; cmp large \"$L/src/large\"");
+    let (server, log) = counted(|_| {}, &script);
+    assert_large(&server.bucket(BUCKET), "large");
+    let uploads = [Op::CreateUpload, Op::UploadPart, Op::CompleteUpload].map(|op| log.count(op));
+    assert_eq!(uploads, [1, 3, 1], "{:?}", log.counts());
+    // The rename is the copy that its attributes ride on.
+    assert_eq!((log.count(Op::Copy), log.count(Op::Delete)), (1, 1), "{:?}", log.counts());
+    assert_eq!((log.count(Op::Put), log.count(Op::CopyPart)), (0, 0), "{:?}", log.counts());
 }

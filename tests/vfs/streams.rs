@@ -11,7 +11,7 @@ use bytes::Bytes;
 use s3pod::units::{ByteRange, KIB, MIB};
 use s3pod::vfs::{Error, Fh, Ino, Result, SetAttr};
 use s3pod::write::{self, Limits};
-use s3pod_testkit::{Fault, Op};
+use s3pod_testkit::{Fault, Injected, Op};
 
 use crate::bench::Bench;
 
@@ -42,6 +42,9 @@ struct Work {
     bench: Bench,
     random: fastrand::Rng,
     files: Vec<File>,
+    /// What was to go wrong, and how much of it a failed call has told of.
+    injected: Vec<Injected>,
+    told: usize,
     /// What is told where something differs.
     done: Vec<String>,
 }
@@ -57,7 +60,8 @@ impl Work {
             files.push(File { name, fh, bytes: Vec::new() });
         }
         let done = vec![format!("seed {seed}")];
-        Self { bench, random: fastrand::Rng::with_seed(seed), files, done }
+        let (random, injected) = (fastrand::Rng::with_seed(seed), Vec::new());
+        Self { bench, random, files, injected, told: 0, done }
     }
 
     fn below(&mut self, end: usize) -> usize {
@@ -86,14 +90,16 @@ impl Work {
         }
     }
 
-    /// Where the store fails, a call may.
+    /// Where the store fails, a call may: one that has met a fault since the last that said so. A
+    /// file that does not fit may be told at any time.
     fn tolerate(&mut self, error: &Error) {
-        let is_faulty = matches!(
-            error,
-            Error::Write(write::Error::Store(_) | write::Error::StagingFull { .. })
-                | Error::Store(_)
-        );
-        assert!(is_faulty, "{error:?} after {:#?}", self.done);
+        let is_full = matches!(error, Error::Write(write::Error::StagingFull { .. }));
+        let is_faulty = matches!(error, Error::Write(write::Error::Store(_)) | Error::Store(_));
+        let met = self.injected.iter().map(Injected::hits).sum();
+        assert!(is_full || is_faulty && met > self.told, "{error:?} after {:#?}", self.done);
+        if is_faulty {
+            self.told = met;
+        }
         self.done.push(format!("failed: {error}"));
     }
 
@@ -182,7 +188,7 @@ impl Work {
         let which = self.random.usize(..rules.len());
         self.done.push(format!("fault {:?}", rules[which]));
         faults.clear();
-        faults.add(rules[which].clone());
+        self.injected.push(faults.add(rules[which].clone()));
     }
 
     async fn step(&mut self) {

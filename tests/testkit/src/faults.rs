@@ -157,18 +157,24 @@ impl Faults {
     /// `key` is a part of the key; "" matches all.
     #[must_use = "a dropped hold lets everything pass"]
     pub fn hold(&self, op: Op, key: &str) -> Hold {
-        self.hold_with(Fault::Hold, op, key)
+        self.hold_with(Fault::Hold, op, key, 0)
+    }
+
+    /// Holds such requests behind the first `skip` of them.
+    #[must_use = "a dropped hold lets everything pass"]
+    pub fn hold_after(&self, op: Op, key: &str, skip: usize) -> Hold {
+        self.hold_with(Fault::Hold, op, key, skip)
     }
 
     /// Holds the answers of matching requests: the work is done, the client does not know.
     #[must_use = "a dropped hold lets everything pass"]
     pub fn hold_answer(&self, op: Op, key: &str) -> Hold {
-        self.hold_with(Fault::HoldAnswer, op, key)
+        self.hold_with(Fault::HoldAnswer, op, key, 0)
     }
 
-    fn hold_with(&self, fault: fn(Gate) -> Fault, op: Op, key: &str) -> Hold {
+    fn hold_with(&self, fault: fn(Gate) -> Fault, op: Op, key: &str, skip: usize) -> Hold {
         let gate = Gate { state: Arc::new(watch::Sender::new(GateState::default())) };
-        let rule = fault(gate.clone()).on(op).key(key).always();
+        let rule = fault(gate.clone()).on(op).key(key).skip(skip).always();
         Hold { gate, injected: self.add(rule) }
     }
 
