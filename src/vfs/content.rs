@@ -256,11 +256,16 @@ impl Vfs {
         }
     }
 
-    /// One such try.
-    pub(super) async fn try_in_background(&self, inode: &Arc<Inode>) -> Result<()> {
+    /// One such try, of which nobody has heard yet.
+    pub(super) async fn try_once(&self, inode: &Arc<Inode>) -> Result<()> {
         let _places_stand = self.0.namespace.read().await;
         let _one_at_a_time = inode.commit.lock().await;
-        let committed = self.commit_locked(inode, true).await;
+        self.commit_locked(inode, true).await
+    }
+
+    /// The same, told in the log where it fails.
+    pub(super) async fn try_in_background(&self, inode: &Arc<Inode>) -> Result<()> {
+        let committed = self.try_once(inode).await;
         if let Err(error) = &committed {
             let key = self.key_or_last(inode);
             tracing::error!(%key, %error, "not in S3 yet; the bytes stay staged");

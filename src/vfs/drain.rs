@@ -69,7 +69,10 @@ impl Vfs {
     }
 
     async fn send_all(&self, inode: &Arc<Inode>) -> bool {
-        let result = self.send(inode).await;
+        let result = match self.try_once(inode).await {
+            Ok(()) => self.send_attributes(inode).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result {
             let key = self.table().key(inode.ino);
             let key = key.as_ref().map_or("?", |key| key.as_str());

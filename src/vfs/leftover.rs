@@ -177,7 +177,7 @@ impl Vfs {
                 let Some(folder) = record.folder() else { return Ok(None) };
                 let list = MoveList::open(folder, &list).map_err(write::Error::Journal)?;
                 let own_tags = by_key(list.copies().map_err(write::Error::Journal)?);
-                let is_made = steps.iter().any(|step| matches!(step, MoveStep::AllCopied));
+                let is_made = matches!(steps.last(), Some(MoveStep::AllCopied));
                 if is_made {
                     tracing::info!(%from, %to, "finishing an earlier mount's rename");
                     self.finish_tree(&list, &from).await?;

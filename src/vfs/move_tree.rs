@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deletes::KEYS_PER_REQUEST;
 use super::move_list::{MoveList, moved_key};
+use super::rename::is_refusal;
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, MAX_KEY_BYTES, NameError, Prefix};
@@ -57,6 +58,8 @@ pub(super) enum MoveStep {
     Copied(Version),
     /// Every object has its copy, and deletes may have begun.
     AllCopied,
+    /// None was carried out, and the copies go again.
+    TakingBack,
 }
 
 /// An object that has moved.
@@ -71,6 +74,8 @@ pub(super) struct Copied {
     pub(super) moved: HashMap<Key, Moved>,
     list: MoveList,
     record: Record,
+    /// The source that is gone already.
+    deleted: Option<Key>,
 }
 
 /// A move under way.
@@ -127,7 +132,7 @@ impl Vfs {
         match result {
             Ok(()) => {
                 self.note_copied(&list, &record).await;
-                Ok(Copied { moved, list, record })
+                Ok(Copied { moved, list, record, deleted: None })
             }
             Err((whole, broken)) => {
                 self.take_back(&list, old, new, whole, broken.made, broken.unsure).await;
@@ -312,11 +317,58 @@ impl Vfs {
         }
     }
 
-    /// Every copy is made: the sources go. One that stays is a second copy, not a loss.
+    /// Every copy is made. The first source goes before anything else, so that whoever may copy
+    /// and not delete has no directory under two names; a file before markers, as below.
+    ///
+    /// # Errors
+    /// The store's, where it will not delete, and then nothing has moved.
+    pub(super) async fn delete_first(
+        &self,
+        copied: &mut Copied,
+        old: &Prefix,
+        new: &Prefix,
+    ) -> Result<()> {
+        let first = {
+            let Ok(mut sources) = copied.list.sources() else { return Ok(()) };
+            let marker = old.marker();
+            sources.find(|source| !source.key.is_marker()).or_else(|| {
+                let mut all = copied.list.sources().ok()?;
+                all.find(|source| Some(&source.key) == marker.as_ref())
+            })
+        };
+        let Some(first) = first else { return Ok(()) };
+        match self.delete_version(&first).await {
+            Ok(()) => copied.deleted = Some(first.key),
+            Err(error) if is_refusal(&error) => {
+                let noted = copied.record.note(&MoveStep::TakingBack);
+                if noted.is_err() || self.0.engine.journal().sync().await.is_err() {
+                    // A crash would take the sources, too.
+                    tracing::warn!(%old, %new, "a directory stands under two names");
+                    return Err(error);
+                }
+                let whole = usize::MAX;
+                self.take_back(&copied.list, old, new, whole, Vec::new(), Vec::new()).await;
+                return Err(error);
+            }
+            // It may be carried out yet.
+            Err(error) => tracing::warn!(key = %first.key, %error, "asked for once more"),
+        }
+        Ok(())
+    }
+
+    /// A rename that came to nothing is over.
+    pub(super) fn forget_tree(&self, copied: Copied) {
+        end(copied.list, &copied.record);
+    }
+
+    /// The other sources go. One that stays is a second copy, not a loss.
     pub(super) async fn delete_sources(&self, copied: Copied) {
-        let Copied { list, record, .. } = copied;
+        let Copied { list, record, deleted, .. } = copied;
         match list.sources() {
-            Ok(sources) => self.delete_in_order(sources.map(Deletion::from)).await,
+            Ok(sources) => {
+                let rest = sources.filter(|source| Some(&source.key) != deleted.as_ref());
+                self.delete_in_order(rest.map(Deletion::from)).await;
+            }
             Err(error) => tracing::warn!(%error, "a renamed directory stays under its old name"),
         }
         end(list, &record);

@@ -297,6 +297,7 @@ impl Vfs {
         self.keep_directory(rename.from.0).await;
         let wanted = self.destinations(rename.source.ino, &old, &new)?;
         let copied = self.copy_tree(&old, &new, wanted.keys().cloned().collect()).await;
+        let copied = self.begin_to_delete(copied, &old, &new).await;
         if let Some(replaced) = &rename.replaced {
             match &copied {
                 Ok(copied) => self.replace_directory(rename, replaced, &new, copied).await,
@@ -313,6 +314,23 @@ impl Vfs {
         self.records_below_follow(&rename.source).await;
         self.delete_sources(copied).await;
         Ok(())
+    }
+
+    /// The first of the sources goes; where it may not, the copies go again.
+    async fn begin_to_delete(
+        &self,
+        copied: Result<Copied>,
+        old: &Prefix,
+        new: &Prefix,
+    ) -> Result<Copied> {
+        let mut copied = copied?;
+        match self.delete_first(&mut copied, old, new).await {
+            Ok(()) => Ok(copied),
+            Err(error) => {
+                self.forget_tree(copied);
+                Err(error)
+            }
+        }
     }
 
     /// The empty directory goes, and its marker where no other has replaced it.
@@ -452,7 +470,7 @@ impl Vfs {
 }
 
 /// True where the store has said that it does not do it: nothing comes of that later.
-fn is_refusal(error: &Error) -> bool {
+pub(super) fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::Store(error) if !error.is_ambiguous())
 }
 

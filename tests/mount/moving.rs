@@ -200,3 +200,23 @@ fn a_file_above_5_gib_moves_by_parts_that_are_copied_beside_each_other() {
     }
     assert!(log.bytes_in() + log.bytes_out() < 100_000, "{:?}", log.counts());
 }
+
+#[test]
+fn a_directory_whose_objects_may_not_be_deleted_has_not_moved() {
+    let lab = Lab::new(&["--metadata-ttl", "0s"], |bucket| {
+        bucket.put("d/one", "1");
+        bucket.put("d/two", "2");
+    });
+    for op in [Op::Delete, Op::DeleteMany] {
+        lab.server().faults().add(denied().on(op).key("d/").always());
+    }
+    assert_eq!(errno(fs::rename(lab.path("d"), lab.path("e"))), Errno::EACCES);
+    lab.server().faults().clear();
+    let files = || -> Vec<String> {
+        let keys = lab.bucket().keys().into_iter();
+        keys.filter(|key| !key.ends_with('/')).collect()
+    };
+    assert_eq!(files(), ["d/one", "d/two"]);
+    fs::rename(lab.path("d"), lab.path("e")).unwrap();
+    assert_eq!(files(), ["e/one", "e/two"]);
+}
