@@ -183,6 +183,12 @@ impl Record {
         }
     }
 
+    /// True where both stand in one journal, and this one was begun first.
+    pub fn is_before(&self, other: &Self) -> bool {
+        let journals = self.journal.as_ref().zip(other.journal.as_ref());
+        journals.is_some_and(|(own, others)| Arc::ptr_eq(own, others)) && self.id < other.id
+    }
+
     /// The journal that it stands in.
     pub fn journal(&self) -> Journal {
         Journal(self.journal.clone())

@@ -17,7 +17,6 @@ use super::{Error, Metadata, Pin, Result, Vfs};
 use crate::journal::{Kind, Pending, Record};
 use crate::naming::{Key, Name};
 use crate::store::Version;
-use crate::write::Staged;
 
 /// Attributes that wait, as the journal knows them.
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,9 +53,9 @@ impl HeldIntent {
     }
 
     /// The same, where its directory's rename has been finished since.
-    fn moved(self, renames: &Renames) -> Self {
-        let version = self.version.map(|version| renames.version(version));
-        Self { key: renames.key(self.key), version, ..self }
+    fn moved(self, renames: &Renames, record: &Record) -> Self {
+        let version = self.version.map(|version| renames.version(version, record));
+        Self { key: renames.key(self.key, record), version, ..self }
     }
 
     /// True where they belong to what the inode is now.
@@ -83,13 +82,11 @@ impl Vfs {
     /// Writes down that the inode's attributes wait. Those that a commit will carry are promised
     /// with it, where that was promised to anybody.
     pub(super) async fn hold(&self, inode: &Arc<Inode>) {
-        if inode.is_dirty() {
-            let is_promised = |staged: Arc<Staged>| staged.promised_epoch() > 0;
-            if inode.staged().is_some_and(is_promised)
-                && let Err(error) = self.close_soon(inode).await
-            {
-                tracing::warn!(%error, "the journal does not know of attributes");
-            }
+        if inode.is_dirty()
+            && inode.staged().is_some_and(|staged| staged.is_told_of())
+            && let Err(error) = self.close_soon(inode).await
+        {
+            tracing::warn!(%error, "the journal does not know of attributes");
         }
         if !inode.is_dirty() {
             // A commit that was under way ends without them, and first says which version it made.
@@ -132,7 +129,10 @@ impl Vfs {
         }
         for pending in pending.iter().filter(|pending| pending.kind == Kind::Attributes) {
             match pending.intent::<HeldIntent>() {
-                Ok(held) => self.take_up_held(held.moved(renames), pending.record()).await,
+                Ok(held) => {
+                    let record = pending.record();
+                    self.take_up_held(held.moved(renames, &record), record).await;
+                }
                 Err(error) => tracing::error!(%error, "the journal has attributes nobody can read"),
             }
         }
@@ -149,7 +149,10 @@ impl Vfs {
                     // Written down before this one, which was to end it.
                     before.end();
                 }
-                if let Err(error) = self.send_attributes_soon(&inode).await {
+                // The commit of a dirty file carries them, when its turn comes.
+                if !inode.is_dirty()
+                    && let Err(error) = self.send_attributes_soon(&inode).await
+                {
                     tracing::error!(%key, %error, "attributes are not in S3 yet");
                     self.retry_later(&inode);
                 }

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
@@ -50,6 +50,7 @@ struct Renamed {
     from: String,
     to: String,
     own_tags: HashMap<Key, Version>,
+    record: Record,
 }
 
 /// All of them, in the order in which they were begun.
@@ -57,17 +58,22 @@ struct Renamed {
 pub(super) struct Renames(Vec<Renamed>);
 
 impl Renames {
-    /// Where the object of a key stands now.
-    pub(super) fn key(&self, key: Key) -> Key {
-        self.0.iter().fold(key, |key, renamed| {
+    /// Those that the record is of a time before: what was written down later means the name.
+    fn since<'a>(&'a self, record: &'a Record) -> impl Iterator<Item = &'a Renamed> {
+        self.0.iter().filter(|renamed| record.is_before(&renamed.record))
+    }
+
+    /// Where the object of a key stands now of which the record speaks.
+    pub(super) fn key(&self, key: Key, record: &Record) -> Key {
+        self.since(record).fold(key, |key, renamed| {
             let is_below = key.as_str().starts_with(&renamed.from);
             if is_below { moved_key(&key, &renamed.from, &renamed.to) } else { key }
         })
     }
 
     /// The version that stands there for this one.
-    pub(super) fn version(&self, version: Version) -> Version {
-        self.0.iter().fold(version, |version, renamed| {
+    pub(super) fn version(&self, version: Version, record: &Record) -> Version {
+        self.since(record).fold(version, |version, renamed| {
             if !version.key.as_str().starts_with(&renamed.from) {
                 return version;
             }
@@ -85,7 +91,7 @@ impl Vfs {
     /// Ends what earlier mounts began with names. What cannot be ended now waits for the next
     /// mount with the same `--cache-dir`.
     pub(super) async fn end_leftovers(&self, pending: &[Pending]) -> Renames {
-        let mut renames = Renames::default();
+        let (mut renames, began) = (Renames::default(), self.0.clock.now());
         self.end_deletes_of(pending).await;
         for one in pending.iter().filter(|one| one.kind == Kind::Move) {
             let (intent, steps) = match (one.intent(), one.steps()) {
@@ -95,7 +101,12 @@ impl Vfs {
                     continue;
                 }
             };
-            match self.end_move(intent, &steps, &one.record()).await {
+            if one.is_unsure() {
+                // A step that is missing may say that the copies are being taken back.
+                tracing::error!("the journal was damaged behind a rename; both names stay");
+                continue;
+            }
+            match self.end_move(intent, &steps, &one.record(), began).await {
                 Ok(renamed) => {
                     renames.0.extend(renamed);
                     one.record().end();
@@ -167,10 +178,11 @@ impl Vfs {
         intent: MoveIntent,
         steps: &[MoveStep],
         record: &Record,
+        began: Instant,
     ) -> Result<Option<Renamed>> {
         match intent {
             MoveIntent::File { from, to, id } => {
-                self.end_file(&from, &to, id.as_deref(), steps).await?;
+                self.end_file(&from, &to, id.as_deref(), (steps, began)).await?;
                 Ok(None)
             }
             MoveIntent::Tree { from, to, list } => {
@@ -183,10 +195,11 @@ impl Vfs {
                     self.finish_tree(&list, &from).await?;
                 } else {
                     tracing::info!(%from, %to, "taking an earlier mount's rename back");
-                    self.undo_tree(&list, &from, &to, &own_tags).await?;
+                    self.undo_tree(&list, (&from, &to), &own_tags, began).await?;
                 }
                 list.remove();
-                Ok(is_made.then_some(Renamed { from, to, own_tags }))
+                let record = record.clone();
+                Ok(is_made.then_some(Renamed { from, to, own_tags, record }))
             }
         }
     }
@@ -197,7 +210,7 @@ impl Vfs {
         from: &Version,
         to: &Key,
         id: Option<&str>,
-        steps: &[MoveStep],
+        (steps, began): (&[MoveStep], Instant),
     ) -> Result<()> {
         let Some(source) = self.head_of(&from.key).await? else { return Ok(()) };
         if !source.is_same(from) {
@@ -205,10 +218,13 @@ impl Vfs {
         }
         let copy = match self.head_of(to).await? {
             Some(copy) => copy,
-            None => match self.late_copies(vec![(from.clone(), to.clone())]).await?.pop() {
-                Some(late) => late,
-                None => return Ok(()),
-            },
+            None => {
+                let under_way = vec![(from.clone(), to.clone())];
+                match self.late_copies(under_way, id, began).await?.pop() {
+                    Some(late) => late,
+                    None => return Ok(()),
+                }
+            }
         };
         let noted = steps
             .iter()
@@ -260,9 +276,9 @@ impl Vfs {
     async fn undo_tree(
         &self,
         list: &MoveList,
-        from: &str,
-        to: &str,
+        (from, to): (&str, &str),
         own_tags: &HashMap<Key, Version>,
+        began: Instant,
     ) -> Result<()> {
         let (mut sources, mut copies) = (Cursor::new(self, from), Cursor::new(self, to));
         let (mut due, mut markers, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
@@ -284,7 +300,7 @@ impl Vfs {
                 self.delete_later(copy, &mut due, &mut markers).await;
             }
         }
-        for late in self.late_copies(under_way).await? {
+        for late in self.late_copies(under_way, None, began).await? {
             self.delete_later(late, &mut due, &mut markers).await;
         }
         due.append(&mut markers);
@@ -294,12 +310,18 @@ impl Vfs {
 
     /// Copies that the dead mount may have asked for just before: the store goes on with one that
     /// was begun, however long it takes, and it would show up later under a name that nobody gave.
-    async fn late_copies(&self, mut under_way: Vec<(Version, Key)>) -> Result<Vec<Version>> {
+    /// All of them were begun before this mount, at `began`, so nobody waits for each anew.
+    async fn late_copies(
+        &self,
+        mut under_way: Vec<(Version, Key)>,
+        id: Option<&str>,
+        began: Instant,
+    ) -> Result<Vec<Version>> {
         // A larger one is copied in parts, and what of those is late belongs to no upload.
         under_way.retain(|(source, _)| store::is_one_copy(source));
         let largest = under_way.iter().map(|(source, _)| source.size).max().unwrap_or(0);
         let patience = Duration::from_secs(1 + largest / COPIED_PER_SECOND);
-        let until = self.0.clock.now() + patience;
+        let until = began + patience;
         let mut late = Vec::new();
         while !under_way.is_empty() && self.0.clock.now() < until {
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -310,7 +332,7 @@ impl Vfs {
             for ((source, key), copy) in under_way.into_iter().zip(found) {
                 match copy {
                     None => still.push((source, key)),
-                    Some(copy) if self.is_copy(&source, &copy, None).await? => late.push(copy),
+                    Some(copy) if self.is_copy(&source, &copy, id).await? => late.push(copy),
                     Some(_) => {}
                 }
             }

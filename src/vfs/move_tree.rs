@@ -328,14 +328,7 @@ impl Vfs {
         old: &Prefix,
         new: &Prefix,
     ) -> Result<()> {
-        let first = {
-            let Ok(mut sources) = copied.list.sources() else { return Ok(()) };
-            let marker = old.marker();
-            sources.find(|source| !source.key.is_marker()).or_else(|| {
-                let mut all = copied.list.sources().ok()?;
-                all.find(|source| Some(&source.key) == marker.as_ref())
-            })
-        };
+        let first = first_to_go(copied, old, new);
         let Some(first) = first else { return Ok(()) };
         match self.delete_version(&first).await {
             Ok(()) => copied.deleted = Some(first.key),
@@ -450,6 +443,17 @@ impl Vfs {
             Err(error) => tracing::warn!(%error, "old copies stay in the bucket"),
         }
     }
+}
+
+/// The source that is deleted first: best a file that nobody here knows, since who looks one up
+/// just then finds neither name; a marker only where there are no files, as below.
+fn first_to_go(copied: &Copied, old: &Prefix, new: &Prefix) -> Option<Version> {
+    let files = || Some(copied.list.sources().ok()?.filter(|source| !source.key.is_marker()));
+    let is_known = |source: &Version| {
+        copied.moved.contains_key(&moved_key(&source.key, old.as_str(), new.as_str()))
+    };
+    let unknown = files()?.find(|source| !is_known(source));
+    unknown.or_else(|| files()?.next()).or_else(|| copied.list.sources().ok()?.next())
 }
 
 /// What came of a page's copies.

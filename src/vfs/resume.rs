@@ -31,7 +31,7 @@ impl Vfs {
             return;
         }
         let renames = self.end_leftovers(&pending).await;
-        let files = self.0.engine.resume(&pending, |key| renames.key(key));
+        let files = self.0.engine.resume(&pending, |key, record| renames.key(key, record));
         if !files.is_empty() {
             let files = files.len();
             tracing::info!(files, "an earlier mount ended before these were in S3; sending them");

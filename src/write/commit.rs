@@ -143,15 +143,22 @@ async fn with_attributes(
     Ok(give_attributes(staged, target, &open.commit_id, streamed).await)
 }
 
-/// What an earlier process stored, with the attributes that it may not have come to give it.
-pub(super) async fn attributed(staged: &Staged, target: &Target, head: ObjectHead) -> Committed {
+/// What an earlier process stored, and whether it has come to give it its attributes.
+pub(super) fn stored(target: &Target, head: ObjectHead) -> Committed {
     let id = head.properties.user_metadata.get(COMMIT_ID).cloned().unwrap_or_default();
     let says =
         |wanted: &Properties| with_id(wanted, &id).user_metadata == head.properties.user_metadata;
     let carries_mtime = says(&target.properties);
-    let is_given = carries_mtime || !target.mtime_is_explicit && says(&target.streamed);
+    let carries_attributes = carries_mtime || !target.mtime_is_explicit && says(&target.streamed);
     let (version, properties) = (Arc::new(head.version), head.properties);
-    let stored = Committed { version, properties, carries_mtime, carries_attributes: true };
+    Committed { version, properties, carries_mtime, carries_attributes }
+}
+
+/// The same, with its attributes.
+async fn attributed(staged: &Staged, target: &Target, head: ObjectHead) -> Committed {
+    let id = head.properties.user_metadata.get(COMMIT_ID).cloned().unwrap_or_default();
+    let stored = stored(target, head);
+    let is_given = stored.carries_attributes;
     if is_given { stored } else { give_attributes(staged, target, &id, stored).await }
 }
 

@@ -324,7 +324,9 @@ impl Staged {
         let mut account = self.stage.account().clone();
         after(&mut account);
         // Other bytes are another commit, but for those that only an upload has.
-        let id = stream.commit_id().map_or_else(super::new_commit_id, str::to_owned);
+        let of_upload = || self.last_id().filter(|_| !account.punched.is_empty());
+        let id = stream.commit_id().map(str::to_owned).or_else(of_upload);
+        let id = id.unwrap_or_else(super::new_commit_id);
         self.promise_instead(&account, id).map_err(Error::Journal)?;
         self.sync_journal().await
     }
@@ -422,6 +424,11 @@ impl Staged {
         let promised = self.promised();
         let is_as_promised = |promise: &Promise| promise.epoch == epoch;
         promised.is_followed && !promised.current.as_ref().is_some_and(is_as_promised)
+    }
+
+    /// True where somebody was told, or is about to be, that bytes are kept which S3 does not have.
+    pub fn is_told_of(&self) -> bool {
+        self.is_acknowledged()
     }
 
     /// The last epoch that may be acknowledged without being in S3: bytes and record are on disk.

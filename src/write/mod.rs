@@ -33,7 +33,7 @@ use tokio::sync::Mutex;
 
 use crate::budget::Budget;
 use crate::cache::Cache;
-use crate::journal::{Journal, Pending, Recovered, Recovery};
+use crate::journal::{Journal, Pending, Record, Recovered, Recovery};
 use crate::naming::Key;
 use crate::store::{Condition, ObjectStore, Properties, Version};
 use crate::tasks::Tasks;
@@ -115,7 +115,7 @@ impl Engine {
     /// Takes up the commits that earlier mounts left, in order, and gives their other uploads up.
     /// Each is tried again by [`Staged::commit`] or let go by [`Staged::abandon`]. `moved` tells
     /// under which key a file stands now.
-    pub fn resume(&self, pending: &[Pending], moved: impl Fn(Key) -> Key) -> Vec<Resumed> {
+    pub fn resume(&self, pending: &[Pending], moved: impl Fn(Key, &Record) -> Key) -> Vec<Resumed> {
         resumed::resume(self, pending, &moved)
     }
 

@@ -3,7 +3,8 @@
 //! Owns the way from an intent back to a staged file with its upload, and what becomes of uploads
 //! that belong to none. Must not know the words of an intent, nor what is done with the file.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -14,7 +15,7 @@ use super::stage::Stage;
 use super::stream::{Running, Stream};
 use super::upload::{Open, UploadIntent, UploadStep};
 use super::{Engine, Error, Result, Staged, Target};
-use crate::journal::{Kind, Pending};
+use crate::journal::{Kind, Pending, Record};
 use crate::naming::Key;
 
 /// A file whose commit an earlier process began.
@@ -31,16 +32,19 @@ pub struct Resumed {
 pub(super) fn resume(
     engine: &Engine,
     pending: &[Pending],
-    moved: &impl Fn(Key) -> Key,
+    moved: &impl Fn(Key, &Record) -> Key,
 ) -> Vec<Resumed> {
     let mut uploads = uploads(pending);
     let mut resumed = Vec::new();
-    for pending in commits(pending) {
+    for (pending, superseded) in commits(pending) {
         match take_up(engine, pending, &mut uploads, moved) {
-            Ok(file) => resumed.push(file),
+            Ok(file) => {
+                superseded.iter().for_each(Record::end);
+                resumed.push(file);
+            }
             Err(error) => {
                 tracing::error!(%error, "the journal has a commit that cannot be taken up");
-                if is_gone(&error) {
+                if is_gone(&error) || is_short(&error) && !was_acknowledged(pending) {
                     pending.record().end();
                 }
             }
@@ -53,22 +57,36 @@ pub(super) fn resume(
     resumed
 }
 
-/// The commits, the last of each staging file: a mount that was killed between writing one anew and
-/// ending what it replaces has left both.
-fn commits(pending: &[Pending]) -> Vec<&Pending> {
-    let (mut seen, mut commits) = (HashSet::new(), Vec::new());
+/// The commits, the last of each staging file, with the records of those before: a mount that was
+/// killed between writing one anew and ending what it replaces has left both.
+fn commits(pending: &[Pending]) -> Vec<(&Pending, Vec<Record>)> {
+    let mut at: HashMap<PathBuf, usize> = HashMap::new();
+    let mut commits: Vec<(&Pending, Vec<Record>)> = Vec::new();
     for pending in pending.iter().rev().filter(|pending| pending.kind == Kind::Commit) {
         let intent: serde_json::Result<CommitIntent> = pending.intent();
         let record = pending.record();
         let stage = record.folder().zip(intent.ok()).map(|(at, intent)| at.join(intent.stage));
-        if stage.is_none_or(|stage| seen.insert(stage)) {
-            commits.push(pending);
-        } else {
-            record.end();
+        match stage.as_ref().and_then(|stage| at.get(stage)) {
+            Some(&later) => commits[later].1.push(record),
+            None => {
+                at.extend(stage.map(|stage| (stage, commits.len())));
+                commits.push((pending, Vec::new()));
+            }
         }
     }
     commits.reverse();
     commits
+}
+
+/// A power cut took what the record speaks of.
+fn is_short(error: &Error) -> bool {
+    let short = std::io::ErrorKind::InvalidData;
+    matches!(error, Error::Staging { source, .. } if source.kind() == short)
+}
+
+fn was_acknowledged(pending: &Pending) -> bool {
+    let intent: serde_json::Result<CommitIntent> = pending.intent();
+    intent.is_ok_and(|intent| intent.is_acknowledged)
 }
 
 /// The bytes are not where they were: a mount was killed when it had just kept them for recovery,
@@ -110,14 +128,14 @@ fn take_up(
     engine: &Engine,
     pending: &Pending,
     uploads: &mut Vec<Open>,
-    moved: &impl Fn(Key) -> Key,
+    moved: &impl Fn(Key, &Record) -> Key,
 ) -> Result<Resumed> {
     let intent: CommitIntent =
         pending.intent().map_err(|error| Error::Journal(std::io::Error::other(error)))?;
     let record = pending.record();
     let path = record.folder().map(|folder| folder.join(&intent.stage)).unwrap_or_default();
     let (id, is_acknowledged) = (intent.id.clone(), intent.is_acknowledged);
-    let target = Target { key: moved(intent.target.key.clone()), ..intent.target.clone() };
+    let target = Target { key: moved(intent.target.key.clone(), &record), ..intent.target.clone() };
     let stage = Stage::resume(&engine.0.staging, &path, intent.into_account())
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
     let epoch = stage.account().epoch;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::commit::{attributed, send};
+use super::commit::{send, stored};
 use super::stage::Account;
 use super::stream::{Running, Stream};
 use super::{COMMIT_ID, Committed, Error, Result, Staged, Target};
@@ -14,12 +14,12 @@ use crate::naming::Key;
 use crate::store::{self, Condition, ErrorKind, ObjectHead, Operation, Version};
 
 /// True where an earlier process was cut off after S3 had done this commit, and nothing is left to
-/// do.
+/// do. Attributes that are missing are left to the commit, since a copy may take minutes.
 pub(super) async fn is_over(staged: &Staged, target: &Target) -> bool {
     let mut stream = staged.stream.lock().await;
     let account = staged.stage.account().clone();
     let Some(head) = is_done(staged, target, &account).await else { return false };
-    let committed = attributed(staged, target, head).await;
+    let committed = stored(target, head);
     if committed.carries_attributes {
         done(staged, &mut stream, &committed, account.epoch).await;
     }
@@ -69,7 +69,8 @@ pub(super) async fn without(
     running: Running,
     error: Error,
 ) -> Result<Committed> {
-    match own(staged, &target.key, std::slice::from_ref(&running.open.commit_id)).await {
+    let ids = std::slice::from_ref(&running.open.commit_id);
+    match own(staged, &target.key, ids).await.map(|own| has_punched(staged, own)) {
         Ok(Some(version)) => {
             running.open.completed();
             staged.stage.rebase_punched(Arc::new(version.clone()));
@@ -90,7 +91,7 @@ pub(super) async fn without(
 pub(super) async fn without_upload(staged: &Staged, target: &Target) -> Result<Committed> {
     let mut ids = staged.stage.account().unknown.clone();
     ids.extend(staged.last_id());
-    match own(staged, &target.key, &ids).await? {
+    match has_punched(staged, own(staged, &target.key, &ids).await?) {
         Some(version) => {
             staged.stage.rebase_punched(Arc::new(version.clone()));
             over(staged, target, version).await
@@ -118,6 +119,12 @@ pub(super) async fn arrived(staged: &Staged, key: &Key) -> Result<Option<Arc<Ver
         staged.stage.rebase_committed(Arc::clone(version));
     }
     Ok(arrived)
+}
+
+/// An earlier commit of the file may be shorter than what the upload alone had.
+fn has_punched(staged: &Staged, own: Option<Version>) -> Option<Version> {
+    let end = staged.stage.account().punched.end();
+    own.filter(|version| version.size >= end)
 }
 
 fn lost(staged: &Staged, target: &Target, error: Error) -> Error {

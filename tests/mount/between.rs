@@ -17,6 +17,7 @@ use crate::lab::{Lab, PATIENCE};
 const BRIEF: [&str; 2] = ["--op-timeout", "2s"];
 const LONG: [&str; 2] = ["--metadata-ttl", "10m"];
 const WRITE_BACK: [&str; 2] = ["--write-back", "--write-back-ephemeral"];
+const BRIEF_BACK: [&str; 4] = ["--write-back", "--write-back-ephemeral", "--op-timeout", "2s"];
 const MIB: u64 = 1 << 20;
 
 fn tagged() -> Attributes {
@@ -307,23 +308,23 @@ fn a_copy_takes_room_like_any_other_file() {
 
 #[test]
 fn what_two_mounts_had_promised_under_one_name_is_all_there_after_both_died() {
-    let lab = Lab::empty(&WRITE_BACK);
+    let lab = Lab::empty(&BRIEF_BACK);
     lab.break_all(Op::Put, Fault::status(503, "SlowDown"));
     write(&lab.path("f"), b"first");
     write(&lab.path("only"), b"only");
-    let second = lab.after_crash(&WRITE_BACK);
+    let second = lab.after_crash(&BRIEF_BACK);
     write(&second.path().join("f"), b"second");
     write(&second.path().join("other"), b"other");
     second.crash();
     lab.mount().crash();
     // One that takes both up, writes a record anew, and dies before anything is sent.
-    let third = lab.after_crash(&WRITE_BACK);
+    let third = lab.after_crash(&BRIEF_BACK);
     for (from, to) in [("only", "only2"), ("other", "other2")] {
         fs::rename(third.path().join(from), third.path().join(to)).unwrap();
     }
     third.crash();
     lab.server().faults().clear();
-    let last = lab.after_crash(&WRITE_BACK);
+    let last = lab.after_crash(&BRIEF_BACK);
     assert!(last.unmount().unwrap().success());
     assert_eq!((lab.object("only2"), lab.object("other2")), (b"only".to_vec(), b"other".to_vec()));
     let cache = lab.mount().cache_folder().unwrap();
