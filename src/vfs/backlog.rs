@@ -181,16 +181,35 @@ impl Vfs {
         self.promise(inode).await
     }
 
+    /// The same for a file that nobody has closed, as long as it is empty: what is being written to
+    /// it is half of something.
+    ///
+    /// # Errors
+    /// As [`Vfs::close_soon`].
+    pub(super) async fn promise_empty(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.room_in_backlog().await?;
+        let _places_stand = self.0.namespace.read().await;
+        self.promise_if(inode, |size| size == 0).await
+    }
+
     /// The same; the caller holds the namespace. The inode's commit lock is not needed, and
     /// whoever closes does not wait for an upload of what was closed before: a rename in between
     /// is seen by the name, and then it is promised once more.
     pub(super) async fn promise(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.promise_if(inode, |_| true).await
+    }
+
+    async fn promise_if(
+        &self,
+        inode: &Arc<Inode>,
+        is_due: impl Fn(u64) -> bool + Send + Sync,
+    ) -> Result<()> {
         loop {
             let Some(staged) = inode.staged().filter(|_| inode.is_dirty()) else { return Ok(()) };
             let Some(key) = self.table().key(inode.ino) else { return Err(Error::Stale) };
             let target = || inode.target(&key, self.settings(), true);
             let stand = |target| self.enqueue(inode, Arc::clone(&staged), target);
-            staged.promise_durably(target, stand).await?;
+            staged.promise_durably(&is_due, target, stand).await?;
             if self.table().key(inode.ino).is_none_or(|now| now == key) {
                 return Ok(());
             }

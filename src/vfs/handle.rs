@@ -190,7 +190,10 @@ impl Vfs {
             tokio::time::sleep(delay).await;
             let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
             if inode.is_dirty() && inode.staged().is_some_and(|staged| staged.size() == 0) {
-                Self(core).commit_in_background(&inode).await;
+                let vfs = Self(core);
+                if !vfs.settings().write_back || vfs.promise_empty(&inode).await.is_err() {
+                    vfs.commit_in_background(&inode).await;
+                }
             }
         });
     }

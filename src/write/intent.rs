@@ -376,7 +376,8 @@ impl Staged {
     }
 
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
-    /// then the names of both. When this answers, whoever wrote them may be told that they are
+    /// then the names of both; nothing where its size makes it not due. When this answers,
+    /// whoever wrote them may be told that they are
     /// kept. `target` is asked when nothing of the file changes any more; `stand` is told of it
     /// where a new record stands, in the order of the records of one name.
     ///
@@ -384,12 +385,13 @@ impl Staged {
     /// The disk's; nothing is promised then.
     pub async fn promise_durably(
         &self,
+        is_due: impl FnOnce(u64) -> bool + Send,
         target: impl FnOnce() -> Target + Send,
         stand: impl FnOnce(Target) + Send,
     ) -> Result<()> {
         let stream = self.stream.lock().await;
         let (target, account) = (target(), self.stage.account().clone());
-        if account.epoch <= account.committed {
+        if account.epoch <= account.committed || !is_due(account.size) {
             return Ok(());
         }
         let is_told = {
