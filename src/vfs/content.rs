@@ -449,7 +449,7 @@ impl Vfs {
             return Ok(());
         }
         let Some(staged) = inode.staged() else { return Ok(()) };
-        if !staged.is_told_of() || size >= staged.size() {
+        if !staged.is_acknowledged() || size >= staged.size() {
             return Ok(());
         }
         if size > 0 {

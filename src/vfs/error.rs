@@ -79,3 +79,10 @@ pub enum Error {
     #[error(transparent)]
     Write(#[from] write::Error),
 }
+
+impl Error {
+    /// True where the store has said that it does not do it: nothing comes of that later.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Store(error) if !error.is_ambiguous())
+    }
+}

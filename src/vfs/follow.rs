@@ -29,7 +29,7 @@ impl Vfs {
             earlier.move_promise(moved).await?;
         }
         match inode.staged() {
-            Some(staged) if staged.is_told_of() => self.promise(inode).await,
+            Some(staged) if staged.is_acknowledged() => self.promise(inode).await,
             Some(staged) => {
                 let target = |_: &Target| inode.target(&key, self.settings(), true);
                 Ok(staged.move_promise(target).await?)

@@ -83,7 +83,7 @@ impl Vfs {
     /// with it, where that was promised to anybody.
     pub(super) async fn hold(&self, inode: &Arc<Inode>) {
         if inode.is_dirty()
-            && inode.staged().is_some_and(|staged| staged.is_told_of())
+            && inode.staged().is_some_and(|staged| staged.is_acknowledged())
             && let Err(error) = self.close_soon(inode).await
         {
             tracing::warn!(%error, "the journal does not know of attributes");

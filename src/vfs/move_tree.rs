@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 
 use super::deletes::KEYS_PER_REQUEST;
 use super::move_list::{MoveList, moved_key};
-use super::rename::is_refusal;
 use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, MAX_KEY_BYTES, NameError, Prefix};
@@ -324,34 +323,36 @@ impl Vfs {
     /// The store's, where it will not delete, and then nothing has moved.
     pub(super) async fn delete_first(
         &self,
-        copied: &mut Copied,
+        copied: Copied,
         old: &Prefix,
         new: &Prefix,
-    ) -> Result<()> {
-        let first = first_to_go(copied, old, new);
-        let Some(first) = first else { return Ok(()) };
+    ) -> Result<Copied> {
+        let Some(first) = first_to_go(&copied, old, new) else { return Ok(copied) };
         match self.delete_version(&first).await {
-            Ok(()) => copied.deleted = Some(first.key),
-            Err(error) if is_refusal(&error) => {
-                let noted = copied.record.note(&MoveStep::TakingBack);
-                if noted.is_err() || self.0.engine.journal().sync().await.is_err() {
-                    // A crash would take the sources, too.
-                    tracing::warn!(%old, %new, "a directory stands under two names");
-                    return Err(error);
-                }
-                let whole = usize::MAX;
-                self.take_back(&copied.list, old, new, whole, Vec::new(), Vec::new()).await;
-                return Err(error);
+            Ok(()) => Ok(Copied { deleted: Some(first.key), ..copied }),
+            Err(error) if error.is_refusal() => {
+                self.take_all_back(copied, old, new).await;
+                Err(error)
             }
-            // It may be carried out yet.
-            Err(error) => tracing::warn!(key = %first.key, %error, "asked for once more"),
+            Err(error) => {
+                // It may be carried out yet.
+                tracing::warn!(key = %first.key, %error, "asked for once more");
+                Ok(copied)
+            }
         }
-        Ok(())
     }
 
-    /// A rename that came to nothing is over.
-    pub(super) fn forget_tree(&self, copied: Copied) {
-        end(copied.list, &copied.record);
+    /// The copies of all sources, none of which has gone, go again.
+    async fn take_all_back(&self, copied: Copied, old: &Prefix, new: &Prefix) {
+        let Copied { list, record, .. } = copied;
+        let noted = record.note(&MoveStep::TakingBack);
+        if noted.is_ok() && self.0.engine.journal().sync().await.is_ok() {
+            self.take_back(&list, old, new, usize::MAX, Vec::new(), Vec::new()).await;
+        } else {
+            // A crash in the middle would take the sources, too.
+            tracing::warn!(%old, %new, "a directory stands under two names");
+        }
+        end(list, &record);
     }
 
     /// The other sources go. One that stays is a second copy, not a loss.

@@ -234,7 +234,7 @@ impl Vfs {
         }
         let Err(error) = self.delete_version(source).await else { return Ok(copied) };
         let key = &copied.key;
-        if !is_refusal(&error) {
+        if !error.is_refusal() {
             // It may be carried out yet, and then the copy is all there is.
             return match self.0.store.head(&source.key).await {
                 Err(error) if error.is_not_found() => Ok(copied),
@@ -273,7 +273,6 @@ impl Vfs {
         if new.as_str().starts_with(old.as_str()) {
             return Err(Error::Invalid);
         }
-        let _none_is_too_long = self.destinations(rename.source.ino, &old, &new)?;
         match (&rename.replaced, rename.mode) {
             (Some(replaced), _) => drop(self.check_empty(replaced).await?),
             // What is not known here may have come since it was looked for.
@@ -294,10 +293,12 @@ impl Vfs {
         }
         // One that failed is there again, and moves with the others.
         let _failed = self.settle_deletes(&old).await;
-        self.keep_directory(rename.from.0).await;
         let wanted = self.destinations(rename.source.ino, &old, &new)?;
-        let copied = self.copy_tree(&old, &new, wanted.keys().cloned().collect()).await;
-        let copied = self.begin_to_delete(copied, &old, &new).await;
+        self.keep_directory(rename.from.0).await;
+        let copied = match self.copy_tree(&old, &new, wanted.keys().cloned().collect()).await {
+            Ok(copied) => self.delete_first(copied, &old, &new).await,
+            Err(error) => Err(error),
+        };
         if let Some(replaced) = &rename.replaced {
             match &copied {
                 Ok(copied) => self.replace_directory(rename, replaced, &new, copied).await,
@@ -314,23 +315,6 @@ impl Vfs {
         self.records_below_follow(&rename.source).await;
         self.delete_sources(copied).await;
         Ok(())
-    }
-
-    /// The first of the sources goes; where it may not, the copies go again.
-    async fn begin_to_delete(
-        &self,
-        copied: Result<Copied>,
-        old: &Prefix,
-        new: &Prefix,
-    ) -> Result<Copied> {
-        let mut copied = copied?;
-        match self.delete_first(&mut copied, old, new).await {
-            Ok(()) => Ok(copied),
-            Err(error) => {
-                self.forget_tree(copied);
-                Err(error)
-            }
-        }
     }
 
     /// The empty directory goes, and its marker where no other has replaced it.
@@ -467,11 +451,6 @@ impl Vfs {
             _ => table.key(inode.ino),
         }
     }
-}
-
-/// True where the store has said that it does not do it: nothing comes of that later.
-pub(super) fn is_refusal(error: &Error) -> bool {
-    matches!(error, Error::Store(error) if !error.is_ambiguous())
 }
 
 fn copy_failed(error: write::Error, mode: RenameMode) -> Error {

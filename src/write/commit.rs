@@ -156,10 +156,12 @@ pub(super) fn stored(target: &Target, head: ObjectHead) -> Committed {
 
 /// The same, with its attributes.
 async fn attributed(staged: &Staged, target: &Target, head: ObjectHead) -> Committed {
-    let id = head.properties.user_metadata.get(COMMIT_ID).cloned().unwrap_or_default();
     let stored = stored(target, head);
-    let is_given = stored.carries_attributes;
-    if is_given { stored } else { give_attributes(staged, target, &id, stored).await }
+    if stored.carries_attributes {
+        return stored;
+    }
+    let id = stored.properties.user_metadata.get(COMMIT_ID).cloned().unwrap_or_default();
+    give_attributes(staged, target, &id, stored).await
 }
 
 /// One self-copy; where that fails, whoever keeps attributes sends them again.

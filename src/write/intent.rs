@@ -279,7 +279,8 @@ impl Staged {
         if is_told { self.sync_journal().await } else { Ok(()) }
     }
 
-    fn is_acknowledged(&self) -> bool {
+    /// True where somebody was told, or is about to be, that bytes are kept which S3 does not have.
+    pub fn is_acknowledged(&self) -> bool {
         self.promised().current.as_ref().is_some_and(|promise| promise.is_acknowledged)
     }
 
@@ -377,9 +378,9 @@ impl Staged {
 
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
     /// then the names of both; nothing where its size makes it not due. When this answers,
-    /// whoever wrote them may be told that they are
-    /// kept. `target` is asked when nothing of the file changes any more; `stand` is told of it
-    /// where a new record stands, in the order of the records of one name.
+    /// whoever wrote them may be told that they are kept. `target` is asked when nothing of the
+    /// file changes any more; `stand` is told of it where a new record stands, in the order of
+    /// the records of one name.
     ///
     /// # Errors
     /// The disk's; nothing is promised then.
@@ -426,11 +427,6 @@ impl Staged {
         let promised = self.promised();
         let is_as_promised = |promise: &Promise| promise.epoch == epoch;
         promised.is_followed && !promised.current.as_ref().is_some_and(is_as_promised)
-    }
-
-    /// True where somebody was told, or is about to be, that bytes are kept which S3 does not have.
-    pub fn is_told_of(&self) -> bool {
-        self.is_acknowledged()
     }
 
     /// The last epoch that may be acknowledged without being in S3: bytes and record are on disk.
