@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::content::Cause;
 use super::inode::Inode;
 use super::progress::Progress;
 use super::{Core, Error, Result, Vfs};
@@ -331,7 +332,7 @@ impl Vfs {
         }
         let current = file.inode.staged();
         if current.is_some_and(|staged| Arc::ptr_eq(&staged, &file.staged)) {
-            return self.commit_locked(&file.inode, true).await;
+            return self.commit_locked(&file.inode, Cause::Time).await;
         }
         self.commit_earlier(file).await
     }
@@ -364,7 +365,7 @@ impl Vfs {
         let key = self.table().key(file.inode.ino).unwrap_or_else(|| file.target.key.clone());
         self.repay(&key).await?;
         let target = file.inode.over_current(&file.target, key);
-        let committed = match file.staged.commit(|| target.clone()).await {
+        let committed = match file.staged.commit(|_| true, || target.clone()).await {
             Ok(None) => return Ok(()),
             Ok(Some(committed)) => committed,
             Err(error) => {

@@ -21,6 +21,18 @@ use crate::write::{self, Slice, Staged, Target};
 /// mount or a truncate in the middle of a read.
 const READ_TRIES: u32 = 5;
 
+/// Who wants a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A call that waits for it.
+    Call,
+    /// Nobody who waits: it goes only over the version that the file was opened on.
+    Time,
+    /// The same, and only while the file is empty: the first bytes of what is just being written
+    /// are half a file.
+    Empty,
+}
+
 /// While it lives, an inode's name does not move.
 type Stands<'a> = (RwLockReadGuard<'a, ()>, MutexGuard<'a, ()>);
 
@@ -240,9 +252,13 @@ impl Vfs {
     /// # Errors
     /// What the write engine says; a conflict detaches the inode and keeps its bytes aside.
     pub(super) async fn commit(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.commit_for(inode, Cause::Call).await
+    }
+
+    async fn commit_for(&self, inode: &Arc<Inode>, cause: Cause) -> Result<()> {
         let _places_stand = self.0.namespace.read().await;
         let _one_at_a_time = inode.commit.lock().await;
-        self.commit_locked(inode, false).await
+        self.commit_locked(inode, cause).await
     }
 
     /// Commits with nobody waiting: only over the version that the file was opened on. What
@@ -251,21 +267,19 @@ impl Vfs {
         if self.settings().write_back && self.close_soon(inode).await.is_ok() {
             return;
         }
-        if self.try_in_background(inode).await.is_err() {
+        if self.try_in_background(inode, Cause::Time).await.is_err() {
             self.retry_later(inode);
         }
     }
 
     /// One such try, of which nobody has heard yet.
     pub(super) async fn try_once(&self, inode: &Arc<Inode>) -> Result<()> {
-        let _places_stand = self.0.namespace.read().await;
-        let _one_at_a_time = inode.commit.lock().await;
-        self.commit_locked(inode, true).await
+        self.commit_for(inode, Cause::Time).await
     }
 
     /// The same, told in the log where it fails.
-    pub(super) async fn try_in_background(&self, inode: &Arc<Inode>) -> Result<()> {
-        let committed = self.try_once(inode).await;
+    pub(super) async fn try_in_background(&self, inode: &Arc<Inode>, cause: Cause) -> Result<()> {
+        let committed = self.commit_for(inode, cause).await;
         if let Err(error) = &committed {
             let key = self.key_or_last(inode);
             tracing::error!(%key, %error, "not in S3 yet; the bytes stay staged");
@@ -274,7 +288,7 @@ impl Vfs {
     }
 
     /// The commit itself; the caller holds the inode's commit lock and the namespace.
-    pub(super) async fn commit_locked(&self, inode: &Arc<Inode>, background: bool) -> Result<()> {
+    pub(super) async fn commit_locked(&self, inode: &Arc<Inode>, cause: Cause) -> Result<()> {
         let Some(staged) = inode.staged() else { return Ok(()) };
         self.commit_earlier_stages(inode, &staged).await?;
         let is_over = {
@@ -297,13 +311,14 @@ impl Vfs {
         let target = || {
             // Before the target: what changes in between is sent once more, and not forgotten.
             attributes = inode.state().attributes_epoch;
-            let mut target = inode.target(&key, self.settings(), background);
+            let mut target = inode.target(&key, self.settings(), cause != Cause::Call);
             if staged.keeps_base() {
                 target.condition = target.later.clone();
             }
             target
         };
-        let committed = match staged.commit(target).await {
+        let is_due = |size| cause != Cause::Empty || size == 0;
+        let committed = match staged.commit(is_due, target).await {
             Ok(Some(committed)) => committed,
             Ok(None) => return Ok(()),
             Err(error) => return Err(self.commit_failed(inode, &staged, error).await),

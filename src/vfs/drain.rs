@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::Vfs;
+use super::content::Cause;
 use super::inode::Inode;
 
 /// Files committed at once at the end of a mount.
@@ -64,7 +65,7 @@ impl Vfs {
     }
 
     async fn send(&self, inode: &Arc<Inode>) -> super::Result<()> {
-        self.try_in_background(inode).await?;
+        self.try_in_background(inode, Cause::Time).await?;
         self.send_attributes(inode).await
     }
 
@@ -93,7 +94,7 @@ impl Vfs {
                 tokio::time::sleep(delay).await;
                 let Some(core) = core.upgrade() else { return };
                 let vfs = Self(core);
-                if vfs.try_in_background(&inode).await.is_ok() {
+                if vfs.try_in_background(&inode, Cause::Time).await.is_ok() {
                     // Logged by the store; still waiting is what counts.
                     let _still_waiting = vfs.send_attributes(&inode).await;
                 }

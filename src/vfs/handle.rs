@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attr::{Fh, FileKind, Ino, OpenFlags, Opened};
+use super::content::Cause;
 use super::inode::Inode;
 use super::passthrough::may_pass;
 use super::readdir::Listing;
@@ -182,20 +183,30 @@ impl Vfs {
         Ok(())
     }
 
-    /// Commits the inode after a moment if it is still empty and nobody else has.
+    /// Commits the inode after a moment if it is still empty and nobody else has; again and again
+    /// while that fails. What is written meanwhile goes with whoever closes the file, whole.
     pub(super) fn commit_empty_later(&self, inode: &Arc<Inode>) {
         let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
-        let delay = self.settings().empty_delay;
+        let mut delay = self.settings().empty_delay;
         self.0.tasks.spawn(async move {
-            tokio::time::sleep(delay).await;
-            let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
-            if inode.is_dirty() && inode.staged().is_some_and(|staged| staged.size() == 0) {
+            loop {
+                tokio::time::sleep(delay).await;
+                let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
+                let is_empty = inode.staged().is_some_and(|staged| staged.size() == 0);
                 let vfs = Self(core);
-                if !vfs.settings().write_back || vfs.promise_empty(&inode).await.is_err() {
-                    vfs.commit_in_background(&inode).await;
+                if !inode.is_dirty() || !is_empty || vfs.commit_empty(&inode).await.is_ok() {
+                    return;
                 }
+                delay = vfs.settings().retry_delay;
             }
         });
+    }
+
+    async fn commit_empty(&self, inode: &Arc<Inode>) -> Result<()> {
+        if self.settings().write_back && self.promise_empty(inode).await.is_ok() {
+            return Ok(());
+        }
+        self.try_in_background(inode, Cause::Empty).await
     }
 
     /// Closes a file: what is not in S3 yet is committed, and an unlinked file's object goes.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::attr::Ino;
+use super::content::Cause;
 use super::inode::Inode;
 use super::{Result, Vfs};
 use crate::naming::{Key, Prefix};
@@ -108,7 +109,7 @@ impl Vfs {
     ) -> Result<Option<Still<'a>>> {
         loop {
             if Self::is_in_store(inode) {
-                self.commit_locked(inode, false).await?;
+                self.commit_locked(inode, Cause::Call).await?;
                 self.before_it_goes(inode).await?;
             }
             let Some(staged) = staged else { return Ok(None) };
@@ -135,7 +136,7 @@ impl Vfs {
         let is_open = self.table().opens(inode.ino) > 0;
         if is_open
             && is_in_upload
-            && let Err(error) = self.commit_locked(inode, false).await
+            && let Err(error) = self.commit_locked(inode, Cause::Call).await
         {
             let key = self.key_or_last(inode);
             tracing::warn!(%key, %error, "open handles of a file that goes lose its bytes");

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino, RenameMode};
+use super::content::Cause;
 use super::inode::Inode;
 use super::move_list::moved_key;
 use super::move_tree::{Copied, MoveIntent, MoveStep, Moved};
@@ -378,7 +379,7 @@ impl Vfs {
         for inode in below.iter().filter(|inode| inode.is_dirty()) {
             if Self::is_in_store(inode) {
                 let _one_at_a_time = inode.commit.lock().await;
-                self.commit_locked(inode, false).await?;
+                self.commit_locked(inode, Cause::Call).await?;
             }
         }
         Ok(())

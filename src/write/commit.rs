@@ -38,12 +38,13 @@ const CONTENDED_DELAY: Duration = Duration::from_millis(100);
 
 pub(super) async fn commit(
     staged: &Staged,
+    is_due: impl FnOnce(u64) -> bool + Send,
     target: impl FnOnce() -> Target + Send,
 ) -> Result<Option<Committed>> {
     let mut stream = staged.stream.lock().await;
     let target = &target();
     let account = staged.stage.account().clone();
-    if account.epoch == account.committed {
+    if account.epoch == account.committed || !is_due(account.size) {
         return Ok(None);
     }
     if staged.is_left(account.epoch) {

@@ -339,17 +339,18 @@ impl Staged {
         self.journal.folder() == other.journal.folder()
     }
 
-    /// Brings S3 up to date and returns what stands there; sends nothing where nothing is dirty.
-    /// `target` is asked when nothing of the file changes any more, so that what has been promised
-    /// of it until then is sent.
+    /// Brings S3 up to date and returns what stands there; sends nothing where nothing is dirty, or
+    /// where the file's size makes it not due. `target` is asked when nothing of the file changes
+    /// any more, so that what has been promised of it until then is sent.
     ///
     /// # Errors
     /// The store's, [`Error::Conflict`] or [`Error::Exists`]; the bytes stay staged.
     pub async fn commit(
         &self,
+        is_due: impl FnOnce(u64) -> bool + Send,
         target: impl FnOnce() -> Target + Send,
     ) -> Result<Option<Committed>> {
-        commit::commit(self, target).await
+        commit::commit(self, is_due, target).await
     }
 
     /// From now on nothing is sent: the file was unlinked. What was streamed is given up.

@@ -71,6 +71,32 @@ fn a_copy_within_a_file_is_of_its_bytes_then_also_where_its_commit_was_given_up(
 }
 
 #[test]
+fn what_is_being_written_is_not_stored_in_place_of_the_empty_file() {
+    let lab = Lab::new(&LONG, |bucket| {
+        bucket.put("a/d/f", "old");
+    });
+    let hold = lab.server().faults().hold(Op::Copy, "a/e/");
+    let to = lab.path("a/e");
+    thread::scope(|scope| {
+        let moving = scope.spawn(|| fs::rename(lab.path("a/d"), to));
+        assert!(hold.wait_for_blocking(1, PATIENCE));
+        // The moment after which an empty file is stored passes while the commit waits.
+        let file = File::create(lab.path("new")).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        file.write_all_at(b"half ", 0).unwrap();
+        drop(hold);
+        moving.join().unwrap().unwrap();
+        thread::sleep(Duration::from_millis(500));
+        file.write_all_at(b"a file", 5).unwrap();
+        close(file).unwrap();
+    });
+    assert_eq!(lab.object("new"), b"half a file");
+    let log = lab.count();
+    let puts = log.requests_of(Op::Put).into_iter().filter(|put| put.key == "new");
+    assert_eq!(puts.count(), 1, "{:?}", log.counts());
+}
+
+#[test]
 fn unlink_takes_away_what_a_commit_without_an_answer_has_made() {
     let lab = Lab::new(&["--op-timeout", "2s", "--metadata-ttl", "0s"], |_| ());
     let file = File::create(lab.path("f")).unwrap();
