@@ -37,7 +37,7 @@ lint: ## formatting, clippy with warnings denied, the floors of the house
 
 docs: ## write the generated pages anew
 	@.ci/setup compiler
-	UPDATE=1 cargo test --quiet --lib config::docs
+	UPDATE=1 cargo test --quiet --lib the_committed_page_is_current
 
 soak: setup ## the long forms of the suites; the result goes into tests/soak.txt
 	.ci/soak

@@ -9,6 +9,7 @@ mod adapter;
 mod dropper;
 mod errno;
 mod flags;
+mod meter;
 mod negotiate;
 mod passthrough;
 pub mod registrar;

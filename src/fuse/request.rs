@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tracing::{Instrument, Level};
 
 use super::errno;
+use super::meter;
 use super::reply::Answer;
 use crate::clock::Clock;
 use crate::vfs;
@@ -184,10 +185,7 @@ impl Watch {
     }
 
     fn count(&self, errno: &'static str) {
-        let op = self.call.op;
-        metrics::counter!("s3pod_fuse_requests_total", "op" => op, "errno" => errno).increment(1);
-        metrics::histogram!("s3pod_fuse_request_seconds", "op" => op)
-            .record(self.clock.now() - self.started);
+        meter::count(self.call.op, errno, self.clock.now() - self.started);
     }
 
     fn tell(&self, error: &vfs::Error, verdict: errno::Verdict) {

@@ -39,6 +39,8 @@ pub(super) enum Line {
     },
     /// Part of it is done.
     Step { id: u64, step: Value },
+    /// A line behind its first could not be read, and was left out.
+    Unsure { id: u64 },
     /// It is done or given up.
     End { id: u64 },
 }

@@ -72,7 +72,7 @@ impl Log {
                 let path = log.path.display();
                 tracing::error!(%path, "a line of the journal is damaged; all others are taken up");
                 // Where that fails it is read once more like this.
-                let _stays_damaged = log.rewrite();
+                let _stays_damaged = log.rewrite_unsure(&found);
             }
             log.file.set_len(log.len)?;
             log.file.seek(SeekFrom::Start(log.len))?;
@@ -108,15 +108,16 @@ impl Log {
         let Some(header) = lines.next().and_then(whole) else { return Ok(Vec::new()) };
         self.salt = salt_of(header)?;
         self.len = header.len() as u64 + 1;
-        let mut behind = 0;
+        let (mut behind, mut is_odd) = (0, false);
         for text in lines {
             let Some(line) = whole(text).and_then(|line| Line::decode(line, &self.salt)) else {
                 behind += text.len() as u64;
+                is_odd |= is_damage(text);
                 continue;
             };
             if behind > 0 {
-                self.is_damaged = true;
-                found.values_mut().for_each(|found| found.is_unsure = true);
+                self.damage(&mut found);
+                is_odd = false;
             }
             self.len += std::mem::take(&mut behind) + text.len() as u64;
             self.account(&line, text);
@@ -130,10 +131,24 @@ impl Log {
                         found.steps.push(step);
                     }
                 }
+                Line::Unsure { id } => {
+                    if let Some(found) = found.get_mut(&id) {
+                        found.is_unsure = true;
+                    }
+                }
                 Line::End { id } => drop(found.remove(&id)),
             }
         }
+        if is_odd {
+            self.damage(&mut found);
+        }
         Ok(found.into_values().collect())
+    }
+
+    /// A line cannot be read that may have been a step of anything begun before, or its end.
+    fn damage(&mut self, found: &mut BTreeMap<u64, Found>) {
+        self.is_damaged = true;
+        found.values_mut().for_each(|found| found.is_unsure = true);
     }
 
     /// The number of the next intent.
@@ -180,7 +195,7 @@ impl Log {
                 self.live_bytes += text.len() as u64;
                 self.live.insert(*id, text.to_vec());
             }
-            Line::Step { id, .. } => {
+            Line::Step { id, .. } | Line::Unsure { id } => {
                 if let Some(lines) = self.live.get_mut(id) {
                     lines.extend_from_slice(text);
                     self.live_bytes += text.len() as u64;
@@ -226,6 +241,23 @@ impl Log {
         self.replace(&text, File::sync_data)
     }
 
+    /// Leaves a damaged line out, and says of whom it may have been: a later mount sees no damage.
+    fn rewrite_unsure(&mut self, found: &[Found]) -> io::Result<()> {
+        for found in found.iter().filter(|found| found.is_unsure) {
+            let line = Line::Unsure { id: found.id };
+            let text = line.encode(&self.salt)?;
+            self.account(&line, &text);
+        }
+        self.rewrite()
+    }
+
+    /// Writes everything into a new log, on disk, since what the old one has there is not known.
+    pub(super) fn renew(&mut self) -> io::Result<()> {
+        self.rewrite()?;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()
+    }
+
     /// Takes a new log that says `text`. Where it cannot be made whole the one there is stays as it
     /// is, since lines behind half a header would be lost.
     fn replace(
@@ -264,6 +296,11 @@ fn make(path: &Path, text: &[u8]) -> io::Result<File> {
 /// The line without its line feed; none for half a line.
 fn whole(text: &[u8]) -> Option<&[u8]> {
     text.strip_suffix(b"\n")
+}
+
+/// True for a line that was once whole: a power cut leaves half of one, or zeros.
+fn is_damage(text: &[u8]) -> bool {
+    whole(text).is_some_and(|line| !line.contains(&0))
 }
 
 fn header() -> (String, Vec<u8>) {

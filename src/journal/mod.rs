@@ -19,7 +19,7 @@ mod unsent;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -146,7 +146,11 @@ impl Journal {
             // The names of new staging files, too.
             folder.sync_all()
         });
-        syncing.await.map_err(io::Error::other)??;
+        let on_disk = syncing.await.map_err(io::Error::other).and_then(|on_disk| on_disk);
+        // Linux tells of a page that it could not write once, and then takes it for written: until
+        // all of the log is written anew nothing in it counts.
+        let on_disk = on_disk.or_else(|error| inner.log().renew().map_err(|_| error));
+        on_disk?;
         *synced = appended;
         Ok(())
     }
@@ -251,7 +255,7 @@ fn clear(folder: &Path, needed: &[&str], is_damaged: bool) -> io::Result<Leftove
         let is_stage = entry.path().extension().is_some_and(|suffix| suffix == STAGE_SUFFIX);
         let is_needed = || needed.iter().any(|&name| entry.file_name() == name);
         if is_stage && !is_needed() && is_damaged {
-            let aside = entry.path().with_extension(ASIDE_SUFFIX);
+            let aside = free_aside(&entry.path());
             fs::rename(entry.path(), &aside)?;
             let path = aside.display();
             tracing::error!(%path, "the journal may have spoken of these bytes; look at them");
@@ -262,6 +266,15 @@ fn clear(folder: &Path, needed: &[&str], is_damaged: bool) -> io::Result<Leftove
         }
     }
     Ok(leftover)
+}
+
+/// A name beside a staging file that no other has: their numbers are used again.
+fn free_aside(stage: &Path) -> PathBuf {
+    let plain = stage.with_extension(ASIDE_SUFFIX);
+    let suffix = |number: u32| format!("{number}.{ASIDE_SUFFIX}");
+    let numbered = (2..).map(|number| stage.with_extension(suffix(number)));
+    let mut names = std::iter::once(plain.clone()).chain(numbered);
+    names.find(|name| !name.exists()).unwrap_or(plain)
 }
 
 #[cfg(test)]

@@ -158,13 +158,14 @@ impl Recovery {
         };
         let described = describe(&file, &recovered).and_then(|()| {
             File::open(data)?.sync_all()?;
-            fs::rename(data, folder.join(&id).with_extension(DATA))?;
-            File::open(folder)?.sync_all()
+            fs::rename(data, folder.join(&id).with_extension(DATA))
         });
         if let Err(error) = described {
             let _nothing_to_tell_of = fs::remove_file(folder.join(&id).with_extension(DESCRIPTION));
             return Err(error);
         }
+        // The bytes are there, so they are told of also where this fails.
+        File::open(folder)?.sync_all()?;
         Ok(recovered)
     }
 
@@ -304,7 +305,9 @@ impl Item {
         }
         copy.as_file().sync_all()?;
         let saved = if force { copy.persist(target) } else { copy.persist_noclobber(target) };
-        saved.map(drop).map_err(|error| error.error)
+        saved.map(drop).map_err(|error| error.error)?;
+        // Whoever discards the original relies on the name, too.
+        File::open(folder)?.sync_all()
     }
 
     /// Removes the bytes, then their description.

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::bound::Bound;
 use crate::budget::Budget;
 use crate::cache::Cache;
 use crate::config::Sizes;
+use crate::store::Requests;
 use crate::units::KIB;
 use crate::vfs::{self, Vfs};
 use crate::write::Staging;
@@ -73,7 +73,7 @@ impl Division {
 #[derive(Clone, Debug)]
 pub(super) struct Allotment {
     pub(super) budget: Arc<Budget>,
-    pub(super) requests: Arc<Bound>,
+    pub(super) requests: Arc<Requests>,
     pub(super) cache: Cache,
     pub(super) staging: Arc<Staging>,
     pub(super) vfs: Vfs,

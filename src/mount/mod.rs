@@ -35,7 +35,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::config::Config;
 use crate::fuse::{self, Adapter, Dropper};
 use crate::tasks::Tasks;
-use crate::telemetry::Log;
+use crate::telemetry::{Log, Metrics};
 
 use admin::Admin;
 use broker::{Asking, Broker};
@@ -87,6 +87,7 @@ pub fn serve_handed(config: &Config, volume: Option<String>, log: Log) -> Result
 fn to_the_end(life: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     limits::raise_descriptors();
     let runtime = runtime()?;
+    runtime.spawn(Metrics::start().keep_small());
     let ended = runtime.block_on(life);
     runtime.shutdown_timeout(LAST_TASKS);
     ended
@@ -135,7 +136,7 @@ async fn live_handed(config: &Config, volume: Option<String>, log: Log) -> Resul
         }
     }
     let session = waiting.serve()?;
-    let _watching = watch(config, &stack, &admin, log);
+    let _watching = watch(config, &stack, log);
     attend(&stack, &admin, session, &mut signals, None).await
 }
 
@@ -227,7 +228,7 @@ async fn live(config: &Config, starter: &Starter, log: Log) -> Result<(), Failur
         session.unmount();
         return Err(failure);
     }
-    let _watching = watch(config, &stack, &admin, log);
+    let _watching = watch(config, &stack, log);
     tracing::info!(bucket = config.bucket, directory = %point.display(), "mounted");
     attend(&stack, &admin, session, &mut signals, config.leave_mount.as_deref()).await
 }
@@ -265,10 +266,9 @@ fn mount_options(config: &Config) -> MountOptions {
 }
 
 /// Looks at the file of options for as long as the result is kept.
-fn watch(config: &Config, stack: &Stack, admin: &Admin, log: Log) -> Tasks {
+fn watch(config: &Config, stack: &Stack, log: Log) -> Tasks {
     let tasks = Tasks::new();
-    let (allotment, failures) = (stack.allotment.clone(), admin.reload_failures());
-    tasks.spawn(reload::watch(config.clone(), allotment, log, failures));
+    tasks.spawn(reload::watch(config.clone(), stack.allotment.clone(), log));
     let (store, vfs) = (Arc::clone(&stack.store), stack.vfs.clone());
     vfs.set_capacity(config.capacity);
     tasks.spawn(capacity::count(config.clone(), Arc::clone(&store), vfs.clone()));

@@ -6,7 +6,6 @@
 //! not know the file's grammar.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -20,12 +19,7 @@ use crate::telemetry::Log;
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Looks at the file again and again; only returns where there is none.
-pub(super) async fn watch(
-    config: Config,
-    allotment: Allotment,
-    log: Log,
-    failures: Arc<AtomicU64>,
-) {
+pub(super) async fn watch(config: Config, allotment: Allotment, log: Log) {
     let Some(reload) = config.reload.clone() else { return };
     say_what_to_expect(&reload);
     let (asking, asked) = watch::channel(config.sizes());
@@ -41,15 +35,10 @@ pub(super) async fn watch(
             tracing::info!(budget = allotment.budget.limit(), "what is taken fits into the sizes");
         }
     };
-    tokio::join!(look(config, reload, &failures, found), fit(asked, resize));
+    tokio::join!(look(config, reload, found), fit(asked, resize));
 }
 
-async fn look(
-    config: Config,
-    mut reload: Reload,
-    failures: &AtomicU64,
-    mut found: impl FnMut(Change),
-) {
+async fn look(config: Config, mut reload: Reload, mut found: impl FnMut(Change)) {
     let config = Arc::new(config);
     loop {
         tokio::time::sleep(EVERY).await;
@@ -64,7 +53,7 @@ async fn look(
             Ok(None) => {}
             Ok(Some(change)) => found(change),
             Err(error) => {
-                failures.fetch_add(1, Ordering::Relaxed);
+                metrics::counter!("s3pod_config_reload_failures_total").increment(1);
                 tracing::error!(%error, "the options stay as they were");
             }
         }

@@ -11,15 +11,14 @@ use std::time::Duration;
 use super::allotment::{Allotment, Division, OnDisk};
 use super::failure::Failure;
 use super::traces::{self, Noted};
-use crate::bound::Bound;
 use crate::budget::Budget;
 use crate::cache::{Cache, Disk, DiskSettings};
 use crate::clock::Clock;
 use crate::config::{self, Config, MetadataMode};
-use crate::journal::{Journal, Leftover, Pending, Recovery, Slot};
+use crate::journal::{self, Journal, Leftover, Pending, Recovery, Slot};
 use crate::store::s3::{Checksums, S3Settings, S3Store};
 use crate::store::{
-    Conditional, Counters, Hedged, Limit, Metered, ObjectStore, Retry, RetryPolicy,
+    Conditional, Counters, Hedged, Limit, Metered, ObjectStore, Requests, Retry, RetryPolicy,
 };
 use crate::units::MIB;
 use crate::vfs::{DeleteMode, ExclusiveCreate, Metadata, Settings, Vfs};
@@ -58,7 +57,6 @@ pub(super) struct Stack {
 #[derive(Debug)]
 pub(super) struct Left {
     pending: Vec<Pending>,
-    is_read_only: bool,
 }
 
 /// The way to the store, which has not been asked for anything yet.
@@ -72,10 +70,14 @@ pub(super) async fn connect(config: &Config) -> Result<Arc<S3Store>, Failure> {
 pub(super) fn build(config: &Config, base: Arc<S3Store>) -> Result<(Stack, Left), Failure> {
     let clock = Clock::system();
     let disk = open_disk(config, base.endpoint(), &clock);
-    let (journal, pending) = open_journal(config)?;
-    let on_disk = OnDisk { cache: disk.is_some(), staging: journal.folder().is_some() };
+    let volume = volume(config, base.endpoint());
+    let recovery = recovery(config, base.endpoint(), &volume);
+    let (journal, pending) = open_journal(config, &volume)?;
+    // One that may not write stages nothing.
+    let staging = journal.folder().is_some() || config.read_only;
+    let on_disk = OnDisk { cache: disk.is_some(), staging };
     let own = Division::of(config.sizes(), on_disk);
-    let requests = Arc::new(Bound::new(own.requests));
+    let requests = Arc::new(Requests::new(own.requests));
     let base = Metered::new(base);
     let counters = base.counters();
     let store = decorate(base, &requests, &journal, config, &clock);
@@ -89,7 +91,7 @@ pub(super) fn build(config: &Config, base: Arc<S3Store>) -> Result<(Stack, Left)
         Arc::clone(&staging),
         journal.clone(),
         limits(config),
-        recovery(config),
+        recovery,
     );
     let settings = Settings {
         ahead_max: (own.requests as usize * 3 / 4).max(1),
@@ -99,16 +101,14 @@ pub(super) fn build(config: &Config, base: Arc<S3Store>) -> Result<(Stack, Left)
     let (of_cache, of_vfs) = (cache.clone(), vfs.clone());
     let allotment = Allotment { budget, requests, cache: of_cache, staging, vfs: of_vfs, on_disk };
     let stack = Stack { vfs, store, counters, clock, allotment, cache, _journal: journal };
-    Ok((stack, Left { pending, is_read_only: config.read_only }))
+    Ok((stack, Left { pending }))
 }
 
 impl Stack {
     /// Takes up what earlier mounts left. The store is asked for each of it, and where it is away
     /// that takes its time.
     pub(super) async fn take_up(&self, left: Left) {
-        if !left.is_read_only {
-            traces::wipe(&left.pending, &*self.store).await;
-        }
+        traces::wipe(&left.pending, &*self.store).await;
         self.vfs.take_up(left.pending).await;
     }
 
@@ -150,7 +150,7 @@ fn open_disk(config: &Config, endpoint: Option<&str>, clock: &Clock) -> Option<D
 /// them.
 fn decorate(
     base: Metered<Arc<S3Store>>,
-    requests: &Arc<Bound>,
+    requests: &Arc<Requests>,
     journal: &Journal,
     config: &Config,
     clock: &Clock,
@@ -234,10 +234,14 @@ fn vfs_settings(config: &Config, clock: &Clock) -> Settings {
 }
 
 /// This mount's journal, and what earlier mounts left in this and other slots.
-fn open_journal(config: &Config) -> Result<(Journal, Vec<Pending>), Failure> {
+fn open_journal(config: &Config, volume: &str) -> Result<(Journal, Vec<Pending>), Failure> {
     let Some(folder) = &config.journal_dir else { return Ok((Journal::none(), Vec::new())) };
-    let (own, others) =
-        Slot::acquire(folder, &volume(config)).map_err(|error| unusable(folder, &error))?;
+    if config.read_only {
+        // What it held would be kept from a mount that may write, for as long as this one lives.
+        say_what_waits(folder);
+        return Ok((Journal::none(), Vec::new()));
+    }
+    let (own, others) = Slot::acquire(folder, volume).map_err(|error| unusable(folder, &error))?;
     let opened = Journal::open(own).map_err(|error| unusable(folder, &error))?;
     let (journal, mut pending, leftover) = opened;
     say(leftover);
@@ -253,6 +257,19 @@ fn open_journal(config: &Config) -> Result<(Journal, Vec<Pending>), Failure> {
     Ok((journal, pending))
 }
 
+fn say_what_waits(folder: &Path) {
+    match journal::count_unsent(folder) {
+        Ok(unsent) if unsent.is_empty() => {}
+        Ok(unsent) => tracing::warn!(
+            changes = unsent.changes,
+            bytes = unsent.bytes,
+            "an earlier mount left what is not in S3; this one is --read-only, so it waits for a \
+             mount that may write"
+        ),
+        Err(error) => tracing::warn!(%error, "whether something waits to be sent is not known"),
+    }
+}
+
 fn say(leftover: Leftover) {
     if leftover.files > 0 {
         tracing::warn!(
@@ -265,10 +282,9 @@ fn say(leftover: Leftover) {
 }
 
 /// Where bytes go that can never be sent; says how many wait there from before.
-fn recovery(config: &Config) -> Option<Recovery> {
-    let endpoint = config.s3.endpoint_url.as_ref().map(|url| url.as_str());
+fn recovery(config: &Config, endpoint: Option<&str>, volume: &str) -> Option<Recovery> {
     let folder = config.journal_dir.as_ref()?;
-    let recovery = Recovery::new(folder, &volume(config), &config.bucket, endpoint);
+    let recovery = Recovery::new(folder, volume, &config.bucket, endpoint);
     match recovery.waiting() {
         Ok(found) if found.items.is_empty() => {}
         Ok(found) => {
@@ -293,9 +309,9 @@ fn unusable(folder: &Path, error: &io::Error) -> Failure {
 }
 
 /// The folder's name for what is mounted: the bucket, for people, and a number that tells
-/// endpoints and prefixes apart.
-fn volume(config: &Config) -> String {
-    let endpoint = config.s3.endpoint_url.as_ref().map_or("", |url| url.as_str());
+/// endpoints and prefixes apart, wherever the endpoint was said.
+fn volume(config: &Config, endpoint: Option<&str>) -> String {
+    let endpoint = endpoint.unwrap_or_default();
     let place = format!("{endpoint}\n{}\n{}", config.bucket, config.prefix.as_str());
     let number = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, place.as_bytes());
     // An access point's ARN has slashes and colons.

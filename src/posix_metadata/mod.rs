@@ -131,6 +131,11 @@ pub fn write(metadata: &PosixMetadata, user_metadata: &mut BTreeMap<String, Stri
     write_xattrs(&metadata.xattrs, user_metadata);
 }
 
+/// Writes down the time that the object itself had, for a copy that will have another.
+pub fn keep_time(mtime: SystemTime, user_metadata: &mut BTreeMap<String, String>) {
+    user_metadata.insert(ours::MTIME.to_owned(), ours::write_time(mtime));
+}
+
 /// Removes one extended attribute (name with `user.`) from both sides, in whichever dialect it
 /// stands; true where it was there.
 pub fn remove_xattr(

@@ -82,35 +82,51 @@ impl<S: ObjectStore> Conditional<S> {
     }
 
     async fn probe_put(&self) -> Result<bool> {
+        let answer = self.put_in_vain(|key| Condition::Unchanged(no_version(key))).await;
+        if is_odd(&answer) {
+            // It is about the condition only where the same request without one is taken.
+            self.put_in_vain(|_| Condition::None).await?;
+        }
+        judge("PUT", answer)
+    }
+
+    async fn put_in_vain(&self, condition: impl Fn(&Key) -> Condition) -> Result<()> {
         let key = self.probe_key();
-        let condition = Condition::Unchanged(no_version(&key));
-        let request = PutRequest { key: key.clone(), properties: Properties::default(), condition };
+        let (properties, condition) = (Properties::default(), condition(&key));
+        let request = PutRequest { key: key.clone(), properties, condition };
         let trace = Trace::Object(key);
         let wiped = self.traces.note(&trace);
         let answer = self.inner.put(&request, &Payload::Bytes(Bytes::new())).await;
         self.end(&trace, wiped, answer.is_ok()).await;
-        judge("PUT", answer.map(drop))
+        answer.map(drop)
     }
 
     async fn probe_complete(&self) -> Result<bool> {
+        let answer = self.complete_in_vain(|key| Condition::Unchanged(no_version(key))).await;
+        if is_odd(&answer) {
+            self.complete_in_vain(|_| Condition::None).await?;
+        }
+        judge("Complete", answer)
+    }
+
+    async fn complete_in_vain(&self, condition: impl Fn(&Key) -> Condition) -> Result<()> {
         let key = self.probe_key();
         let id = self.inner.create_upload(&key, &Properties::default()).await?;
         let upload = Upload { key: key.clone(), id };
         let (object, unfinished) = (Trace::Object(key), Trace::Upload(upload.clone()));
         let wiped = [&object, &unfinished].map(|trace| self.traces.note(trace));
-        let answer = self.complete_in_vain(&upload).await;
+        let answer = self.complete_a_byte(&upload, &condition(&upload.key)).await;
         let [no_object, no_upload] = wiped;
         self.end(&object, no_object, answer.is_ok()).await;
         self.end(&unfinished, no_upload, answer.is_err()).await;
-        judge("Complete", answer)
+        answer
     }
 
-    async fn complete_in_vain(&self, upload: &Upload) -> Result<()> {
+    async fn complete_a_byte(&self, upload: &Upload, condition: &Condition) -> Result<()> {
         let target = PartTarget { upload: upload.clone(), number: 1 };
         let byte = Payload::Bytes(Bytes::from_static(b"?"));
         let part = self.inner.upload_part(&target, &byte).await?;
-        let condition = Condition::Unchanged(no_version(&upload.key));
-        self.inner.complete_upload(upload, &[part], &condition).await.map(drop)
+        self.inner.complete_upload(upload, &[part], condition).await.map(drop)
     }
 
     /// Wipes what a question has left, where it `stands`. What cannot be wiped stays noted.
@@ -207,6 +223,11 @@ fn judge(operation: &'static str, answer: Result<()>) -> Result<bool> {
         );
     }
     Ok(keeps)
+}
+
+/// True for an answer that may be about anything: a quota, or a key that is switched off.
+fn is_odd(answer: &Result<()>) -> bool {
+    answer.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::Other(_)))
 }
 
 /// True where the store has meant the condition. Any other answer may be about something else, and

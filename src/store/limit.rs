@@ -1,8 +1,9 @@
 //! A bound on the requests in flight.
 //!
 //! Owns [`Limit`], the decorator that lets at most so many requests run at once; the others wait
-//! in order. A GET counts until its body is finished or dropped, since that is how long it holds a
-//! connection. Must not know what is asked.
+//! in order. What sends or copies bytes never gets the last permits, so that whoever looks
+//! something up does not wait behind a queue of uploads. A GET counts until its body is finished
+//! or dropped, since that is how long it holds a connection. Must not know what is asked.
 
 use std::sync::Arc;
 
@@ -23,22 +24,55 @@ use crate::units::ByteRange;
 #[derive(Debug)]
 pub struct Limit<S> {
     inner: S,
-    in_flight: Arc<Bound>,
+    requests: Arc<Requests>,
+}
+
+/// How many requests may be in flight.
+#[derive(Debug)]
+pub struct Requests {
+    all: Bound,
+    /// Those among them that send or copy bytes, each for as long as these take.
+    sending: Bound,
+}
+
+impl Requests {
+    /// So many at once, and at least one.
+    pub fn new(count: u32) -> Self {
+        let count = count.max(1);
+        Self { all: Bound::new(count), sending: Bound::new(sending(count)) }
+    }
+
+    /// Changes the number, as [`Bound::resize`].
+    pub async fn resize(&self, count: u32) {
+        let count = count.max(1);
+        tokio::join!(self.all.resize(count), self.sending.resize(sending(count)));
+    }
+}
+
+/// Three of four, as of what is read ahead.
+fn sending(count: u32) -> u32 {
+    (count - count / 4).max(1)
 }
 
 impl<S: ObjectStore> Limit<S> {
     /// At most `in_flight` requests at once, and at least one.
     pub fn new(inner: S, in_flight: u32) -> Self {
-        Self::within(inner, Arc::new(Bound::new(in_flight.max(1))))
+        Self::within(inner, Arc::new(Requests::new(in_flight)))
     }
 
-    /// At most so many as `in_flight` has permits.
-    pub const fn within(inner: S, in_flight: Arc<Bound>) -> Self {
-        Self { inner, in_flight }
+    /// At most so many as `requests` says.
+    pub const fn within(inner: S, requests: Arc<Requests>) -> Self {
+        Self { inner, requests }
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
-        self.in_flight.take(1).await
+        self.requests.all.take(1).await
+    }
+
+    /// In this order: whoever waits for the first holds nothing.
+    async fn permit_to_send(&self) -> [OwnedSemaphorePermit; 2] {
+        let sending = self.requests.sending.take(1).await;
+        [sending, self.permit().await]
     }
 }
 
@@ -76,7 +110,7 @@ impl<S: ObjectStore> ObjectStore for Limit<S> {
     }
 
     async fn put(&self, request: &PutRequest, payload: &Payload) -> Result<Version> {
-        let _permit = self.permit().await;
+        let _permit = self.permit_to_send().await;
         self.inner.put(request, payload).await
     }
 
@@ -86,7 +120,7 @@ impl<S: ObjectStore> ObjectStore for Limit<S> {
     }
 
     async fn upload_part(&self, part: &PartTarget, payload: &Payload) -> Result<PartTag> {
-        let _permit = self.permit().await;
+        let _permit = self.permit_to_send().await;
         self.inner.upload_part(part, payload).await
     }
 
@@ -96,7 +130,7 @@ impl<S: ObjectStore> ObjectStore for Limit<S> {
         source: &Version,
         range: ByteRange,
     ) -> Result<PartTag> {
-        let _permit = self.permit().await;
+        let _permit = self.permit_to_send().await;
         self.inner.copy_part(part, source, range).await
     }
 
@@ -116,7 +150,7 @@ impl<S: ObjectStore> ObjectStore for Limit<S> {
     }
 
     async fn copy(&self, source: &Version, request: &CopyRequest) -> Result<Version> {
-        let _permit = self.permit().await;
+        let _permit = self.permit_to_send().await;
         self.inner.copy(source, request).await
     }
 

@@ -35,7 +35,7 @@ pub use checksum::{Checksum, ChecksumKind, Summed, Summing};
 pub use conditional::Conditional;
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use hedged::Hedged;
-pub use limit::Limit;
+pub use limit::{Limit, Requests};
 pub use metered::{Counters, Metered};
 pub use retry::{Retry, RetryPolicy};
 pub use trace::{Trace, Traces, Wiped};

@@ -63,7 +63,11 @@ impl Vfs {
         if state.properties.is_some() || state.staged.is_some() || state.unlinked {
             return Ok(());
         }
-        match found.filter(|head| kind_of(head, self.settings()) == inode.kind) {
+        // An answer from before its directory's rename is another object's.
+        let is_its = |head: &Arc<ObjectHead>| {
+            head.version.key == key && kind_of(head, self.settings()) == inode.kind
+        };
+        match found.filter(is_its) {
             Some(head) => {
                 let mut read = State::of_head(&head, self.settings(), answer.asked);
                 // Nobody reads it yet, so another version since the listing harms nobody; who has

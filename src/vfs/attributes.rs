@@ -13,7 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::attr::{Attr, Fh, FileKind, Ino, NewTime, SetAttr};
 use super::inode::{Inode, State};
 use super::{Error, Metadata, Result, Vfs};
-use crate::naming::Key;
+use crate::naming::{DIRECTORY_CONTENT_TYPE, Key};
 use crate::posix_metadata::{self, PosixMetadata};
 use crate::store::{Condition, Payload, PutRequest, Version};
 use crate::write;
@@ -74,7 +74,7 @@ impl Vfs {
         }
         let handle = fh.map(|fh| self.handle(fh)).transpose()?;
         self.before_change(inode).await?;
-        self.learn_properties(inode).await?;
+        self.learn_to_write(inode).await?;
         self.resize(inode, size, handle.as_deref()).await?;
         if handle.is_some() {
             return Ok(());
@@ -198,15 +198,44 @@ impl Vfs {
             inode.state().drop_held();
             return Ok(());
         };
+        self.learn_marker(inode, &key).await?;
         let (mut properties, epoch) = self.properties_now(inode, &key);
-        properties.content_type = Some(crate::naming::DIRECTORY_CONTENT_TYPE.to_owned());
-        let request = PutRequest { key, properties, condition: Condition::None };
-        let version = self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?;
+        let sent = match Self::version_of(inode).filter(|marker| marker.size > 0) {
+            // Some tools keep something in it.
+            Some(marker) => {
+                let unchanged = Condition::Unchanged(Version::clone(&marker));
+                let given = Some(properties.clone());
+                self.0.engine.copy(&marker, &key, given, &unchanged).await?
+            }
+            None => {
+                properties.content_type = Some(DIRECTORY_CONTENT_TYPE.to_owned());
+                let (properties, condition) = (properties.clone(), Condition::None);
+                let request = PutRequest { key, properties, condition };
+                self.0.store.put(&request, &Payload::Bytes(Bytes::new())).await?
+            }
+        };
         let mut state = inode.state();
-        state.committed(Arc::new(version), request.properties, self.0.clock.now());
+        state.committed(Arc::new(sent), properties, self.0.clock.now());
         state.knowledge.has_marker = true;
         state.attributes_sent(epoch);
         Ok(())
+    }
+
+    /// Reads what must survive of a directory's marker, where nobody has.
+    async fn learn_marker(&self, inode: &Arc<Inode>, key: &Key) -> Result<()> {
+        if inode.state().properties.is_none() {
+            match self.0.store.head(key).await {
+                Ok(head) => {
+                    let mut state = inode.state();
+                    state.tags_unread = head.tag_count > 0;
+                    state.version = Some(Arc::new(head.version));
+                    state.properties = Some(head.properties);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.learn_tags(inode).await
     }
 
     fn properties_now(&self, inode: &Inode, key: &Key) -> (crate::store::Properties, u64) {
@@ -244,6 +273,10 @@ impl Vfs {
     pub async fn listxattr(&self, ino: Ino) -> Result<Bytes> {
         let inode = self.inode(ino)?;
         self.learn(&inode).await?;
+        if !self.is_believed(&inode) {
+            // The kernel asks for no attributes before this.
+            self.revalidate(&inode).await?;
+        }
         let state = inode.state();
         let mut names = BytesMut::new();
         for name in state.xattrs.keys() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::content::Cause;
+use super::commit::Cause;
 use super::inode::Inode;
 use super::progress::Progress;
 use super::{Core, Error, Result, Vfs};
@@ -52,6 +52,16 @@ struct Queue {
 }
 
 impl Queue {
+    /// All closed states of the inode are tried after the other files, and among themselves in the
+    /// order of their closes: an older one must never go over a newer.
+    fn step_aside(&mut self, inode: &Arc<Inode>) {
+        let files = std::mem::take(&mut self.files);
+        let is_own = |file: &File| Arc::ptr_eq(&file.inode, inode);
+        let (own, others): (VecDeque<File>, VecDeque<File>) = files.into_iter().partition(is_own);
+        self.files = others;
+        self.files.extend(own.into_iter().map(|file| File { is_refused: true, ..file }));
+    }
+
     /// Closed states of the inode that are not its `current` one.
     fn earlier<'a>(
         &'a self,
@@ -71,7 +81,9 @@ struct File {
     inode: Arc<Inode>,
     staged: Arc<Staged>,
     target: Target,
-    /// The store said that it will not take it: nothing else waits for it.
+    /// Nobody has closed it: it goes only as long as it is empty.
+    cause: Cause,
+    /// The store or the local disk said that it will not go: nothing else waits for it.
     is_refused: bool,
     /// An earlier mount had closed it.
     is_taken_up: bool,
@@ -133,18 +145,15 @@ impl Backlog {
         self.moved.notify_waiters();
     }
 
-    /// The store did not take it: for now, or not at all.
-    fn fail(&self, ticket: u64, error: Option<store::Error>) {
+    /// The store did not take it: for now, or not at all. None is the local disk's failure, which
+    /// is of this file alone.
+    fn fail(&self, failed: &File, error: Option<store::Error>) {
         let mut queue = self.queue();
-        let is_passing = error.as_ref().is_none_or(|error| error.kind().is_transient());
-        if !is_passing
-            && let Some(at) = queue.files.iter().position(|file| file.ticket == ticket)
-            && let Some(file) = queue.files.remove(at)
-        {
-            queue.files.push_back(File { is_refused: true, ..file });
-        } else {
+        if error.as_ref().is_some_and(|error| error.kind().is_transient()) {
             queue.failures += 1;
             queue.failure = error;
+        } else {
+            queue.step_aside(&failed.inode);
         }
         drop(queue);
         self.moved.notify_waiters();
@@ -190,27 +199,24 @@ impl Vfs {
     pub(super) async fn promise_empty(&self, inode: &Arc<Inode>) -> Result<()> {
         self.room_in_backlog().await?;
         let _places_stand = self.0.namespace.read().await;
-        self.promise_if(inode, |size| size == 0).await
+        self.promise_for(inode, Cause::Empty).await
     }
 
     /// The same; the caller holds the namespace. The inode's commit lock is not needed, and
     /// whoever closes does not wait for an upload of what was closed before: a rename in between
     /// is seen by the name, and then it is promised once more.
     pub(super) async fn promise(&self, inode: &Arc<Inode>) -> Result<()> {
-        self.promise_if(inode, |_| true).await
+        self.promise_for(inode, Cause::Time).await
     }
 
-    async fn promise_if(
-        &self,
-        inode: &Arc<Inode>,
-        is_due: impl Fn(u64) -> bool + Send + Sync,
-    ) -> Result<()> {
+    async fn promise_for(&self, inode: &Arc<Inode>, cause: Cause) -> Result<()> {
+        let is_due = |size| cause.is_due(size);
         loop {
             let Some(staged) = inode.staged().filter(|_| inode.is_dirty()) else { return Ok(()) };
             let Some(key) = self.table().key(inode.ino) else { return Err(Error::Stale) };
             let target = || inode.target(&key, self.settings(), true);
-            let stand = |target| self.enqueue(inode, Arc::clone(&staged), target);
-            staged.promise_durably(&is_due, target, stand).await?;
+            let stand = |target| self.queue_up(inode, Arc::clone(&staged), target, (cause, false));
+            staged.promise_durably(is_due, target, stand).await?;
             if self.table().key(inode.ino).is_none_or(|now| now == key) {
                 return Ok(());
             }
@@ -229,20 +235,16 @@ impl Vfs {
 
     /// Queues a file that an earlier mount had closed.
     pub(super) fn enqueue_taken_up(&self, inode: &Arc<Inode>, staged: Arc<Staged>, target: Target) {
-        self.queue_up(inode, staged, target, true);
+        self.queue_up(inode, staged, target, (Cause::Time, true));
     }
 
     /// Queues a file whose intent is written down; its place is that of its last record.
-    pub(super) fn enqueue(&self, inode: &Arc<Inode>, staged: Arc<Staged>, target: Target) {
-        self.queue_up(inode, staged, target, false);
-    }
-
     fn queue_up(
         &self,
         inode: &Arc<Inode>,
         staged: Arc<Staged>,
         target: Target,
-        mut is_taken_up: bool,
+        (cause, mut is_taken_up): (Cause, bool),
     ) {
         let backlog = &self.0.backlog;
         let was_served = {
@@ -252,7 +254,8 @@ impl Vfs {
             }
             queue.last += 1;
             let (ticket, inode, is_refused) = (queue.last, Arc::clone(inode), false);
-            queue.files.push_back(File { ticket, inode, staged, target, is_refused, is_taken_up });
+            let file = File { ticket, inode, staged, target, cause, is_refused, is_taken_up };
+            queue.files.push_back(file);
             std::mem::replace(&mut queue.is_served, true)
         };
         if !was_served {
@@ -319,6 +322,11 @@ impl Vfs {
         files.iter().filter(is_earlier).count() as u64
     }
 
+    /// How many files wait.
+    pub(super) fn closed_files(&self) -> u64 {
+        self.0.backlog.queue().files.len() as u64
+    }
+
     async fn room_in_backlog(&self) -> Result<()> {
         self.0.backlog.wait_for(|queue| queue.files.len() < FILES_MAX).await
     }
@@ -332,7 +340,7 @@ impl Vfs {
         }
         let current = file.inode.staged();
         if current.is_some_and(|staged| Arc::ptr_eq(&staged, &file.staged)) {
-            return self.commit_locked(&file.inode, Cause::Time).await;
+            return self.commit_locked(&file.inode, file.cause).await;
         }
         self.commit_earlier(file).await
     }
@@ -397,7 +405,7 @@ async fn serve(backlog: Arc<Backlog>, core: Weak<Core>) {
                     Error::Write(write::Error::Store(error)) | Error::Store(error) => Some(error),
                     _ => None,
                 };
-                backlog.fail(file.ticket, cause);
+                backlog.fail(&file, cause);
                 drop(vfs);
                 tokio::time::sleep(RETRY_DELAY).await;
             }

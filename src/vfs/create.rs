@@ -17,6 +17,9 @@ use crate::naming::{DIRECTORY_CONTENT_TYPE, Key, Name};
 use crate::store::{Condition, Payload, PutRequest, Version};
 use crate::write;
 
+/// `S_ISGID` of a directory's mode: what is made in it has its group, and directories the bit.
+const SET_GROUP_ID: u16 = 0o2000;
+
 impl Vfs {
     /// Makes a file and opens it; opens it where it exists.
     ///
@@ -39,7 +42,7 @@ impl Vfs {
             let opened = self.open(inode.ino, flags).await?;
             return Ok((self.entry(&inode, self.metadata_ttl()), opened));
         }
-        let state = self.new_state(perm, caller);
+        let state = self.new_state(parent, perm, caller)?;
         let inode = self.insert(parent, &name, FileKind::File, state)?;
         let begun = self.begin_file(&inode, flags).await;
         match begun.and_then(|()| self.add_handle(&inode, flags)) {
@@ -87,7 +90,18 @@ impl Vfs {
         Ok(())
     }
 
-    fn new_state(&self, perm: u16, caller: Caller) -> State {
+    /// What is made in a directory is its caller's; of a set-group-id one it has the group.
+    fn new_state(&self, parent: Ino, perm: u16, caller: Caller) -> Result<State> {
+        let directory = self.inode(parent)?;
+        let group = {
+            let state = directory.state();
+            (state.perm & SET_GROUP_ID != 0).then_some(state.gid)
+        };
+        let caller = Caller { gid: group.unwrap_or(caller.gid), ..caller };
+        Ok(self.own_state(perm, caller))
+    }
+
+    fn own_state(&self, perm: u16, caller: Caller) -> State {
         let clock = &self.0.clock;
         State::created(self.settings(), perm, caller, clock.now(), clock.wall())
     }
@@ -123,7 +137,8 @@ impl Vfs {
         let _places_stand = self.0.namespace.read().await;
         let prefix = self.table().prefix(parent).ok_or(Error::NotFound)?.directory(&name)?;
         let marker = prefix.marker().ok_or(Error::Invalid)?;
-        let mut state = self.new_state(perm, caller);
+        let above = self.inode(parent)?.state().perm;
+        let mut state = self.new_state(parent, perm | above & SET_GROUP_ID, caller)?;
         if self.settings().metadata == Metadata::List {
             state.perm = self.settings().dir_mode;
         }
@@ -148,7 +163,7 @@ impl Vfs {
             return Err(Error::NotPermitted("symbolic links need --metadata posix"));
         }
         let body = Bytes::copy_from_slice(target.as_bytes());
-        let mut state = self.new_state(0o777, caller);
+        let mut state = self.new_state(parent, 0o777, caller)?;
         state.link_target = Some(body.clone());
         self.make(parent, name, FileKind::Symlink, state, body).await
     }
@@ -175,7 +190,7 @@ impl Vfs {
         if kind != FileKind::File && self.settings().metadata == Metadata::List {
             return Err(Error::NotPermitted("FIFOs and sockets need --metadata posix"));
         }
-        let state = self.new_state((mode & 0o7777) as u16, caller);
+        let state = self.new_state(parent, (mode & 0o7777) as u16, caller)?;
         self.make(parent, name, kind, state, Bytes::new()).await
     }
 
@@ -269,7 +284,7 @@ impl Vfs {
     async fn put_marker(&self, directory: &Inode, perm: u16, owner: Caller) {
         let prefix = self.table().prefix(directory.ino);
         let Some(marker) = prefix.and_then(|prefix| prefix.marker()) else { return };
-        let mut state = self.new_state(perm, owner);
+        let mut state = self.own_state(perm, owner);
         match self.put_whole(&marker, FileKind::Directory, &mut state, Bytes::new()).await {
             Ok(()) => {
                 let mut own = directory.state();

@@ -4,16 +4,20 @@
 //! and the second tries of commits that failed with nobody waiting. Must not know signals.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::Vfs;
-use super::content::Cause;
+use super::commit::Cause;
 use super::inode::Inode;
 
 /// Files committed at once at the end of a mount.
 const COMMITS_IN_FLIGHT_MAX: usize = 8;
+
+/// The longest pause between two tries to send the same file.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// What a drain did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,7 +28,21 @@ pub struct Drained {
     pub failed: u64,
 }
 
+/// What a kill would leave to the journal, or lose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsent {
+    /// Bytes staged, of open and of closed files.
+    pub bytes: u64,
+    /// Files that were closed with `--write-back`.
+    pub closed_files: u64,
+}
+
 impl Vfs {
+    /// How much is not in S3 now.
+    pub fn unsent(&self) -> Unsent {
+        Unsent { bytes: self.0.engine.staged_bytes(), closed_files: self.closed_files() }
+    }
+
     /// Sends everything that is not in S3. What cannot be sent is logged, counted and left.
     pub async fn drain(&self) -> Drained {
         if let Err(error) = self.settle_backlog().await {
@@ -82,16 +100,18 @@ impl Vfs {
         result.is_ok()
     }
 
-    /// Tries again, every few seconds, to send what could not be sent; at most one task per inode.
+    /// Tries again to send what could not be sent, after a few seconds and less and less often; at
+    /// most one task per inode.
     pub(super) fn retry_later(&self, inode: &Arc<Inode>) {
         if std::mem::replace(&mut inode.state().retrying, true) {
             return;
         }
         let (core, inode) = (Arc::downgrade(&self.0), Arc::clone(inode));
-        let delay = self.settings().retry_delay;
+        let mut delay = self.settings().retry_delay;
         self.0.tasks.spawn(async move {
             loop {
                 tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(RETRY_DELAY_MAX.max(delay));
                 let Some(core) = core.upgrade() else { return };
                 let vfs = Self(core);
                 if vfs.try_in_background(&inode, Cause::Time).await.is_ok() {

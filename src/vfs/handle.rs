@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::attr::{Fh, FileKind, Ino, OpenFlags, Opened};
-use super::content::Cause;
+use super::commit::Cause;
 use super::inode::Inode;
 use super::passthrough::may_pass;
 use super::readdir::Listing;
@@ -105,7 +105,7 @@ impl Vfs {
             self.before_change(&inode).await?;
         }
         if flags.write || flags.truncate {
-            self.learn_properties(&inode).await?;
+            self.learn_to_write(&inode).await?;
         }
         let opened = self.add_handle(&inode, flags)?;
         if flags.truncate
@@ -229,6 +229,17 @@ impl Vfs {
         self.delete_doomed(Some(inode.ino)).await;
         self.let_go(inode);
         self.table().collect(inode.ino);
+    }
+
+    /// The same before a change of bytes, which is refused where no commit could carry what the
+    /// object has besides ours.
+    ///
+    /// # Errors
+    /// [`Error::AttributesTooBig`], the store's.
+    pub(super) async fn learn_to_write(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.learn_properties(inode).await?;
+        let fits = inode.state().attributes_fit(inode.kind, self.settings());
+        if fits { Ok(()) } else { Err(Error::AttributesTooBig) }
     }
 
     /// Reads what must survive a commit over the object, where a listing was all that was seen.

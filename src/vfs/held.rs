@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::attr::{FileKind, Ino};
 use super::inode::{Inode, State};
@@ -29,7 +30,8 @@ struct HeldIntent {
     uid: u32,
     gid: u32,
     /// Where a call has set it.
-    mtime: Option<SystemTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    mtime: Option<OffsetDateTime>,
     xattrs: BTreeMap<String, Vec<u8>>,
     /// What the object may have and is to lose.
     #[serde(default)]
@@ -46,7 +48,7 @@ impl HeldIntent {
             perm: state.perm,
             uid: state.uid,
             gid: state.gid,
-            mtime: state.mtime_is_explicit.then_some(state.mtime),
+            mtime: state.mtime_is_explicit.then(|| state.mtime.into()),
             xattrs: state.xattrs.clone(),
             removed_xattrs: state.removed_xattrs.clone(),
         }
@@ -71,7 +73,8 @@ impl HeldIntent {
     fn apply(self, state: &mut State, now: SystemTime) {
         (state.perm, state.uid, state.gid) = (self.perm, self.uid, self.gid);
         if let Some(mtime) = self.mtime {
-            (state.mtime, state.mtime_is_explicit, state.mtime_is_guess) = (mtime, true, false);
+            state.mtime = mtime.into();
+            (state.mtime_is_explicit, state.mtime_is_guess) = (true, false);
         }
         (state.xattrs, state.removed_xattrs) = (self.xattrs, self.removed_xattrs);
         state.changed_attributes(now);
@@ -92,7 +95,19 @@ impl Vfs {
             // A commit that was under way ends without them, and first says which version it made.
             let _one_at_a_time = inode.commit.lock().await;
             self.note_held(inode);
+        } else if self.is_over_an_object(inode) {
+            // Of bytes that nobody was told of, a crash leaves the object, which is to have them. A
+            // commit under way notes them anew, and nobody waits for it.
+            let _none_begins = inode.commit.try_lock();
+            self.note_held(inode);
         }
+    }
+
+    /// True for a file whose staged bytes no promise speaks of, and which stands in S3 without
+    /// them.
+    fn is_over_an_object(&self, inode: &Inode) -> bool {
+        let is_promised = inode.staged().is_some_and(|staged| staged.is_acknowledged());
+        !is_promised && Self::version_of(inode).is_some()
     }
 
     /// The inode has another key: attributes that wait are written down anew under it.
@@ -110,14 +125,18 @@ impl Vfs {
         };
         let Some(key) = key else { return };
         let intent = HeldIntent::of(inode, key);
-        let begun = self.0.engine.journal().begin(Kind::Attributes, &[], &intent);
-        let record = begun.unwrap_or_else(|error| {
-            tracing::warn!(key = %intent.key, %error, "the journal does not know of attributes");
-            Record::none()
-        });
-        let before = inode.state().held.replace(record);
-        if let Some(before) = before {
-            before.end();
+        match self.0.engine.journal().begin(Kind::Attributes, &[], &intent) {
+            Ok(record) => {
+                let before = inode.state().held.replace(record);
+                if let Some(before) = before {
+                    before.end();
+                }
+            }
+            // What was acknowledged before is better than nothing.
+            Err(error) => {
+                let key = &intent.key;
+                tracing::warn!(%key, %error, "the journal does not know of attributes");
+            }
         }
     }
 
@@ -130,24 +149,33 @@ impl Vfs {
         for pending in pending.iter().filter(|pending| pending.kind == Kind::Attributes) {
             match pending.intent::<HeldIntent>() {
                 Ok(held) => {
-                    let record = pending.record();
-                    self.take_up_held(held.moved(renames, &record), record).await;
+                    let (record, noted) = (pending.record(), held.key.clone());
+                    self.take_up_held(held.moved(renames, &record), record, noted).await;
                 }
                 Err(error) => tracing::error!(%error, "the journal has attributes nobody can read"),
             }
         }
     }
 
-    async fn take_up_held(&self, held: HeldIntent, record: Record) {
+    /// `noted` is the key that the record says.
+    async fn take_up_held(&self, held: HeldIntent, record: Record, noted: Key) {
         let key = held.key.clone();
         let (found, _pins) = self.find_held(&held).await;
         match found {
+            // What was promised of the bytes since has what was set since.
+            Ok(Some(inode)) if inode.staged().is_some_and(|now| now.is_promised_after(&record)) => {
+                record.end();
+            }
             Ok(Some(inode)) if held.fits(&inode) => {
+                let is_moved = held.key != noted;
                 held.apply(&mut inode.state(), self.0.clock.wall());
                 let before = inode.state().held.replace(record);
                 if let Some(before) = before {
                     // Written down before this one, which was to end it.
                     before.end();
+                }
+                if is_moved {
+                    self.note_held(&inode);
                 }
                 // The commit of a dirty file carries them, when its turn comes.
                 if !inode.is_dirty()
@@ -178,8 +206,11 @@ impl Vfs {
     ) -> Result<Option<Arc<Inode>>> {
         let root = self.settings().prefix.clone();
         let path = root.strip(held.key.as_str()).ok_or(Error::NotFound)?;
-        let mut found = None;
         let mut parent = Ino::ROOT;
+        if path.is_empty() {
+            return Ok(Some(self.inode(parent)?));
+        }
+        let mut found = None;
         for name in path.trim_end_matches('/').split('/') {
             match self.resolve(parent, &Name::new(name.as_ref())?).await? {
                 Some(inode) => {

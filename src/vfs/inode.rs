@@ -224,9 +224,9 @@ impl State {
         now: SystemTime,
     ) -> Self {
         let mut state = Self::blank(settings, seen, now);
-        state.perm = perm;
+        // What no object can keep is not shown either.
         if settings.metadata == Metadata::Posix {
-            (state.uid, state.gid) = (caller.uid, caller.gid);
+            (state.perm, state.uid, state.gid) = (perm, caller.uid, caller.gid);
         }
         state
     }
@@ -336,13 +336,16 @@ impl State {
         properties.content_type.get_or_insert_with(|| content_type(key).to_owned());
         properties.user_metadata.remove(COMMIT_ID);
         if settings.metadata == Metadata::Posix {
+            // A link that geesefs made has its target nowhere else: its body is empty.
+            let said = (kind == FileKind::Symlink)
+                .then(|| posix_metadata::read(&properties.user_metadata));
             let mut metadata = PosixMetadata {
                 perm: Some(self.perm),
                 type_bits: Some(kind.type_bits()),
                 uid: Some(self.uid),
                 gid: Some(self.gid),
                 mtime,
-                symlink_target: None,
+                symlink_target: said.and_then(|said| said.symlink_target),
                 xattrs: self.xattrs.clone(),
                 unreadable: 0,
             };

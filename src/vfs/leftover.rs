@@ -50,6 +50,7 @@ struct Renamed {
     from: String,
     to: String,
     own_tags: HashMap<Key, Version>,
+    list: MoveList,
     record: Record,
 }
 
@@ -58,6 +59,14 @@ struct Renamed {
 pub(super) struct Renames(Vec<Renamed>);
 
 impl Renames {
+    /// Nothing in the journal speaks of an old name any more.
+    pub(super) fn end(self) {
+        for Renamed { list, record, .. } in self.0 {
+            list.remove();
+            record.end();
+        }
+    }
+
     /// Those that the record is of a time before: what was written down later means the name.
     fn since<'a>(&'a self, record: &'a Record) -> impl Iterator<Item = &'a Renamed> {
         self.0.iter().filter(|renamed| record.is_before(&renamed.record))
@@ -107,10 +116,8 @@ impl Vfs {
                 continue;
             }
             match self.end_move(intent, &steps, &one.record(), began).await {
-                Ok(renamed) => {
-                    renames.0.extend(renamed);
-                    one.record().end();
-                }
+                Ok(Some(renamed)) => renames.0.push(renamed),
+                Ok(None) => one.record().end(),
                 Err(error) => {
                     tracing::error!(%error, "an unfinished rename waits for another mount");
                 }
@@ -192,14 +199,17 @@ impl Vfs {
                 let is_made = matches!(steps.last(), Some(MoveStep::AllCopied));
                 if is_made {
                     tracing::info!(%from, %to, "finishing an earlier mount's rename");
-                    self.finish_tree(&list, &from).await?;
+                    self.finish_tree(&list, (&from, &to), &own_tags).await?;
                 } else {
                     tracing::info!(%from, %to, "taking an earlier mount's rename back");
                     self.undo_tree(&list, (&from, &to), &own_tags, began).await?;
                 }
-                list.remove();
+                if !is_made {
+                    list.remove();
+                    return Ok(None);
+                }
                 let record = record.clone();
-                Ok(is_made.then_some(Renamed { from, to, own_tags, record }))
+                Ok(Some(Renamed { from, to, own_tags, list, record }))
             }
         }
     }
@@ -213,7 +223,7 @@ impl Vfs {
         (steps, began): (&[MoveStep], Instant),
     ) -> Result<()> {
         let Some(source) = self.head_of(&from.key).await? else { return Ok(()) };
-        if !source.is_same(from) {
+        if !is_still(&source, from) {
             return Ok(());
         }
         let copy = match self.head_of(to).await? {
@@ -257,13 +267,24 @@ impl Vfs {
         Ok(self.ask(key, false).await?.map(|head| head.version.clone()))
     }
 
-    /// Every copy was made: the sources that are still there go.
-    async fn finish_tree(&self, list: &MoveList, from: &str) -> Result<()> {
-        let mut standing = Cursor::new(self, from);
+    /// Every copy was made: the sources that are still there go. Somebody may have put them there
+    /// again since, or taken the copies away.
+    async fn finish_tree(
+        &self,
+        list: &MoveList,
+        (from, to): (&str, &str),
+        own_tags: &HashMap<Key, Version>,
+    ) -> Result<()> {
+        let (mut sources, mut copies) = (Cursor::new(self, from), Cursor::new(self, to));
         let (mut due, mut markers) = (Vec::new(), Vec::new());
         for source in list.sources().map_err(write::Error::Journal)? {
-            let still = standing.find(&source.key).await?;
-            if let Some(still) = still.filter(|still| still.is_same(&source)) {
+            let still = sources.find(&source.key).await?;
+            let copy = copies.find(&moved_key(&source.key, from, to)).await?;
+            let is_copied = copy.is_some_and(|copy| match own_tags.get(&copy.key) {
+                Some(made) => made.is_same(&copy),
+                None => copy.size == source.size && copy.etag == source.etag,
+            });
+            if let Some(still) = still.filter(|still| is_copied && is_still(still, &source)) {
                 self.delete_later(still, &mut due, &mut markers).await;
             }
         }

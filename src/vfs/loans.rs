@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::attr::Ino;
-use super::content::Cause;
+use super::commit::Cause;
 use super::inode::Inode;
 use super::{Result, Vfs};
 use crate::naming::{Key, Prefix};

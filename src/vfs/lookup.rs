@@ -13,7 +13,7 @@ use super::listed::{Hint, Listed};
 use super::table::Table;
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{Key, Name, NameError, Prefix};
-use crate::store::{ErrorKind, ListLine, ListRequest, ObjectHead, Properties, Version};
+use crate::store::{self, ErrorKind, ListLine, ListRequest, ObjectHead, Properties, Version};
 
 /// `S_ISVTX` of a directory's mode.
 const STICKY: u16 = 0o1000;
@@ -147,7 +147,7 @@ impl Vfs {
             Some(Hint { listed: Listed::File(version), .. }) if !is_posix && version.key == key => {
                 Ok((Found::Listed(version), now))
             }
-            Some(hint @ Hint { listed: Listed::File(_), .. }) if is_posix => {
+            Some(hint) if is_posix && matches!(&hint.listed, Listed::File(v) if v.key == key) => {
                 self.find_listed(directory, name, &key, hint).await
             }
             Some(Hint { listed: Listed::Directory, .. }) if !is_posix => {
@@ -182,9 +182,7 @@ impl Vfs {
         let is_sticky = directory.state().perm & STICKY != 0;
         let wants_body = matches!(&hint.listed, Listed::File(version) if self.is_wanted(version));
         let answer = match (hint.answer, hint.listed) {
-            (None, Listed::File(version))
-                if version.size > LINK_MAX && version.key == *key && !is_sticky =>
-            {
+            (None, Listed::File(version)) if version.size > LINK_MAX && !is_sticky => {
                 return Ok((Found::Listed(version), self.0.clock.now()));
             }
             (Some(coming), _) if !hint.is_ahead => coming.arrives().await,
@@ -194,8 +192,10 @@ impl Vfs {
             Some(answer) => answer,
             None => self.demand(directory, name, key, wants_body).await?,
         };
-        let found = answer.found?.map_or(Found::Nothing, Found::Object);
-        Ok((found, answer.asked))
+        match answer.found {
+            Ok(found) => Ok((found.map_or(Found::Nothing, Found::Object), answer.asked)),
+            Err(error) => Err(ask_again(directory, name, error)),
+        }
     }
 
     /// A directory that a listing has told of.
@@ -213,7 +213,7 @@ impl Vfs {
             Err(error) if *error.kind() == ErrorKind::Denied => {
                 Ok((Found::Directory(None), answer.asked))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(ask_again(directory, name, error)),
         }
     }
 
@@ -238,8 +238,14 @@ impl Vfs {
                 if version.key.as_str() == prefix.as_str()
                     && self.settings().metadata == Metadata::Posix =>
             {
-                let marker = self.0.store.head(&version.key).await;
-                Ok(Found::Directory(marker.ok().map(Arc::new)))
+                match self.0.store.head(&version.key).await {
+                    Ok(marker) => Ok(Found::Directory(Some(Arc::new(marker)))),
+                    // As in `find_marker`; or it went meanwhile.
+                    Err(error) if *error.kind() == ErrorKind::Denied || error.is_not_found() => {
+                        Ok(Found::Directory(None))
+                    }
+                    Err(error) => Err(error.into()),
+                }
             }
             Some(_) => Ok(Found::Directory(None)),
         }
@@ -332,7 +338,7 @@ impl Vfs {
 
     /// Asks for the time of an object that was streamed, once somebody looks at it. Where the store
     /// does not say, the guess stands: it is off by what the upload took.
-    async fn learn_mtime(&self, inode: &Arc<Inode>) {
+    pub(super) async fn learn_mtime(&self, inode: &Arc<Inode>) {
         let version = {
             let state = inode.state();
             state.version.clone().filter(|_| state.mtime_is_guess)
@@ -412,6 +418,12 @@ impl Vfs {
     }
 }
 
+/// A failure is told once, and not for as long as the listing is believed.
+fn ask_again(directory: &Inode, name: &Name, error: store::Error) -> Error {
+    directory.state().knowledge.listing.remove(name);
+    error.into()
+}
+
 /// True where S3 lacks something of the inode, or of what is below it, so that what the store says
 /// cannot end it.
 fn has_local(table: &Table, inode: &Inode) -> bool {
@@ -425,14 +437,17 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
     let may_renew = !state.attributes_dirty && asked > state.seen;
     let is_same = match (found, inode.kind) {
         (Found::Directory(Some(marker)), FileKind::Directory) => {
-            if may_renew && state.properties.as_ref() != Some(&marker.properties) {
+            let moved = |known| has_moved(known, &marker.properties);
+            if may_renew && state.properties.as_ref().is_none_or(moved) {
                 state.renew_directory(marker, vfs.settings());
             }
             true
         }
         (Found::Directory(None), FileKind::Directory) => true,
         (Found::Object(head), kind) if kind != FileKind::Directory => {
-            let is_same = state.version.as_ref().is_some_and(|own| own.is_same(&head.version));
+            // Two empty objects have the same tag, and one may be a FIFO.
+            let is_same = kind_of(head, vfs.settings()) == kind
+                && state.version.as_ref().is_some_and(|own| own.is_same(&head.version));
             if is_same {
                 state.checksum = head.checksum.or(state.checksum);
             }
@@ -467,8 +482,16 @@ fn confirm(inode: &Inode, found: &Found, asked: Instant, vfs: &Vfs) -> bool {
 fn metadata_moved(state: &State, head: &ObjectHead) -> bool {
     let Some(known) = &state.properties else { return true };
     let tags_moved = !state.tags_unread && known.tags.len() != head.tag_count as usize;
-    let found = Properties { tags: known.tags.clone(), ..head.properties.clone() };
-    tags_moved || *known != found
+    tags_moved || has_moved(known, &head.properties)
+}
+
+/// True where what is kept with an object is something else than what is known, its tags apart.
+fn has_moved(known: &Properties, found: &Properties) -> bool {
+    // Amazon says so of every object since 2023; who stored it may have asked for nothing.
+    let is_default = known.sse.is_none() && found.sse.as_deref() == Some("AES256");
+    let sse = if is_default { None } else { found.sse.clone() };
+    let found = Properties { tags: known.tags.clone(), sse, ..found.clone() };
+    *known != found
 }
 
 /// The state of the same bytes under changed metadata; what is open stays as it is.

@@ -21,6 +21,7 @@ mod ahead;
 mod attr;
 mod attributes;
 mod backlog;
+mod commit;
 mod content;
 mod copy_range;
 mod create;

@@ -124,7 +124,8 @@ impl Vfs {
         if let Some(prefix) = prefix {
             self.settle_deletes(&prefix).await?;
         }
-        self.send_attributes(&listing.inode).await
+        self.send_attributes(&listing.inode).await?;
+        self.sync_journal().await
     }
 
     /// Gives the entries behind `cookie` to `sink` until it answers false or no more are at hand

@@ -52,8 +52,9 @@ impl Vfs {
         Ok(())
     }
 
-    /// A commit that nobody answered may stand under the name all the same: then that is what goes.
-    async fn find_given_up(&self, inode: &Arc<Inode>) -> Result<()> {
+    /// A commit that nobody answered may stand under the name all the same: then that is what goes
+    /// or moves.
+    pub(super) async fn find_given_up(&self, inode: &Arc<Inode>) -> Result<()> {
         let (Some(staged), Some(key)) = (inode.staged(), self.table().key(inode.ino)) else {
             return Ok(());
         };

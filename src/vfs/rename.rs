@@ -8,13 +8,15 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 
 use super::attr::{FileKind, Ino, RenameMode};
-use super::content::Cause;
+use super::commit::Cause;
 use super::inode::Inode;
+use super::listed::Listing;
 use super::move_list::moved_key;
 use super::move_tree::{Copied, MoveIntent, MoveStep, Moved};
-use super::{Error, Result, Vfs};
+use super::{Error, Metadata, Result, Vfs};
 use crate::journal::{Ending, Kind, Record};
-use crate::naming::{Key, MAX_KEY_BYTES, Name, NameError, Prefix};
+use crate::naming::{Key, MAX_KEY_BYTES, Name, NameError, Prefix, content_type};
+use crate::posix_metadata;
 use crate::store::{Condition, Properties, Version};
 use crate::write;
 
@@ -73,6 +75,11 @@ impl Vfs {
         for inode in both {
             guards.push(inode.commit.lock().await);
         }
+        if self.table().key(source.ino).is_none() {
+            // The commit that this has waited for has lost it its name.
+            return Err(Error::NotFound);
+        }
+        self.find_given_up(source).await?;
         let (parent, name) = &rename.to;
         let key = self.table().key_at(*parent, name).ok_or(Error::NotFound)??;
         let mut spared = self.spare(&key).await;
@@ -102,7 +109,8 @@ impl Vfs {
         self.relink(rename);
         drop(nothing_is_written);
         let promised = self.promise_anew(source, replaced.is_some()).await;
-        if let Some(replaced) = replaced {
+        // What was acknowledged of it stays in the journal until the other is.
+        if let Some(replaced) = replaced.filter(|_| promised.is_ok()) {
             self.abandon(replaced).await;
         }
         promised
@@ -194,21 +202,52 @@ impl Vfs {
         }
         let waits = source.state().attributes_dirty;
         let is_plain = source.state().properties.as_ref().is_none_or(Properties::is_plain);
-        if is_plain && !waits {
+        let is_guessed_anew = Self::is_guessed_anew(source, key);
+        let lacks_time = self.lacks_time(source);
+        if is_plain && !waits && !is_guessed_anew && !lacks_time {
             return Ok((None, source.state().attributes_epoch));
         }
         // The tags, too.
         self.learn_properties(source).await?;
+        self.learn_mtime(source).await;
         let state = source.state();
-        let mtime = Some(state.mtime);
-        let properties = if waits {
-            let mut own = state.properties_for(source.kind, key, self.settings(), mtime);
-            own.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
-            Some(own)
+        let mut properties = if waits {
+            state.properties_for(source.kind, key, self.settings(), Some(state.mtime))
         } else {
-            state.properties.clone()
+            state.properties.clone().unwrap_or_default()
         };
-        Ok((properties, state.attributes_epoch))
+        if lacks_time {
+            posix_metadata::keep_time(state.mtime, &mut properties.user_metadata);
+        }
+        if is_guessed_anew {
+            properties.content_type = Some(content_type(key).to_owned());
+        }
+        if waits || is_guessed_anew || lacks_time {
+            // By it the copy is known where its answer is lost.
+            properties.user_metadata.insert(write::COMMIT_ID.to_owned(), write::new_commit_id());
+        }
+        Ok((Some(properties), state.attributes_epoch))
+    }
+
+    /// True where the object's time is all there is of the file's, and its copy will have another.
+    fn lacks_time(&self, source: &Inode) -> bool {
+        if self.settings().metadata == Metadata::List {
+            return false;
+        }
+        let state = source.state();
+        let said = state.properties.as_ref().map(|kept| posix_metadata::read(&kept.user_metadata));
+        said.is_some_and(|said| said.mtime.is_none())
+            && state.attributes_fit(source.kind, self.settings())
+    }
+
+    /// True where the content type is what the old name stands for, and the new one stands for
+    /// another: whoever writes aside and renames means the name it gets.
+    fn is_guessed_anew(source: &Inode, key: &Key) -> bool {
+        let Some(version) = Self::version_of(source) else { return false };
+        let (before, now) = (content_type(&version.key), content_type(key));
+        let state = source.state();
+        let kept = state.properties.as_ref().and_then(|kept| kept.content_type.as_deref());
+        before != now && kept == Some(before)
     }
 
     /// Notes that an object is to move, so that after a crash it does not stay under both names. A
@@ -311,11 +350,20 @@ impl Vfs {
         self.hide_what_stands(wanted).await;
         // Whoever reads goes on in the copies before what they were made of is gone.
         self.relink(rename);
+        self.forget_listings_below(rename.source.ino);
         self.repoint(rename.source.ino, &copied.moved).await;
         drop(nothing_is_written);
         self.records_below_follow(&rename.source).await;
         self.delete_sources(copied).await;
         Ok(())
+    }
+
+    /// What listings brought of a directory that moved speaks of keys that are gone.
+    fn forget_listings_below(&self, ino: Ino) {
+        let below = self.table().subtree(ino);
+        for directory in below.iter().filter(|inode| inode.kind == FileKind::Directory) {
+            directory.state().knowledge.listing = Listing::default();
+        }
     }
 
     /// The empty directory goes, and its marker where no other has replaced it.

@@ -6,12 +6,22 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+
 use super::attr::{FileKind, Ino};
 use super::inode::{Inode, State};
 use super::{Error, Result, Vfs};
 use crate::journal::Pending;
 use crate::naming::{Key, Name};
 use crate::write::{self, Resumed, Staged, Target};
+
+/// Files asked about at once, whether S3 has them already.
+const LOOKS_MAX: usize = 32;
+
+async fn look(file: Resumed) -> (Resumed, bool) {
+    let is_over = file.staged.is_over(&file.target).await;
+    (file, is_over)
+}
 
 impl Vfs {
     /// Takes up what earlier mounts left. When this answers, every file of theirs stands under
@@ -21,28 +31,27 @@ impl Vfs {
         if pending.is_empty() {
             return;
         }
-        if self.settings().read_only {
-            let intents = pending.len();
-            tracing::warn!(
-                intents,
-                "an earlier mount left what is not in S3; this one is --read-only, so it waits for \
-                 a mount that may write"
-            );
-            return;
-        }
         let renames = self.end_leftovers(&pending).await;
         let files = self.0.engine.resume(&pending, |key, record| renames.key(key, record));
+        for Resumed { staged, target, .. } in files.iter().filter(|file| file.is_moved) {
+            // Before the renames are over, of which a further mount would know nothing.
+            if let Err(error) = staged.move_promise(Target::clone).await {
+                tracing::warn!(key = %target.key, %error, "its commit is noted by its old name");
+            }
+        }
         if !files.is_empty() {
             let files = files.len();
             tracing::info!(files, "an earlier mount ended before these were in S3; sending them");
             self.expect_taken_up(files);
         }
-        let mut taken_up = Vec::with_capacity(files.len());
-        for Resumed { staged, target } in files {
+        let mut taken_up: Vec<(Arc<Inode>, Arc<Staged>, Target)> = Vec::with_capacity(files.len());
+        let mut looked_at = futures::stream::iter(files.into_iter().map(look)).buffered(LOOKS_MAX);
+        while let Some((Resumed { staged, target, .. }, is_over)) = looked_at.next().await {
             let key = &target.key;
             // A file that is in S3 must not be taken for one that is not: its name may be taken
             // away, or given to another, before its turn comes.
-            if staged.is_over(&target).await {
+            if is_over {
+                self.leave_earlier(&staged, key, &mut taken_up).await;
                 self.taken_up_is_over();
                 continue;
             }
@@ -57,6 +66,32 @@ impl Vfs {
         // Only now, since a directory goes from the table with the last of what is below it.
         for (inode, staged, target) in taken_up {
             self.enqueue_taken_up(&inode, staged, target);
+        }
+        renames.end();
+    }
+
+    /// What was promised of the name before that commit, by the same mount, is over with it: a
+    /// power cut has taken the line that says so.
+    async fn leave_earlier(
+        &self,
+        staged: &Staged,
+        key: &Key,
+        taken_up: &mut Vec<(Arc<Inode>, Arc<Staged>, Target)>,
+    ) {
+        let is_earlier = |(_, earlier, target): &mut (_, Arc<Staged>, Target)| {
+            target.key == *key && earlier.lies_beside(staged)
+        };
+        let earlier: Vec<_> = taken_up.extract_if(.., is_earlier).collect();
+        for (inode, ..) in earlier {
+            let place = self.table().place(inode.ino);
+            if let Some(place) = place {
+                self.take_name(place.parent, &place.name, &inode).await;
+                self.taken_up_is_over();
+                // The later commit's object stands there.
+                if let Ok(directory) = self.inode(place.parent) {
+                    directory.state().knowledge.forget(&place.name);
+                }
+            }
         }
     }
 
@@ -76,8 +111,12 @@ impl Vfs {
         let before = self.table().child(parent, &last);
         if let Some(before) = before {
             // An earlier commit of the same name, which this one replaces.
-            self.keep_what_another_left(&before, &staged, &target.key).await;
-            self.take_name(parent, &last, &before).await;
+            if self.keep_what_another_left(&before, &staged, &target.key).await {
+                self.take_name(parent, &last, &before).await;
+            } else {
+                // Its record and its bytes wait for a mount that can keep them.
+                self.take_name_now(parent, &last, &before);
+            }
         }
         let (now, lenders) = (self.0.clock.now(), staged.lenders());
         let state = State::taken_up(staged, target, self.settings(), now);
@@ -88,15 +127,12 @@ impl Vfs {
     }
 
     /// Two mounts had promised the same name, and nobody knows whose bytes came first: the others
-    /// are not thrown away.
-    async fn keep_what_another_left(&self, before: &Inode, staged: &Staged, key: &Key) {
-        let Some(others) = before.staged().filter(|others| !others.lies_beside(staged)) else {
-            return;
-        };
-        if others.is_dirty() {
-            let refusal = write::Error::Conflict { key: key.clone() };
-            self.keep_aside(&others, key, &refusal).await;
-        }
+    /// are not thrown away. False where they could not be kept.
+    async fn keep_what_another_left(&self, before: &Inode, staged: &Staged, key: &Key) -> bool {
+        let others = before.staged().filter(|others| !others.lies_beside(staged));
+        let Some(others) = others.filter(|others| others.is_dirty()) else { return true };
+        let refusal = write::Error::Conflict { key: key.clone() };
+        self.keep_aside(&others, key, &refusal).await
     }
 
     /// The directory of this name; where the store cannot say now, one without a marker.

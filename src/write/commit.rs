@@ -26,6 +26,9 @@ use crate::store::{
 };
 use crate::units::{ByteRange, MIB};
 
+/// A file that goes in one PUT is read into memory up to this size.
+const IN_MEMORY_MAX: u64 = 8 * MIB;
+
 /// Base bytes fetched in one step when a part is filled up.
 const FILL_STEP: u64 = 8 * MIB;
 
@@ -105,9 +108,9 @@ async fn finish(
         Ok(version) => version,
         Err(error) if account.punched.is_empty() => {
             running.open.abort_later(engine);
-            // Refused for another writer: S3 wants a new upload.
-            let is_contended = is_contended(&error);
-            return if is_contended { send(staged, target, account).await } else { Err(error) };
+            // Refused for another writer, or given up by a rule of the bucket: a new upload.
+            let is_anew = is_contended(&error) || is_gone(&error);
+            return if is_anew { send(staged, target, account).await } else { Err(error) };
         }
         Err(error) if matches!(error, Error::Conflict { .. } | Error::Exists { .. }) => {
             running.open.abort_later(engine);
@@ -230,13 +233,20 @@ fn is_contended(error: &Error) -> bool {
     matches!(error, Error::Store(error) if *error.kind() == ErrorKind::Conflict)
 }
 
+fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if *error.kind() == ErrorKind::NoSuchUpload)
+}
+
 /// True where the same upload can never become the object.
 fn is_final(error: &Error) -> bool {
     match error {
         Error::TooBig { .. } => true,
-        Error::Store(error) => {
-            matches!(error.kind(), ErrorKind::NoSuchUpload | ErrorKind::Other(_))
-        }
+        Error::Store(error) => match error.kind() {
+            ErrorKind::NoSuchUpload => true,
+            // Of a part it may be a full quota or a key that is switched off: that may pass.
+            ErrorKind::Other(_) => error.operation() == Operation::CompleteUpload,
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -325,17 +335,20 @@ async fn put(
     let whole = ByteRange::new(0, account.size);
     fill(staged, &target.key, whole, Quota::MayBePassed).await?;
     let engine = &staged.engine;
-    let _grant = engine.0.budget.take(account.size).await;
-    let bytes = staged
-        .stage
-        .read(whole)
-        .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
+    let (_grant, payload) = if account.size > IN_MEMORY_MAX {
+        (None, Payload::File(staged.stage.file(), whole))
+    } else {
+        let grant = engine.0.budget.take(account.size).await;
+        let read = staged.stage.read(whole);
+        let failed = |source| Error::Staging { key: target.key.clone(), source };
+        (Some(grant), Payload::Bytes(read.map_err(failed)?))
+    };
     let request = PutRequest {
         key: target.key.clone(),
         properties: properties.clone(),
         condition: target.condition.clone(),
     };
-    let sent = engine.0.store.put(&request, &Payload::Bytes(bytes)).await;
+    let sent = engine.0.store.put(&request, &payload).await;
     settle(staged, target, id, sent).await
 }
 

@@ -6,7 +6,9 @@
 //! anything is sent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::copied::{Copied, CopiedRun};
@@ -373,7 +375,19 @@ impl Staged {
         let file = self.stage.file();
         let syncing = tokio::task::spawn_blocking(move || file.sync_data());
         let synced = syncing.await.map_err(std::io::Error::other).and_then(|synced| synced);
+        self.sync_failed.fetch_or(synced.is_err(), Ordering::Relaxed);
+        // Linux tells of a page that it could not write once, and then takes it for written.
+        let synced = match synced {
+            Ok(()) if self.sync_failed.load(Ordering::Relaxed) => Err(Errno::EIO.into()),
+            synced => synced,
+        };
         synced.map_err(|source| Error::Staging { key: key.clone(), source })
+    }
+
+    /// True where what is promised of the file was written down after `record`, in one journal.
+    pub fn is_promised_after(&self, record: &Record) -> bool {
+        let promised = self.promised();
+        promised.current.as_ref().is_some_and(|promise| record.is_before(&promise.record))
     }
 
     /// Puts the bytes and the intent to commit them on local disk: data first, then the record,
@@ -398,7 +412,8 @@ impl Staged {
         let is_told = {
             let promised = self.promised();
             let is_same = |promise: &Promise| {
-                promise.is_acknowledged && promise.epoch >= account.epoch && promise.is_for(&target)
+                let is_kept = promise.is_acknowledged && promise.is_durable;
+                is_kept && promise.epoch >= account.epoch && promise.is_for(&target)
             };
             promised.is_followed || promised.current.as_ref().is_some_and(is_same)
         };

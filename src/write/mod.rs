@@ -127,7 +127,7 @@ impl Engine {
         let stage = Stage::create(&self.0.staging, base)
             .map_err(|source| Error::Staging { key: key.clone(), source })?;
         let stream = Mutex::new(Stream::default());
-        let (stays_local, lost) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [stays_local, lost, sync_failed] = [(); 3].map(|()| AtomicBool::new(false));
         let (promised, resumable) = (std::sync::Mutex::default(), std::sync::Mutex::default());
         let engine = self.clone();
         let journal = self.0.journal.clone();
@@ -138,6 +138,7 @@ impl Engine {
             stream,
             stays_local,
             lost,
+            sync_failed,
             promised,
             resumable,
         }))
@@ -151,6 +152,11 @@ impl Engine {
     /// The smallest range that the store copies into the middle of an object.
     pub fn min_part(&self) -> u64 {
         self.0.limits.min_part
+    }
+
+    /// Bytes that all files have in staging.
+    pub fn staged_bytes(&self) -> u64 {
+        self.0.staging.used()
     }
 
     fn register(&self, staged: Staged) -> Arc<Staged> {
@@ -197,6 +203,8 @@ pub struct Staged {
     stays_local: AtomicBool,
     /// The bytes were kept for recovery: none is taken any more.
     lost: AtomicBool,
+    /// The disk once failed to take them: none of them is promised any more.
+    sync_failed: AtomicBool,
     /// What stands in the journal.
     promised: std::sync::Mutex<Promises>,
     /// An upload of an earlier process that this commit may go on with.

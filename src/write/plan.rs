@@ -127,7 +127,8 @@ impl Edit<'_> {
     /// objects. S3 copies a range only of an object of more than 5 MiB
     /// (docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPartCopy.html).
     fn clean(&self, min_part: u64) -> Vec<ByteRange> {
-        let kept = ByteRange::new(0, self.base_size.unwrap_or(0).min(self.size));
+        let base = self.base_size.filter(|&size| size > min_part).unwrap_or(0);
+        let kept = ByteRange::new(0, base.min(self.size));
         let mut others: Extents = self.dirty.clone();
         self.holes.iter().for_each(|hole| others.insert(hole));
         self.copied.iter().for_each(|run| others.insert(run.range));

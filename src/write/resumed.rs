@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::Mutex;
 
 use super::intent::{CommitIntent, Promises};
-use super::stage::Stage;
+use super::stage::{Stage, Trust};
 use super::stream::{Running, Stream};
 use super::upload::{Open, UploadIntent, UploadStep};
 use super::{Engine, Error, Result, Staged, Target};
@@ -25,6 +25,8 @@ pub struct Resumed {
     pub staged: Arc<Staged>,
     /// Where they go.
     pub target: Target,
+    /// The journal says another key: that of a directory whose rename has been finished since.
+    pub is_moved: bool,
 }
 
 /// Takes up the commits that earlier processes left in `pending`, in order, and gives up the
@@ -35,7 +37,7 @@ pub(super) fn resume(
     moved: &impl Fn(Key, &Record) -> Key,
 ) -> Vec<Resumed> {
     let mut uploads = uploads(pending);
-    let mut resumed = Vec::new();
+    let (mut resumed, mut waiting) = (Vec::new(), Vec::new());
     for (pending, superseded) in commits(pending) {
         match take_up(engine, pending, &mut uploads, moved) {
             Ok(file) => {
@@ -46,11 +48,14 @@ pub(super) fn resume(
                 tracing::error!(%error, "the journal has a commit that cannot be taken up");
                 if is_gone(&error) || is_short(&error) && !was_acknowledged(pending) {
                     pending.record().end();
+                } else {
+                    waiting.extend(id_of(pending));
                 }
             }
         }
     }
-    for open in uploads {
+    // One of a commit that a later mount may take up has bytes that nothing else has.
+    for open in uploads.into_iter().filter(|open| !waiting.contains(&open.commit_id)) {
         tracing::info!(key = %open.upload.key, "giving up an upload that was never finished");
         open.abort_later(engine);
     }
@@ -82,6 +87,10 @@ fn commits(pending: &[Pending]) -> Vec<(&Pending, Vec<Record>)> {
 fn is_short(error: &Error) -> bool {
     let short = std::io::ErrorKind::InvalidData;
     matches!(error, Error::Staging { source, .. } if source.kind() == short)
+}
+
+fn id_of(pending: &Pending) -> Option<String> {
+    pending.intent::<CommitIntent>().ok().map(|intent| intent.id)
 }
 
 fn was_acknowledged(pending: &Pending) -> bool {
@@ -136,7 +145,10 @@ fn take_up(
     let path = record.folder().map(|folder| folder.join(&intent.stage)).unwrap_or_default();
     let (id, is_acknowledged) = (intent.id.clone(), intent.is_acknowledged);
     let target = Target { key: moved(intent.target.key.clone(), &record), ..intent.target.clone() };
-    let stage = Stage::resume(&engine.0.staging, &path, intent.into_account())
+    let is_moved = target.key != intent.target.key;
+    // What was acknowledged had been synced before.
+    let trust = if is_acknowledged { Trust::Synced } else { Trust::Looked };
+    let stage = Stage::resume(&engine.0.staging, &path, intent.into_account(), trust)
         .map_err(|source| Error::Staging { key: target.key.clone(), source })?;
     let epoch = stage.account().epoch;
     let (mut stream, mut resumable) = (Stream::default(), None);
@@ -158,9 +170,10 @@ fn take_up(
         stream: Mutex::new(stream),
         stays_local: AtomicBool::new(false),
         lost: AtomicBool::new(false),
+        sync_failed: AtomicBool::new(false),
         promised: std::sync::Mutex::new(promised),
         resumable: std::sync::Mutex::new(resumable),
     };
     staged.stage.keep(true);
-    Ok(Resumed { staged: engine.register(staged), target })
+    Ok(Resumed { staged: engine.register(staged), target, is_moved })
 }

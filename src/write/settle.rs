@@ -49,11 +49,13 @@ pub(super) async fn done(staged: &Staged, stream: &mut Stream, committed: &Commi
 /// up because no answer came, it is what the bytes not changed since are in, so the commit goes
 /// over it; otherwise `refusal` stands.
 pub(super) async fn again(staged: &Staged, target: &Target, refusal: Error) -> Result<Committed> {
-    let unknown = staged.stage.account().unknown.clone();
-    if unknown.is_empty() || !staged.stage.account().punched.is_empty() {
+    let mut ids = staged.stage.account().unknown.clone();
+    // A copy onto itself that gave the last one its attributes, and was not answered, has its id.
+    ids.extend(staged.last_id());
+    if ids.is_empty() || !staged.stage.account().punched.is_empty() {
         return Err(refusal);
     }
-    let Some(version) = own(staged, &target.key, &unknown).await? else { return Err(refusal) };
+    let Some(version) = own(staged, &target.key, &ids).await? else { return Err(refusal) };
     tracing::info!(key = %target.key, "a commit that was given up has arrived after all");
     staged.stage.rebase_committed(Arc::new(version.clone()));
     over(staged, target, version).await

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{Whence, lseek};
 
 use super::copied::{Copied, CopiedRun};
 use super::extents::Extents;
@@ -176,6 +177,26 @@ impl Account {
     }
 }
 
+/// What is believed of the bytes of a staging file that an earlier process left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// They were brought to disk before somebody was told of them.
+    Synced,
+    /// The file may have its size from before a power cut, and holes in place of its bytes.
+    Looked,
+}
+
+/// True where the disk has nothing at some of `wanted`.
+fn has_holes(file: &File, wanted: &Extents) -> io::Result<bool> {
+    for range in wanted.iter() {
+        let hole = lseek(file, range.start.cast_signed(), Whence::SeekHole)?;
+        if hole.cast_unsigned() < range.end {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Stage {
     /// An empty staging file over `base`, all of whose bytes still count.
     pub(super) fn create(staging: &Arc<Staging>, base: Option<Arc<Version>>) -> io::Result<Self> {
@@ -207,11 +228,13 @@ impl Stage {
         staging: &Arc<Staging>,
         path: &Path,
         mut account: Account,
+        trust: Trust,
     ) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
-        if file.metadata()?.len() < account.present.end() {
+        let is_short = file.metadata()?.len() < account.present.end();
+        if is_short || trust == Trust::Looked && has_holes(&file, &account.present)? {
             // A power cut took what had been promised to nobody, or somebody has cut it.
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is shorter than it was"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it lacks what was in it"));
         }
         // What was written behind the end since then was promised to nobody.
         file.set_len(account.size)?;

@@ -452,8 +452,11 @@ impl Running {
     /// those is cut as it comes: nobody has sent it yet.
     pub(super) fn resume(open: Open, staged: &Stage) -> Self {
         let account = staged.account();
+        // Of a smaller object no range is copied (`plan`).
+        let may_copy = account.base.as_ref().is_some_and(|base| base.size > Limits::S3.min_part);
         let source = |range: ByteRange| {
-            let is_base = range.end <= account.base_len && !account.dirty.intersects(range);
+            let is_base =
+                may_copy && range.end <= account.base_len && !account.dirty.intersects(range);
             if is_base { PartSource::Base(range) } else { PartSource::Upload }
         };
         let mut running = Self { open, parts: Vec::new() };

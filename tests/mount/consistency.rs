@@ -266,6 +266,10 @@ fn keys_that_cannot_be_paths_are_hidden_and_said_once() {
     let said = lab.mount().stderr();
     assert_eq!(said.matches("a component over 255 bytes").count(), 1, "{said}");
     assert!(said.contains("an empty component"), "{said}");
+    let counted = |reason: &str| lab.metric("s3pod_hidden_keys_total", &[reason]);
+    for reason in ["an empty component", "a component over 255 bytes"] {
+        assert!(counted(reason) > 0, "{reason}");
+    }
     for key in odd {
         assert_eq!(lab.object(key), b"hidden");
     }

@@ -11,6 +11,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,8 @@ struct Site {
     server: TestServer,
     folder: tempfile::TempDir,
     arguments: Vec<&'static str>,
+    /// The log of the mount that was killed last.
+    said: Mutex<String>,
 }
 
 impl Site {
@@ -52,7 +55,7 @@ impl Site {
         let server = TestServer::spawn(ServerOptions::with_bucket(BUCKET));
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("mnt")).unwrap();
-        Self { server, folder, arguments: arguments.to_vec() }
+        Self { server, folder, arguments: arguments.to_vec(), said: Mutex::default() }
     }
 
     fn root(&self) -> PathBuf {
@@ -82,11 +85,27 @@ impl Site {
     /// SIGKILL; the dead mount is taken away, the cache folder stays.
     fn crash(&self, mount: Mount) {
         mount.crash();
+        *self.said.lock().unwrap() = mount.stderr();
         let root = self.root();
         if is_fuse_mount(&root) {
             umount2(&root, MntFlags::MNT_DETACH).unwrap();
         }
     }
+}
+
+/// What this mount and the one that was killed before have said, and what was asked of the store
+/// about these names.
+fn tell(site: &Site, mount: &Mount, names: &[String]) -> String {
+    let mut told = format!("killed:\n{}now:\n{}", site.said.lock().unwrap(), mount.stderr());
+    for one in site.server.log().requests().iter().filter(|one| names.contains(&one.key)) {
+        let at = (one.started, one.finished);
+        let header = |name| one.header(name).unwrap_or_default();
+        let asked = ["if-match", "if-none-match", "x-amz-copy-source", "x-amz-meta-s3pod-commit"];
+        let asked = asked.map(header);
+        let (op, key, status, bytes) = (one.op, &one.key, one.status, one.bytes_in);
+        told += &format!("{} {op:?} {key} {status:?} {bytes} {asked:?} {at:?}\n", one.order);
+    }
+    told
 }
 
 /// Works on the mount until it is killed `after` so long.
@@ -133,7 +152,8 @@ fn crash_again_and_again(arguments: &[&'static str], is_strict: bool) {
     assert!(mount.unmount().unwrap().success());
     for round in 0..rounds() {
         let mount = site.mount();
-        tree.settle(&format!("round {round}"), &site.root());
+        tree.settle(&format!("round {round}"), &site.root(), |names| tell(&site, &mount, names));
+        site.server.log().clear();
         let after = Duration::from_millis(tree.random(20..600));
         work_until_killed(&site, &mut tree, mount, after);
         if is_strict {
@@ -141,10 +161,10 @@ fn crash_again_and_again(arguments: &[&'static str], is_strict: bool) {
         }
     }
     let mount = site.mount();
-    tree.settle("the last mount", &site.root());
+    tree.settle("the last mount", &site.root(), |names| tell(&site, &mount, names));
     assert!(mount.unmount().unwrap().success());
     let mount = site.mount_elsewhere();
-    tree.settle("a mount that knows nothing", &site.root());
+    tree.settle("a mount that knows nothing", &site.root(), |names| tell(&site, &mount, names));
     assert!(mount.unmount().unwrap().success());
     // One whose creation was answered to nobody has no parts, and is in no journal.
     let costs = |site: &Site| site.bucket().uploads().iter().any(|one| !one.parts.is_empty());

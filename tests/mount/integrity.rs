@@ -64,6 +64,7 @@ fn one_wrong_byte_in_any_get_is_an_error_and_the_next_open_reads_anew() {
         }
         drop(file);
         assert_eq!(seen(&lab), 1);
+        assert_eq!(lab.metric("s3pod_cache_damaged_bodies_total", &[]), 1);
         assert!(lab.end().success());
     }
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use s3pod::mount::admin::{Place, ask};
+use s3pod::mount::mountinfo;
 use s3pod_testkit::{
     Bucket, Fault, Mount, MountOptions, Op, RequestLog, ServerOptions, TestServer,
 };
@@ -65,6 +67,20 @@ impl Lab {
 
     pub(crate) fn mount(&self) -> &Mount {
         &self.mount
+    }
+
+    /// What the mount's `/metrics` says of a number now: those with all of `labels`, added up.
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
+        let table = mountinfo::read().unwrap();
+        let device = mountinfo::topmost(&table, self.mount.path()).unwrap().device;
+        let page = ask(&Place::Mount(device), "GET", "/metrics", PATIENCE).unwrap().text;
+        let lines = page.lines().filter_map(|line| line.rsplit_once(' '));
+        let ours = lines.filter(|(what, _)| {
+            let rest = what.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+                && labels.iter().all(|label| what.contains(label))
+        });
+        ours.map(|(_, number)| number.parse::<u64>().unwrap()).sum()
     }
 
     /// The object's bytes.

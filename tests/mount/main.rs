@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a case that fails is a failed test")]
 #![expect(clippy::disallowed_methods, reason = "a test waits for processes by the real clock")]
 
+mod aftermath;
 mod bench;
 mod between;
 mod capacity;
@@ -26,9 +27,11 @@ mod fsync;
 mod integrity;
 mod interrupted;
 mod journal_order;
+mod kept;
 mod lab;
 mod lock;
 mod memory;
+mod metrics;
 mod mkdir;
 mod mmap;
 mod moving;
@@ -56,6 +59,7 @@ mod symlink;
 mod truncate;
 mod unheard;
 mod unlink;
+mod verdicts;
 mod weak;
 mod warm;
 mod write;

@@ -155,6 +155,7 @@ fn metadata_that_cannot_be_read_gives_defaults_and_stays() {
     let seen = fs::metadata(lab.path("f")).unwrap();
     let written = lab.bucket().object("f").unwrap().last_modified;
     assert_eq!((seen.mode(), seen.uid(), seen.gid()), (0o100_644, 0, 0));
+    assert_eq!(lab.metric("s3pod_unreadable_metadata_total", &[]), 5);
     assert_eq!(seen.modified().unwrap(), written);
     assert_eq!(fs::read(lab.path("f")).unwrap(), b"bytes");
     assert_eq!(lab.bucket().object("f").unwrap().attributes.metadata, broken().metadata);

@@ -218,6 +218,25 @@ async fn an_answer_that_says_nothing_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_question_that_is_refused_with_and_without_its_condition_says_nothing() {
+    let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
+    let stale = stale(&store).await;
+    let odd = Fault::status(400, "KMS.DisabledException").on(Op::Probe);
+    let refused = server.faults().add(odd.clone().always());
+    let error = put(&store, "mine", stale.clone()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Other(_)), "{error}");
+    assert_eq!(refused.hits(), 2);
+    refused.remove();
+    assert!(is_changed(put(&store, "mine", stale.clone()).await));
+    // Of an upload it is the part that is refused, which carries no condition.
+    let refused = server.faults().add(odd.skip(1).always());
+    assert!(upload(&store, "mine", stale.clone()).await.is_err());
+    refused.remove();
+    assert!(is_changed(upload(&store, "mine", stale).await));
+    assert_eq!(server.bucket(BUCKET).get("f").unwrap(), "theirs");
+}
+
+#[tokio::test]
 async fn who_may_not_ask_sends_the_condition() {
     let (server, store) = made(ServerOptions::with_bucket(BUCKET)).await;
     let stale = stale(&store).await;

@@ -259,7 +259,9 @@ async fn a_lost_answer_is_told_from_a_refusal() {
 async fn a_success_with_an_error_inside_is_an_error() {
     let (subject, store) = subject("error-in-200").await;
     let faults = subject.server().faults();
-    let source = put(&*store, "f", bytes(10), Condition::None).await.unwrap();
+    // More than 5 MiB, since a range of it is copied.
+    let content = bytes(5 * MIB as usize + 1);
+    let source = put(&*store, "f", content, Condition::None).await.unwrap();
     let to = CopyRequest {
         key: Key::from("g"),
         properties: None,

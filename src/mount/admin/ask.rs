@@ -11,15 +11,15 @@ use std::time::Duration;
 use super::listen;
 use crate::mount::mountinfo::Device;
 
-/// The longest answer that is read: the status line and a sentence.
-const ANSWER_MAX: u64 = 4096;
+/// The longest answer that is read: a page of numbers, each verb with its own.
+const ANSWER_MAX: u64 = 1 << 20;
 
 /// What a mount said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The sentence that came with it.
+    /// The sentence or page that came with it.
     pub text: String,
 }
 

@@ -23,7 +23,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,6 +38,7 @@ use crate::clock::Clock;
 use crate::naming::Prefix;
 use crate::store::{Counters, ListRequest, ObjectStore};
 use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
 use crate::vfs::Vfs;
 
 pub use ask::{Answer, Place, ask};
@@ -68,8 +69,7 @@ struct State {
     is_ready: AtomicBool,
     is_sending: Arc<Mutex<()>>,
     backend: Mutex<Option<(Instant, bool)>>,
-    /// How often a changed file of options could not be used.
-    reload_failures: Arc<AtomicU64>,
+    metrics: Metrics,
 }
 
 /// Who is asking.
@@ -100,7 +100,7 @@ impl Admin {
             is_ready: AtomicBool::new(false),
             is_sending: Arc::default(),
             backend: Mutex::default(),
-            reload_failures: Arc::default(),
+            metrics: Metrics::start(),
         };
         Self { state: Arc::new(state), tasks: Tasks::new() }
     }
@@ -142,11 +142,6 @@ impl Admin {
         })?;
         self.tasks.spawn(listen::serve_unix(listener, Arc::clone(&self.state)));
         Ok(())
-    }
-
-    /// Where those are counted who look at a file of options in vain.
-    pub(super) fn reload_failures(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.state.reload_failures)
     }
 
     /// Says whether the mount is there to be used.
@@ -238,21 +233,13 @@ impl State {
         format!("{}\n", serde_json::json!({ "refused": refused, "contact": contact }))
     }
 
+    /// What is counted where it happens, and what is only known when somebody asks.
     fn metrics(&self) -> String {
-        let ready = u8::from(self.is_ready.load(Ordering::Relaxed));
-        let failures = self.reload_failures.load(Ordering::Relaxed);
-        format!(
-            "# HELP s3pod_info Always 1; the label says which version runs.\n\
-             # TYPE s3pod_info gauge\n\
-             s3pod_info{{version=\"{}\"}} 1\n\
-             # HELP s3pod_ready 1 while the mount answers and is not ending.\n\
-             # TYPE s3pod_ready gauge\n\
-             s3pod_ready {ready}\n\
-             # HELP s3pod_config_reload_failures_total Files of --config that could not be used.\n\
-             # TYPE s3pod_config_reload_failures_total counter\n\
-             s3pod_config_reload_failures_total {failures}\n",
-            env!("CARGO_PKG_VERSION")
-        )
+        let unsent = self.vfs.unsent();
+        metrics::gauge!("s3pod_ready").set(u8::from(self.is_ready.load(Ordering::Relaxed)));
+        metrics::gauge!("s3pod_staged_bytes").set(unsent.bytes as f64);
+        metrics::gauge!("s3pod_unsent_files").set(unsent.closed_files as f64);
+        self.metrics.render()
     }
 
     /// Starts to send what is dirty; at once, one round at a time.

@@ -18,9 +18,11 @@ use crate::units::ByteRange;
 const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// `bucket/key?versionId=id`.
+/// `bucket/key?versionId=id`; of an access point, `arn/object/key`.
 fn copy_source(bucket: &str, source: &Version) -> String {
-    let mut text = format!("{bucket}/{}", utf8_percent_encode(source.key.as_str(), PATH));
+    let of_arn = if bucket.starts_with("arn:") { "object/" } else { "" };
+    let key = utf8_percent_encode(source.key.as_str(), PATH);
+    let mut text = format!("{bucket}/{of_arn}{key}");
     if let Some(id) = &source.version_id {
         text.push_str("?versionId=");
         text.extend(utf8_percent_encode(id, PATH));
@@ -136,5 +138,18 @@ mod tests {
         assert_eq!(pin(&source), (Some("\"e\"".to_owned()), None));
         source.etag = None;
         assert_eq!(pin(&source), (None, Some(DateTime::from_secs(0))));
+    }
+
+    #[test]
+    fn the_source_at_an_access_point_is_an_object_of_its_arn() {
+        let source = Version {
+            key: Key::from("key"),
+            etag: None,
+            version_id: None,
+            size: 1,
+            last_modified: UNIX_EPOCH,
+        };
+        let point = "arn:aws:s3:eu-west-1:1:accesspoint/ap";
+        assert_eq!(copy_source(point, &source), format!("{point}/object/key"));
     }
 }

@@ -50,7 +50,7 @@ async fn head_once(store: &S3Store, key: &Key, checked: bool) -> Result<ObjectHe
         .set_request_payer(store.payer.clone());
     let answer = store.within(Operation::Head, key, store.read_timeout, request.send()).await?;
     let size = length(Operation::Head, key, answer.content_length())?;
-    Ok(head_of_head(key, size, answer))
+    Ok(store.seen(head_of_head(key, size, answer)))
 }
 
 /// The checksum of all of the object's bytes, where it is of a kind that pieces can be compared
@@ -118,6 +118,7 @@ pub(super) async fn get(store: &S3Store, request: &GetRequest) -> Result<GetResp
     let answer = store.within(Operation::Get, key, store.read_timeout, builder.send()).await?;
     let is_compared = request.range.is_none() && is_compared(&answer);
     let (head, range, body) = taken_apart(key, request.range, answer)?;
+    let head = store.seen(head);
     if let GetPin::Version(wanted) = &request.pin
         && !head.version.is_same(wanted)
     {

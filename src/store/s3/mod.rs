@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::RequestPayer;
+use aws_sdk_s3::types::{RequestPayer, StorageClass};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::{
@@ -193,6 +193,16 @@ impl S3Store {
     /// A setting that cannot be used.
     pub async fn connect(settings: S3Settings) -> Result<Self, ConnectError> {
         client::connect(settings).await
+    }
+
+    /// An object as it is seen, where new ones get another class than S3's: one that has none keeps
+    /// S3's.
+    fn seen(&self, mut head: ObjectHead) -> ObjectHead {
+        if self.defaults.storage_class.is_some() {
+            let class = StorageClass::Standard.as_str();
+            head.properties.storage_class.get_or_insert_with(|| class.to_owned());
+        }
+        head
     }
 
     /// The endpoint that was asked for, by whatever setting or file; none for AWS itself.

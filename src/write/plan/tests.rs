@@ -100,8 +100,9 @@ fn check_parts(edit: &Edit<'_>, limits: &Limits, parts: &[PlannedPart]) {
         );
         match &part.source {
             PartSource::Base(source) => {
+                let base_size = edit.base_size.unwrap_or(0);
                 assert_eq!(*source, part.range);
-                assert!(source.end <= edit.base_size.unwrap_or(0));
+                assert!(source.end <= base_size && base_size > limits.min_part);
                 assert_eq!(edit.copied.within(part.range).count(), 0);
             }
             PartSource::Other(version, source) => {
@@ -154,6 +155,21 @@ fn small_files_go_in_one_put() {
     // 6 MiB beneath and a little behind: the copy saves them.
     let end = 6 * MIB + KIB;
     assert_eq!(planned(Some(6 * MIB), &[ByteRange::new(6 * MIB, end)], end).bytes_up(), KIB);
+}
+
+#[test]
+fn no_range_is_copied_of_an_object_of_5_mib() {
+    let appended = |base: u64| {
+        let end = base + KIB;
+        planned(Some(base), &[ByteRange::new(base, end)], end)
+    };
+    let fetches = vec![ByteRange::new(0, 5 * MIB)];
+    assert_eq!(appended(5 * MIB), Plan::Put { size: 5 * MIB + KIB, fetches });
+    assert_eq!(appended(5 * MIB + 1).bytes_up(), KIB);
+    // Nor where the file is too large for one PUT.
+    let end = 25 * MIB;
+    let plan = planned(Some(5 * MIB), &[ByteRange::new(5 * MIB, end)], end);
+    assert_eq!((plan.bytes_up(), plan.bytes_down()), (end, 5 * MIB));
 }
 
 #[test]

@@ -126,6 +126,8 @@ pub(super) struct Tree {
     /// What the call that was cut off may have made of it, in place of nothing.
     doubt: Vec<Change>,
     random: fastrand::Rng,
+    /// Those since the tree was last as it may be.
+    steps: Vec<String>,
     /// What is appended may be there in part where nothing has acknowledged it: with
     /// `--write-back` an earlier close of the file may be sent while it is written to again.
     shows_parts: bool,
@@ -134,7 +136,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new(seed: u64, shows_parts: bool) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self { is: Entries::new(), doubt: Vec::new(), random, shows_parts }
+        Self { is: Entries::new(), doubt: Vec::new(), random, steps: Vec::new(), shows_parts }
     }
 
     /// Its directories, on a mount that nobody kills.
@@ -247,6 +249,7 @@ impl Tree {
 
     /// The step was acknowledged, or it is in doubt.
     pub(super) fn note(&mut self, step: &Step, is_done: bool) {
+        self.steps.push(step.to_string());
         let mut outcomes = self.after(step);
         if is_done {
             self.is = self.with(&outcomes.pop().unwrap());
@@ -255,8 +258,9 @@ impl Tree {
         }
     }
 
-    /// What is there is what may be there; from here on it is what is.
-    pub(super) fn settle(&mut self, when: &str, root: &Path) {
+    /// What is there is what may be there; from here on it is what is. Where it is not, `tells`
+    /// says what became of the names that differ.
+    pub(super) fn settle(&mut self, when: &str, root: &Path, tells: impl Fn(&[String]) -> String) {
         let found = look(root);
         let doubt = std::mem::take(&mut self.doubt);
         let may: Vec<Entries> = doubt.iter().map(|change| self.with(change)).collect();
@@ -266,11 +270,15 @@ impl Tree {
         let differs = |may: &Entries| differences(&found, may);
         assert!(
             is_known,
-            "{when}: found, and to be there: {:#?}; or with the call cut off: {:#?}",
+            "{when}: found, and to be there: {:#?}; or with the call cut off: {:#?}\n\
+             after {:#?}\n{}",
             differs(&self.is),
-            may.iter().map(differs).collect::<Vec<_>>()
+            may.iter().map(differs).collect::<Vec<_>>(),
+            self.steps,
+            tells(&differing(&found, &self.is)),
         );
         self.is = found;
+        self.steps.clear();
     }
 
     /// True for an append that was cut off: some of its bytes are there.
@@ -316,9 +324,14 @@ fn look(root: &Path) -> Entries {
     entries
 }
 
+fn differing(found: &Entries, may: &Entries) -> Vec<String> {
+    let names = found.keys().chain(may.keys().filter(|name| !found.contains_key(*name)));
+    names.filter(|name| found.get(*name) != may.get(*name)).cloned().collect()
+}
+
 /// What each name holds that is not the same in both.
 fn differences(found: &Entries, may: &Entries) -> Vec<String> {
-    let names = found.keys().chain(may.keys().filter(|name| !found.contains_key(*name)));
-    let differ = names.filter(|name| found.get(*name) != may.get(*name));
-    differ.map(|name| format!("{name}: {:?}, not {:?}", found.get(name), may.get(name))).collect()
+    let differ = differing(found, may);
+    let tell = |name: &String| format!("{name}: {:?}, not {:?}", found.get(name), may.get(name));
+    differ.iter().map(tell).collect()
 }

@@ -165,7 +165,8 @@ pub(super) fn upload_part_copy(
         if_unmodified_since: input.copy_source_if_unmodified_since,
     };
     let source = find_source(backend, &input.copy_source, &source_conditions)?;
-    let span = copied_span(input.copy_source_range.as_deref(), source.object.content.len())?;
+    let (range, min_part) = (input.copy_source_range.as_deref(), backend.abilities.min_part);
+    let span = copied_span(range, source.object.content.len(), min_part)?;
     // The ETag names what was copied instead of hashing it: gigabytes would take seconds.
     let origin = format!("part {} {}-{}", source.object.etag, span.start, span.end);
     let part = Part {
@@ -190,10 +191,17 @@ pub(super) fn upload_part_copy(
     }))
 }
 
-/// Unlike a GET's, a copy's range has both ends and must lie within the source.
-fn copied_span(header: Option<&str>, size: u64) -> S3Result<Span<u64>> {
+/// Unlike a GET's, a copy's range has both ends and must lie within the source, of which it is more
+/// than the smallest part: "You can copy a range only if the source object is greater than 5 MB."
+fn copied_span(header: Option<&str>, size: u64, min_part: u64) -> S3Result<Span<u64>> {
     let span = match header {
         None => 0..size,
+        Some(_) if size <= min_part => {
+            return Err(s3_error!(
+                InvalidRequest,
+                "The specified copy source is not supported as a byte-range copy source"
+            ));
+        }
         Some(text) => match Range::parse(text) {
             Ok(Range::Int { first, last: Some(last) }) if last < size => first..last + 1,
             Ok(Range::Int { last: Some(_), .. }) => {

@@ -178,6 +178,29 @@ async fn parts_are_copied_from_terabytes_without_reading_them() {
 }
 
 #[tokio::test]
+async fn a_range_is_copied_only_of_more_than_5_mib() {
+    let server = server().await;
+    let client = client(&server);
+    let size = 5 * MIB as u64;
+    server.bucket(BUCKET).put_synthetic("small", size, 1);
+    server.bucket(BUCKET).put_synthetic("large", size + 1, 1);
+    let id = create(&client, "k").await;
+    let copy = |source: &str| {
+        let copy = client.upload_part_copy().bucket(BUCKET).key("k").upload_id(&id);
+        copy.part_number(1).copy_source(format!("bucket/{source}"))
+    };
+    for range in ["bytes=0-9", "bytes=0-5242879"] {
+        assert_eq!(
+            code(copy("small").copy_source_range(range).send().await),
+            "InvalidRequest",
+            "{range}"
+        );
+        assert_eq!(code(copy("large").copy_source_range(range).send().await), "OK", "{range}");
+    }
+    assert_eq!(code(copy("small").send().await), "OK");
+}
+
+#[tokio::test]
 async fn an_upload_takes_its_properties_from_its_start() {
     let server = server().await;
     let client = client(&server);
