@@ -134,9 +134,11 @@ impl Vfs {
         if delay.is_zero() {
             return self.send_attributes(inode).await;
         }
+        let room = Arc::clone(&self.0.held).acquire_owned().await;
         self.hold(inode).await;
         let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
         self.0.tasks.spawn(async move {
+            let _until_it_was_tried = room;
             tokio::time::sleep(delay).await;
             let (Some(core), Some(inode)) = (core.upgrade(), inode.upgrade()) else { return };
             let vfs = Self(core);

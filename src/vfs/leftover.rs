@@ -52,6 +52,8 @@ struct Renamed {
     own_tags: HashMap<Key, Version>,
     list: MoveList,
     record: Record,
+    /// All that stood under the old name is gone.
+    is_over: bool,
 }
 
 /// All of them, in the order in which they were begun.
@@ -61,7 +63,7 @@ pub(super) struct Renames(Vec<Renamed>);
 impl Renames {
     /// Nothing in the journal speaks of an old name any more.
     pub(super) fn end(self) {
-        for Renamed { list, record, .. } in self.0 {
+        for Renamed { list, record, .. } in self.0.into_iter().filter(|one| one.is_over) {
             list.remove();
             record.end();
         }
@@ -197,9 +199,16 @@ impl Vfs {
                 let list = MoveList::open(folder, &list).map_err(write::Error::Journal)?;
                 let own_tags = by_key(list.copies().map_err(write::Error::Journal)?);
                 let is_made = matches!(steps.last(), Some(MoveStep::AllCopied));
+                let mut is_over = true;
                 if is_made {
                     tracing::info!(%from, %to, "finishing an earlier mount's rename");
-                    self.finish_tree(&list, (&from, &to), &own_tags).await?;
+                    is_over = match self.finish_tree(&list, (&from, &to), &own_tags).await {
+                        Ok(()) => true,
+                        Err(error) => {
+                            tracing::error!(%error, "old names stay until another mount");
+                            false
+                        }
+                    };
                 } else {
                     tracing::info!(%from, %to, "taking an earlier mount's rename back");
                     self.undo_tree(&list, (&from, &to), &own_tags, began).await?;
@@ -209,7 +218,7 @@ impl Vfs {
                     return Ok(None);
                 }
                 let record = record.clone();
-                Ok(Some(Renamed { from, to, own_tags, list, record }))
+                Ok(Some(Renamed { from, to, own_tags, list, record, is_over }))
             }
         }
     }
@@ -276,7 +285,7 @@ impl Vfs {
         own_tags: &HashMap<Key, Version>,
     ) -> Result<()> {
         let (mut sources, mut copies) = (Cursor::new(self, from), Cursor::new(self, to));
-        let (mut due, mut markers) = (Vec::new(), Vec::new());
+        let (mut due, mut markers, mut gone) = (Vec::new(), Vec::new(), Ok(()));
         for source in list.sources().map_err(write::Error::Journal)? {
             let still = sources.find(&source.key).await?;
             let copy = copies.find(&moved_key(&source.key, from, to)).await?;
@@ -285,12 +294,12 @@ impl Vfs {
                 None => copy.size == source.size && copy.etag == source.etag,
             });
             if let Some(still) = still.filter(|still| is_copied && is_still(still, &source)) {
-                self.delete_later(still, &mut due, &mut markers).await;
+                gone = gone.and(self.delete_later(still, &mut due, &mut markers).await);
             }
         }
         due.append(&mut markers);
-        self.delete_in_order(due.into_iter()).await;
-        Ok(())
+        gone = gone.and(self.delete_in_order(due.into_iter()).await);
+        Ok(gone?)
     }
 
     /// Nothing was deleted yet: copies whose source is still there go again.
@@ -303,6 +312,7 @@ impl Vfs {
     ) -> Result<()> {
         let (mut sources, mut copies) = (Cursor::new(self, from), Cursor::new(self, to));
         let (mut due, mut markers, mut under_way) = (Vec::new(), Vec::new(), Vec::new());
+        let mut gone = Ok(());
         for source in list.sources().map_err(write::Error::Journal)? {
             let still = sources.find(&source.key).await?.filter(|still| still.is_same(&source));
             let key = moved_key(&source.key, from, to);
@@ -318,15 +328,15 @@ impl Vfs {
             }
             let is_noted = own_tags.get(&copy.key).is_some_and(|made| made.is_same(&copy));
             if is_noted || self.is_copy(&source, &copy, None).await? {
-                self.delete_later(copy, &mut due, &mut markers).await;
+                gone = gone.and(self.delete_later(copy, &mut due, &mut markers).await);
             }
         }
         for late in self.late_copies(under_way, None, began).await? {
-            self.delete_later(late, &mut due, &mut markers).await;
+            gone = gone.and(self.delete_later(late, &mut due, &mut markers).await);
         }
         due.append(&mut markers);
-        self.delete_in_order(due.into_iter()).await;
-        Ok(())
+        gone = gone.and(self.delete_in_order(due.into_iter()).await);
+        Ok(gone?)
     }
 
     /// Copies that the dead mount may have asked for just before: the store goes on with one that
@@ -369,12 +379,13 @@ impl Vfs {
         version: Version,
         due: &mut Vec<Deletion>,
         markers: &mut Vec<Deletion>,
-    ) {
+    ) -> store::Result<()> {
         let objects = if version.key.is_marker() { markers } else { &mut *due };
         objects.push(Deletion::from(version));
-        if due.len() >= KEYS_MAX {
-            self.delete_in_order(std::mem::take(due).into_iter()).await;
+        if due.len() < KEYS_MAX {
+            return Ok(());
         }
+        self.delete_in_order(std::mem::take(due).into_iter()).await
     }
 }
 

@@ -95,6 +95,10 @@ const BLOCK_SIZE: u32 = 4096;
 #[derive(Clone, Debug)]
 pub struct Vfs(Arc<Core>);
 
+/// Files whose attributes wait to be sent; a further chmod waits for room. Each keeps its inode and
+/// a record, some 2 KiB.
+const HELD_MAX: usize = 65_536;
+
 #[derive(Debug)]
 struct Core {
     settings: Settings,
@@ -114,6 +118,8 @@ struct Core {
     deletes: Arc<Deletes>,
     /// Questions that run ahead of their readers.
     ahead: Arc<Semaphore>,
+    /// Room for attributes that wait.
+    held: Arc<Semaphore>,
     /// The directories whose listings are remembered, oldest first.
     walks: Mutex<VecDeque<Weak<Inode>>>,
     /// Where directories' listings come from.
@@ -164,6 +170,7 @@ impl Vfs {
         let hidden = Once::new(HIDDEN_KEYS_SAID);
         let passes = AtomicBool::new(settings.passthrough);
         let ahead = Arc::new(Semaphore::new(settings.ahead_max));
+        let held = Arc::new(Semaphore::new(HELD_MAX));
         let metadata_ttl = AtomicU64::new(nanoseconds(settings.metadata_ttl));
         let inodes_max = AtomicUsize::new(settings.inodes_max);
         let listings = pages::Source::new(Arc::clone(&store), clock.clone());
@@ -182,6 +189,7 @@ impl Vfs {
             loans: Loans::default(),
             deletes: Arc::default(),
             ahead,
+            held,
             walks: Mutex::default(),
             listings,
             crowded: Notify::new(),

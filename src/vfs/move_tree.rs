@@ -21,7 +21,7 @@ use super::{Error, Result, Vfs};
 use crate::journal::{Kind, Record};
 use crate::naming::{Key, MAX_KEY_BYTES, NameError, Prefix};
 use crate::store::{
-    Condition, Deletion, ListLine, ListRequest, Payload, Properties, PutRequest, Version,
+    self, Condition, Deletion, ListLine, ListRequest, Payload, Properties, PutRequest, Version,
 };
 use crate::write;
 
@@ -361,7 +361,8 @@ impl Vfs {
         match list.sources() {
             Ok(sources) => {
                 let rest = sources.filter(|source| Some(&source.key) != deleted.as_ref());
-                self.delete_in_order(rest.map(Deletion::from)).await;
+                // What stays was said.
+                let _as_far_as_it_goes = self.delete_in_order(rest.map(Deletion::from)).await;
             }
             Err(error) => tracing::warn!(%error, "a renamed directory stays under its old name"),
         }
@@ -397,15 +398,22 @@ impl Vfs {
             own_tags.get(&key).cloned().unwrap_or(Version { key, ..source })
         };
         let copies = sources.take(whole).map(copy_of).chain(made);
-        self.delete_in_order(copies.map(Deletion::from)).await;
+        // What stays was said.
+        let _as_far_as_it_goes = self.delete_in_order(copies.map(Deletion::from)).await;
     }
 
     /// Deletes objects, files first and then directories' markers from below: SeaweedFS 4.48 says
     /// that it deleted the marker of a directory that is not empty, and keeps the directory.
-    pub(super) async fn delete_in_order(&self, objects: impl Iterator<Item = Deletion> + Send) {
-        let mut markers = Vec::new();
-        let mut batch = Vec::new();
-        let mut sending: FuturesUnordered<BoxFuture<'_, ()>> = FuturesUnordered::new();
+    ///
+    /// # Errors
+    /// The store's, of one of those that stay; all others go.
+    pub(super) async fn delete_in_order(
+        &self,
+        objects: impl Iterator<Item = Deletion> + Send,
+    ) -> store::Result<()> {
+        let (mut markers, mut batch, mut gone) = (Vec::new(), Vec::new(), Ok(()));
+        let mut sending: FuturesUnordered<BoxFuture<'_, store::Result<()>>> =
+            FuturesUnordered::new();
         for object in objects {
             if object.key.is_marker() {
                 markers.push(object);
@@ -413,36 +421,43 @@ impl Vfs {
             }
             batch.push(object);
             if batch.len() == KEYS_PER_REQUEST {
-                if sending.len() >= DELETES_IN_FLIGHT_MAX {
-                    sending.next().await;
+                if sending.len() >= DELETES_IN_FLIGHT_MAX
+                    && let Some(sent) = sending.next().await
+                {
+                    gone = gone.and(sent);
                 }
                 sending.push(self.delete_batch(std::mem::take(&mut batch)).boxed());
             }
         }
         sending.push(self.delete_batch(batch).boxed());
-        while sending.next().await.is_some() {}
+        while let Some(sent) = sending.next().await {
+            gone = gone.and(sent);
+        }
         markers.reverse();
         for batch in markers.chunks(KEYS_PER_REQUEST) {
-            self.delete_batch(batch.to_vec()).await;
+            gone = gone.and(self.delete_batch(batch.to_vec()).await);
         }
+        gone
     }
 
-    async fn delete_batch(&self, objects: Vec<Deletion>) {
+    async fn delete_batch(&self, objects: Vec<Deletion>) -> store::Result<()> {
         if objects.is_empty() {
-            return;
+            return Ok(());
         }
-        match self.0.store.delete_many(&objects).await {
-            Ok(failed) => {
-                for (key, error) in failed {
-                    if error.is_changed() {
-                        tracing::info!(%key, "another client has written this anew; it stays");
-                    } else {
-                        tracing::warn!(%key, %error, "an old copy stays in the bucket");
-                    }
-                }
+        let deleted = self.0.store.delete_many(&objects).await;
+        let failed = deleted.inspect_err(|error| {
+            tracing::warn!(%error, "old copies stay in the bucket");
+        })?;
+        let mut gone = Ok(());
+        for (key, error) in failed {
+            if error.is_changed() {
+                tracing::info!(%key, "another client has written this anew; it stays");
+            } else {
+                tracing::warn!(%key, %error, "an old copy stays in the bucket");
+                gone = Err(error);
             }
-            Err(error) => tracing::warn!(%error, "old copies stay in the bucket"),
         }
+        gone
     }
 }
 

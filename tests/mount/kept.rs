@@ -197,6 +197,39 @@ fn an_object_without_room_for_attributes_is_read_and_not_appended_to() {
 }
 
 #[test]
+fn a_file_that_is_written_aside_has_the_type_of_the_name_it_gets() {
+    let other =
+        Attributes { content_type: Some("application/own".into()), ..Attributes::default() };
+    let lab = Lab::new(&LONG, |bucket| drop(bucket.put_with("own", "bytes", other)));
+    write(&lab.path(".page.html.tmp1"), b"<p>");
+    for (from, to) in [(".page.html.tmp1", "page.html"), ("own", "own.html")] {
+        fs::rename(lab.path(from), lab.path(to)).unwrap();
+    }
+    let bucket = lab.bucket();
+    let log = lab.count();
+    assert_eq!((log.count(Op::Put), log.count(Op::Copy)), (1, 2), "{:?}", log.counts());
+    let of = |key: &str| bucket.object(key).unwrap().attributes.content_type;
+    assert_eq!(of("page.html").as_deref(), Some("text/html"));
+    assert_eq!(of("own.html").as_deref(), Some("application/own"));
+}
+
+#[test]
+fn a_rename_keeps_the_time_of_an_object_that_carries_none() {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let lab = Lab::new(&LONG, |bucket| {
+        bucket.put_with("f", "bytes", Attributes::with_metadata([("team", "red")]));
+        bucket.set_last_modified("f", time);
+    });
+    fs::rename(lab.path("f"), lab.path("g")).unwrap();
+    let again = lab.another(&FRESH);
+    assert_eq!(fs::metadata(again.path().join("g")).unwrap().modified().unwrap(), time);
+    assert!(again.unmount().unwrap().success());
+    let object = lab.bucket().object("g").unwrap();
+    assert_eq!(object.metadata("team"), Some("red"));
+    assert_eq!(object.metadata("mode"), None, "what nobody has set is not written");
+}
+
+#[test]
 fn a_question_that_was_refused_is_asked_again() {
     let lab = Lab::new(&LONG, |bucket| drop(bucket.put("d/x", "bytes")));
     let refused = Fault::status(403, "AccessDenied").on(Op::Head).key("d/x").always();
