@@ -131,6 +131,16 @@ pub fn write(metadata: &PosixMetadata, user_metadata: &mut BTreeMap<String, Stri
     write_xattrs(&metadata.xattrs, user_metadata);
 }
 
+/// A time as [`write`] writes it.
+pub fn write_time(time: SystemTime) -> String {
+    ours::write_time(time)
+}
+
+/// A time that [`write_time`] has written.
+pub fn read_time(text: &str) -> Option<SystemTime> {
+    s3fs::time(text)
+}
+
 /// Writes down the time that the object itself had, for a copy that will have another.
 pub fn keep_time(mtime: SystemTime, user_metadata: &mut BTreeMap<String, String>) {
     user_metadata.insert(ours::MTIME.to_owned(), ours::write_time(mtime));
@@ -160,6 +170,11 @@ pub fn forget_checksums(user_metadata: &mut BTreeMap<String, String>) {
 pub fn size_of(user_metadata: &BTreeMap<String, String>) -> usize {
     let line = |(key, value): (&String, &String)| "x-amz-meta-".len() + key.len() + value.len();
     user_metadata.iter().map(line).sum()
+}
+
+/// The same as the most generous store counts.
+pub fn least_size_of(user_metadata: &BTreeMap<String, String>) -> usize {
+    user_metadata.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// The first readable value, counting the unreadable ones before it.

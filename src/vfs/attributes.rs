@@ -15,7 +15,7 @@ use super::inode::{Inode, State};
 use super::{Error, Metadata, Result, Vfs};
 use crate::naming::{DIRECTORY_CONTENT_TYPE, Key};
 use crate::posix_metadata::{self, PosixMetadata};
-use crate::store::{Condition, Payload, PutRequest, Version};
+use crate::store::{Condition, ErrorKind, Payload, PutRequest, Version};
 use crate::write;
 
 /// The attribute that no object has and no list names, so that nobody copies it: how much of a file
@@ -134,7 +134,9 @@ impl Vfs {
         if delay.is_zero() {
             return self.send_attributes(inode).await;
         }
-        let room = Arc::clone(&self.0.held).acquire_owned().await;
+        let Ok(room) = Arc::clone(&self.0.held).try_acquire_owned() else {
+            return self.send_attributes(inode).await;
+        };
         self.hold(inode).await;
         let (core, inode) = (Arc::downgrade(&self.0), Arc::downgrade(inode));
         self.0.tasks.spawn(async move {
@@ -207,7 +209,14 @@ impl Vfs {
             Some(marker) => {
                 let unchanged = Condition::Unchanged(Version::clone(&marker));
                 let given = Some(properties.clone());
-                self.0.engine.copy(&marker, &key, given, &unchanged).await?
+                let copied = self.0.engine.copy(&marker, &key, given, &unchanged).await;
+                copied.inspect_err(|error| {
+                    if matches!(error, write::Error::Store(error) if error.is_changed()) {
+                        // Another client has written it anew, which is learnt the next time.
+                        let mut state = inode.state();
+                        (state.properties, state.version) = (None, None);
+                    }
+                })?
             }
             None => {
                 properties.content_type = Some(DIRECTORY_CONTENT_TYPE.to_owned());
@@ -233,7 +242,8 @@ impl Vfs {
                     state.version = Some(Arc::new(head.version));
                     state.properties = Some(head.properties);
                 }
-                Err(error) if error.is_not_found() => {}
+                // Whoever may not look at it may still write it.
+                Err(error) if error.is_not_found() || *error.kind() == ErrorKind::Denied => {}
                 Err(error) => return Err(error.into()),
             }
         }

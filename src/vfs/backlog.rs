@@ -45,6 +45,8 @@ struct Queue {
     /// Commits that failed for now, each time.
     failures: u64,
     failure: Option<store::Error>,
+    /// Files that will not go, each time they were tried.
+    refusals: u64,
     /// A task sends what comes.
     is_served: bool,
     /// Those that an earlier mount had closed.
@@ -89,6 +91,17 @@ struct File {
     is_taken_up: bool,
 }
 
+impl File {
+    /// True where a try has left it as it was: it is not empty any more, and whoever closes it
+    /// promises it anew.
+    fn is_parked(&self) -> bool {
+        let state = self.inode.state();
+        let is_over = state.unlinked || state.detached;
+        drop(state);
+        self.cause == Cause::Empty && !is_over && self.staged.is_promised()
+    }
+}
+
 impl Backlog {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,12 +135,28 @@ impl Backlog {
     /// # Errors
     /// What the store said, where a commit has failed meanwhile.
     async fn wait_for(&self, is_so: impl Fn(&Queue) -> bool) -> Result<()> {
-        let failures = self.queue().failures;
+        self.wait_while(|queue| queue.failures, is_so).await
+    }
+
+    /// Waits for room, which also a file that will not go takes.
+    ///
+    /// # Errors
+    /// As [`Backlog::wait_for`], and where one was refused meanwhile.
+    async fn wait_for_room(&self, is_so: impl Fn(&Queue) -> bool) -> Result<()> {
+        self.wait_while(|queue| queue.failures + queue.refusals, is_so).await
+    }
+
+    async fn wait_while(
+        &self,
+        failures: impl Fn(&Queue) -> u64,
+        is_so: impl Fn(&Queue) -> bool,
+    ) -> Result<()> {
+        let before = failures(&self.queue());
         let answer = self.wait_until(|queue| {
             let failure = || queue.failure.clone().map_or(Error::TimedOut, Error::Store);
             match is_so(queue) {
                 true => Some(Ok(())),
-                false => (queue.failures > failures).then(|| Err(failure())),
+                false => (failures(queue) > before).then(|| Err(failure())),
             }
         });
         answer.await
@@ -154,6 +183,7 @@ impl Backlog {
             queue.failure = error;
         } else {
             queue.step_aside(&failed.inode);
+            queue.refusals += 1;
         }
         drop(queue);
         self.moved.notify_waiters();
@@ -310,7 +340,7 @@ impl Vfs {
     pub(super) async fn room_for_earlier(&self, inode: &Arc<Inode>) -> Result<()> {
         let current = inode.staged();
         let has_room = |queue: &Queue| queue.earlier(inode, current.as_ref()).count() < EARLIER_MAX;
-        self.0.backlog.wait_for(has_room).await
+        self.0.backlog.wait_for_room(has_room).await
     }
 
     /// Files that are closed and not in S3 although their inode has nothing to commit.
@@ -328,7 +358,7 @@ impl Vfs {
     }
 
     async fn room_in_backlog(&self) -> Result<()> {
-        self.0.backlog.wait_for(|queue| queue.files.len() < FILES_MAX).await
+        self.0.backlog.wait_for_room(|queue| queue.files.len() < FILES_MAX).await
     }
 
     /// Commits one file of the queue.
@@ -362,6 +392,9 @@ impl Vfs {
                 Err(Error::Write(error)) if error.is_lost() => {}
                 committed => committed?,
             }
+            if file.is_parked() {
+                continue;
+            }
             self.0.backlog.settle(file.ticket, self.0.clock.now());
         }
         Ok(())
@@ -373,16 +406,17 @@ impl Vfs {
         let key = self.table().key(file.inode.ino).unwrap_or_else(|| file.target.key.clone());
         self.repay(&key).await?;
         let target = file.inode.over_current(&file.target, key);
-        let committed = match file.staged.commit(|_| true, || target.clone()).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(committed)) => committed,
-            Err(error) => {
-                if error.is_lost() {
-                    self.keep_aside(&file.staged, &target.key, &error).await;
+        let committed =
+            match file.staged.commit(|size| file.cause.is_due(size), || target.clone()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(committed)) => committed,
+                Err(error) => {
+                    if error.is_lost() {
+                        self.keep_aside(&file.staged, &target.key, &error).await;
+                    }
+                    return Err(error.into());
                 }
-                return Err(error.into());
-            }
-        };
+            };
         let now = self.0.clock.now();
         let mut state = file.inode.state();
         state.committed(committed.version, committed.properties, now);
@@ -390,12 +424,29 @@ impl Vfs {
     }
 }
 
+/// Whoever serves the queue; should it panic, the next close begins another.
+struct Serving(Arc<Backlog>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.queue().is_served = false;
+        }
+    }
+}
+
 /// Commits what is queued until nothing is.
 async fn serve(backlog: Arc<Backlog>, core: Weak<Core>) {
+    let _until_it_dies = Serving(Arc::clone(&backlog));
     while let Some(file) = backlog.first() {
         let Some(core) = core.upgrade() else { return };
         let vfs = Vfs(core);
         match vfs.commit_closed(&file).await {
+            Ok(()) if file.is_parked() => {
+                backlog.queue().step_aside(&file.inode);
+                drop(vfs);
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
             Ok(()) => settled(&vfs, &file),
             Err(Error::Write(error)) if error.is_lost() => settled(&vfs, &file),
             Err(error) => {

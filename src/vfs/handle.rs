@@ -238,7 +238,7 @@ impl Vfs {
     /// [`Error::AttributesTooBig`], the store's.
     pub(super) async fn learn_to_write(&self, inode: &Arc<Inode>) -> Result<()> {
         self.learn_properties(inode).await?;
-        let fits = inode.state().attributes_fit(inode.kind, self.settings());
+        let fits = inode.state().attributes_may_fit(inode.kind, self.settings());
         if fits { Ok(()) } else { Err(Error::AttributesTooBig) }
     }
 

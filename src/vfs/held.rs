@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 
 use super::attr::{FileKind, Ino};
 use super::inode::{Inode, State};
@@ -17,6 +16,7 @@ use super::leftover::Renames;
 use super::{Error, Metadata, Pin, Result, Vfs};
 use crate::journal::{Kind, Pending, Record};
 use crate::naming::{Key, Name};
+use crate::posix_metadata;
 use crate::store::Version;
 
 /// Attributes that wait, as the journal knows them.
@@ -29,9 +29,8 @@ struct HeldIntent {
     perm: u16,
     uid: u32,
     gid: u32,
-    /// Where a call has set it.
-    #[serde(with = "time::serde::rfc3339::option")]
-    mtime: Option<OffsetDateTime>,
+    /// Where a call has set it; in the words of metadata, which know every time.
+    mtime: Option<String>,
     xattrs: BTreeMap<String, Vec<u8>>,
     /// What the object may have and is to lose.
     #[serde(default)]
@@ -48,7 +47,7 @@ impl HeldIntent {
             perm: state.perm,
             uid: state.uid,
             gid: state.gid,
-            mtime: state.mtime_is_explicit.then(|| state.mtime.into()),
+            mtime: state.mtime_is_explicit.then(|| posix_metadata::write_time(state.mtime)),
             xattrs: state.xattrs.clone(),
             removed_xattrs: state.removed_xattrs.clone(),
         }
@@ -72,8 +71,8 @@ impl HeldIntent {
 
     fn apply(self, state: &mut State, now: SystemTime) {
         (state.perm, state.uid, state.gid) = (self.perm, self.uid, self.gid);
-        if let Some(mtime) = self.mtime {
-            state.mtime = mtime.into();
+        if let Some(mtime) = self.mtime.as_deref().and_then(posix_metadata::read_time) {
+            state.mtime = mtime;
             (state.mtime_is_explicit, state.mtime_is_guess) = (true, false);
         }
         (state.xattrs, state.removed_xattrs) = (self.xattrs, self.removed_xattrs);
@@ -119,6 +118,10 @@ impl Vfs {
 
     /// Writes down that the inode's attributes wait, whatever becomes of its bytes.
     pub(super) fn note_held(&self, inode: &Inode) {
+        if !inode.state().attributes_dirty {
+            // Something has just carried them.
+            return;
+        }
         let key = match inode.kind {
             FileKind::Directory => self.table().prefix(inode.ino).and_then(|p| p.marker()),
             _ => self.table().key(inode.ino),
@@ -127,9 +130,12 @@ impl Vfs {
         let intent = HeldIntent::of(inode, key);
         match self.0.engine.journal().begin(Kind::Attributes, &[], &intent) {
             Ok(record) => {
-                let before = inode.state().held.replace(record);
-                if let Some(before) = before {
+                let mut state = inode.state();
+                if let Some(before) = state.held.replace(record) {
                     before.end();
+                }
+                if !state.attributes_dirty {
+                    state.drop_held();
                 }
             }
             // What was acknowledged before is better than nothing.

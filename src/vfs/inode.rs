@@ -299,7 +299,7 @@ impl State {
         (self.perm, self.uid, self.gid) = (fresh.perm, fresh.uid, fresh.gid);
         (self.mtime, self.mtime_is_explicit) = (fresh.mtime, fresh.mtime_is_explicit);
         (self.xattrs, self.version) = (fresh.xattrs, fresh.version);
-        self.properties = fresh.properties;
+        (self.properties, self.tags_unread) = (fresh.properties, fresh.tags_unread);
         self.knowledge.has_marker = true;
     }
 
@@ -380,6 +380,13 @@ impl State {
         let properties = self.properties_for(kind, &key, settings, Some(self.mtime));
         let size = posix_metadata::size_of(&properties.user_metadata);
         size + COMMIT_ID_BYTES <= MAX_USER_METADATA
+    }
+
+    /// True where some store would take the attributes and the id of a commit.
+    pub(super) fn attributes_may_fit(&self, kind: FileKind, settings: &Settings) -> bool {
+        let properties = self.properties_for(kind, &Key::from(""), settings, Some(self.mtime));
+        let id = COMMIT_ID_BYTES - "x-amz-meta-".len();
+        posix_metadata::least_size_of(&properties.user_metadata) + id <= MAX_USER_METADATA
     }
 
     /// The store has told when the object was made.

@@ -115,6 +115,7 @@ impl Vfs {
             if one.is_unsure() {
                 // A step that is missing may say that the copies are being taken back.
                 tracing::error!("the journal was damaged behind a rename; both names stay");
+                one.record().end();
                 continue;
             }
             match self.end_move(intent, &steps, &one.record(), began).await {

@@ -95,8 +95,8 @@ const BLOCK_SIZE: u32 = 4096;
 #[derive(Clone, Debug)]
 pub struct Vfs(Arc<Core>);
 
-/// Files whose attributes wait to be sent; a further chmod waits for room. Each keeps its inode and
-/// a record, some 2 KiB.
+/// Files whose attributes wait to be sent; a further chmod is sent at once. Each keeps its inode
+/// and a record, some 2 KiB.
 const HELD_MAX: usize = 65_536;
 
 #[derive(Debug)]

@@ -108,7 +108,11 @@ impl Vfs {
         }
         self.relink(rename);
         drop(nothing_is_written);
-        let promised = self.promise_anew(source, replaced.is_some()).await;
+        let mut promised = self.promise_anew(source, replaced.is_some()).await;
+        if promised.is_err() {
+            // What cannot be promised is done.
+            promised = self.commit_locked(source, Cause::Call).await;
+        }
         // What was acknowledged of it stays in the journal until the other is.
         if let Some(replaced) = replaced.filter(|_| promised.is_ok()) {
             self.abandon(replaced).await;
@@ -202,8 +206,9 @@ impl Vfs {
         }
         let waits = source.state().attributes_dirty;
         let is_plain = source.state().properties.as_ref().is_none_or(Properties::is_plain);
-        let is_guessed_anew = Self::is_guessed_anew(source, key);
-        let lacks_time = self.lacks_time(source);
+        let fits = source.state().attributes_fit(source.kind, self.settings());
+        let is_guessed_anew = fits && Self::is_guessed_anew(source, key);
+        let lacks_time = fits && self.lacks_time(source);
         if is_plain && !waits && !is_guessed_anew && !lacks_time {
             return Ok((None, source.state().attributes_epoch));
         }
@@ -237,7 +242,6 @@ impl Vfs {
         let state = source.state();
         let said = state.properties.as_ref().map(|kept| posix_metadata::read(&kept.user_metadata));
         said.is_some_and(|said| said.mtime.is_none())
-            && state.attributes_fit(source.kind, self.settings())
     }
 
     /// True where the content type is what the old name stands for, and the new one stands for

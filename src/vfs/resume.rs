@@ -33,12 +33,10 @@ impl Vfs {
         }
         let renames = self.end_leftovers(&pending).await;
         let files = self.0.engine.resume(&pending, |key, record| renames.key(key, record));
-        for Resumed { staged, target, .. } in files.iter().filter(|file| file.is_moved) {
-            // Before the renames are over, of which a further mount would know nothing.
-            if let Err(error) = staged.move_promise(Target::clone).await {
-                tracing::warn!(key = %target.key, %error, "its commit is noted by its old name");
-            }
-        }
+        let moved: Vec<Arc<Staged>> = {
+            let moved = files.iter().filter(|file| file.is_moved);
+            moved.map(|file| Arc::clone(&file.staged)).collect()
+        };
         if !files.is_empty() {
             let files = files.len();
             tracing::info!(files, "an earlier mount ended before these were in S3; sending them");
@@ -63,6 +61,12 @@ impl Vfs {
             }
         }
         self.take_up_attributes(&pending, &renames).await;
+        for staged in moved {
+            // Before the renames are over, of which a further mount would know nothing.
+            if let Err(error) = staged.move_promise(Target::clone).await {
+                tracing::warn!(%error, "a commit is noted by its old name");
+            }
+        }
         // Only now, since a directory goes from the table with the last of what is below it.
         for (inode, staged, target) in taken_up {
             self.enqueue_taken_up(&inode, staged, target);
@@ -86,12 +90,12 @@ impl Vfs {
             let place = self.table().place(inode.ino);
             if let Some(place) = place {
                 self.take_name(place.parent, &place.name, &inode).await;
-                self.taken_up_is_over();
                 // The later commit's object stands there.
                 if let Ok(directory) = self.inode(place.parent) {
                     directory.state().knowledge.forget(&place.name);
                 }
             }
+            self.taken_up_is_over();
         }
     }
 

@@ -47,11 +47,14 @@ pub(super) async fn commit(
     let mut stream = staged.stream.lock().await;
     let target = &target();
     let account = staged.stage.account().clone();
-    if account.epoch == account.committed || !is_due(account.size) {
+    if account.epoch == account.committed {
         return Ok(None);
     }
     if staged.is_left(account.epoch) {
         staged.leave(&mut stream).await;
+        return Ok(None);
+    }
+    if !is_due(account.size) {
         return Ok(None);
     }
     if let Some(head) = settle::is_done(staged, target, &account).await {

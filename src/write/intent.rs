@@ -247,7 +247,7 @@ impl Staged {
     }
 
     /// True where the journal speaks of the file as it is.
-    pub(super) fn is_promised(&self) -> bool {
+    pub fn is_promised(&self) -> bool {
         self.promised().current.is_some()
     }
 

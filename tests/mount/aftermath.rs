@@ -348,3 +348,29 @@ fn older_bytes_that_a_power_cut_brings_back_do_not_replace_newer_ones() {
     assert!(again.unmount().unwrap().success());
     assert_eq!(lab.object("f"), b"newer");
 }
+
+#[test]
+fn an_empty_state_that_was_promised_and_passed_over_leaves_nothing_behind() {
+    let lab = Lab::empty(&WRITE_BACK);
+    let unsent = |count| lab.metric("s3pod_unsent_files", &[]) == count;
+    let hold = lab.server().faults().hold(Op::Put, "zero");
+    write(&lab.path("zero"), b"zero");
+    let file = fs::File::create(lab.path("f")).unwrap();
+    eventually("the empty file is promised", || unsent(2));
+    file.write_all_at(b"half", 0).unwrap();
+    hold.release();
+    eventually("the other one is sent", || unsent(1));
+    assert!(!lab.bucket().contains("f"), "half of it is nobody's business");
+    file.set_len(0).unwrap();
+    file.write_all_at(b"whole", 0).unwrap();
+    close(file).unwrap();
+    eventually("it is sent", || unsent(0));
+    assert_eq!(lab.object("f"), b"whole");
+    fs::remove_file(lab.path("f")).unwrap();
+    fs::File::open(lab.path("")).unwrap().sync_all().unwrap();
+    lab.mount().crash();
+    let again = lab.after_crash(&WRITE_BACK);
+    assert_eq!(names(again.path()), ["zero"]);
+    assert!(again.unmount().unwrap().success());
+    assert!(!lab.bucket().contains("f"));
+}

@@ -252,6 +252,21 @@ fn a_list_of_extended_attributes_names_what_another_client_has_added() {
 }
 
 #[test]
+fn a_time_that_no_calendar_has_is_kept_with_what_is_set_beside_it() {
+    let lab = Lab::new(&LONG, |bucket| drop(bucket.put("f", "bytes")));
+    let file = OpenOptions::new().append(true).open(lab.path("f")).unwrap();
+    (&file).write_all(b" and more").unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(300_000_000_000);
+    file.set_times(FileTimes::new().set_modified(time)).unwrap();
+    chmod(&lab.path("f"), 0o600);
+    assert_eq!(fs::metadata(lab.path("f")).unwrap().modified().unwrap(), time);
+    close(file).unwrap();
+    let object = lab.bucket().object("f").unwrap();
+    assert_eq!(object.metadata("mtime"), Some("300000000000.000000000"));
+    assert_eq!(object.metadata("mode"), Some("0100600"));
+}
+
+#[test]
 fn a_time_before_1970_that_waits_survives_a_crash_with_the_chmod_before_it() {
     let lab = Lab::new(&["--attr-delay", "60s"], |bucket| drop(bucket.put("f", "bytes")));
     let time = SystemTime::UNIX_EPOCH - Duration::from_millis(1_500);

@@ -178,8 +178,12 @@ fn an_open_past_the_ttl_asks_once_and_reads_what_has_changed() {
         log.requests().iter().filter(|one| one.key == key).map(|one| one.op).collect()
     };
     assert_eq!(asked("d/00002"), [Op::Head], "its bytes are cached");
-    // The look-up finds another version under the name, which the kernel then looks up as well.
-    assert_eq!(asked("d/00005"), [Op::Head, Op::Head, Op::Get]);
+    // The look-up finds another version under the name, which the kernel then looks up as well. It
+    // gives back what it was told first: where that is heard before it asks again, it is one more.
+    let of_changed = asked("d/00005");
+    let (&read, heads) = of_changed.split_last().unwrap();
+    assert_eq!(read, Op::Get);
+    assert!(heads == [Op::Head; 2] || heads == [Op::Head; 3], "{heads:?}");
 }
 
 #[test]
