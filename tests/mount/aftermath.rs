@@ -265,7 +265,7 @@ fn a_rename_that_the_journal_has_no_room_for_takes_nothing_that_was_promised() {
     let start = || {
         let endpoint = server.s3_endpoint(BUCKET);
         let options = Mount::options(env!("CARGO_BIN_EXE_s3pod"), &endpoint).without_own_cache();
-        let options = options.arg("--cache-dir").arg(folder.path()).args(WRITE_BACK);
+        let options = options.arg("--cache-dir").arg(folder.path()).args(BRIEF_BACK);
         options.args(["--cache-size", "0", "--staging-size", "24MiB"]).start().unwrap()
     };
     let mount = start();
