@@ -231,17 +231,6 @@ impl Vfs {
         self.table().collect(inode.ino);
     }
 
-    /// The same before a change of bytes, which is refused where no commit could carry what the
-    /// object has besides ours.
-    ///
-    /// # Errors
-    /// [`Error::AttributesTooBig`], the store's.
-    pub(super) async fn learn_to_write(&self, inode: &Arc<Inode>) -> Result<()> {
-        self.learn_properties(inode).await?;
-        let fits = inode.state().attributes_may_fit(inode.kind, self.settings());
-        if fits { Ok(()) } else { Err(Error::AttributesTooBig) }
-    }
-
     /// Reads what must survive a commit over the object, where a listing was all that was seen.
     pub(super) async fn learn_properties(&self, inode: &Arc<Inode>) -> Result<()> {
         self.learn(inode).await?;
@@ -258,6 +247,17 @@ impl Vfs {
             state.properties = Some(head.properties);
         }
         self.learn_tags(inode).await
+    }
+
+    /// The same before a change of bytes, which is refused where no commit could carry what the
+    /// object has besides ours.
+    ///
+    /// # Errors
+    /// [`Error::AttributesTooBig`], the store's.
+    pub(super) async fn learn_to_write(&self, inode: &Arc<Inode>) -> Result<()> {
+        self.learn_properties(inode).await?;
+        let fits = inode.state().attributes_may_fit(inode.kind, self.settings());
+        if fits { Ok(()) } else { Err(Error::AttributesTooBig) }
     }
 
     /// Reads the tags that an object is known to have, of which its head tells only the number.

@@ -376,17 +376,20 @@ impl State {
 
     /// True where an object can carry the attributes, with the id that every commit adds.
     pub(super) fn attributes_fit(&self, kind: FileKind, settings: &Settings) -> bool {
-        let key = Key::from("");
-        let properties = self.properties_for(kind, &key, settings, Some(self.mtime));
-        let size = posix_metadata::size_of(&properties.user_metadata);
+        let size = posix_metadata::size_of(&self.carried(kind, settings));
         size + COMMIT_ID_BYTES <= MAX_USER_METADATA
     }
 
     /// True where some store would take the attributes and the id of a commit.
     pub(super) fn attributes_may_fit(&self, kind: FileKind, settings: &Settings) -> bool {
-        let properties = self.properties_for(kind, &Key::from(""), settings, Some(self.mtime));
-        let id = COMMIT_ID_BYTES - "x-amz-meta-".len();
-        posix_metadata::least_size_of(&properties.user_metadata) + id <= MAX_USER_METADATA
+        let size = posix_metadata::least_size_of(&self.carried(kind, settings));
+        size + COMMIT_ID_BYTES - "x-amz-meta-".len() <= MAX_USER_METADATA
+    }
+
+    /// The metadata of the next commit, but for its id.
+    fn carried(&self, kind: FileKind, settings: &Settings) -> BTreeMap<String, String> {
+        let key = Key::from("");
+        self.properties_for(kind, &key, settings, Some(self.mtime)).user_metadata
     }
 
     /// The store has told when the object was made.
